@@ -1,0 +1,209 @@
+"""Configurations of SEEM and of its parts.
+
+The family differs in its backbone, its pixel decoder and the version of its mask decoder; all of it is configuration,
+none of it is a class of its own.
+"""
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, CLIPTextConfig, FocalNetConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+@strict
+class SeemFocalNetConfig(FocalNetConfig):
+    r"""
+    FocalNet as SEEM uses it. The defaults are Focal-T ("focal_dw" in the official code).
+
+    use_depthwise_conv (`bool`, *optional*, defaults to `True`):
+        Two residual depth-wise 3x3 convolutions in every layer (Focal-T), or none (Focal-L).
+    stem_kernel_size (`int`, *optional*, defaults to 7), stem_stride (`int`, *optional*, defaults to 4),
+    stem_padding (`int`, *optional*, defaults to 3):
+        The convolution that turns pixels into the first feature map. A stride of 2 gives features of strides 2 to 16.
+    """
+
+    model_type = "seem_focalnet"
+
+    use_conv_embed: bool = True
+    depths: list[int] | tuple[int, ...] = (2, 2, 6, 2)
+    focal_levels: list[int] | tuple[int, ...] = (3, 3, 3, 3)
+    focal_windows: list[int] | tuple[int, ...] = (3, 3, 3, 3)
+    use_post_layernorm: bool = True
+    use_layerscale: bool = True
+    normalize_modulator: bool = True
+    drop_path_rate: float | int = 0.0
+    use_depthwise_conv: bool = True
+    stem_kernel_size: int = 7
+    stem_stride: int = 4
+    stem_padding: int = 3
+
+
+@strict
+class SeemDavitConfig(PreTrainedConfig):
+    r"""
+    DaViT as SEEM uses it. The defaults are DaViT-d3.
+
+    patch_size, patch_stride, patch_padding, patch_prenorm (`list`, one value a stage):
+        The convolutional patch embedding before each of the four stages.
+    embed_dim, num_heads, num_groups, depths (`list`, one value a stage):
+        Channels, attention heads, channel groups and number of blocks (one spatial and one channel block each).
+    window_size (`int`, *optional*, defaults to 12):
+        Side of the windows of spatial attention, in tokens.
+    """
+
+    model_type = "seem_davit"
+
+    in_channels: int = 3
+    depths: list[int] | tuple[int, ...] = (1, 1, 9, 1)
+    patch_size: list[int] | tuple[int, ...] = (7, 2, 2, 2)
+    patch_stride: list[int] | tuple[int, ...] = (4, 2, 2, 2)
+    patch_padding: list[int] | tuple[int, ...] = (3, 0, 0, 0)
+    patch_prenorm: list[bool] | tuple[bool, ...] = (False, True, True, True)
+    embed_dim: list[int] | tuple[int, ...] = (128, 256, 512, 1024)
+    num_heads: list[int] | tuple[int, ...] = (4, 8, 16, 32)
+    num_groups: list[int] | tuple[int, ...] = (4, 8, 16, 32)
+    window_size: int = 12
+    drop_path_rate: float | int = 0.0
+    mlp_ratio: float | int = 4.0
+    qkv_bias: bool = True
+    activation_function: str = "gelu"
+    initializer_range: float = 0.02
+
+
+@strict
+class SeemSamVitConfig(PreTrainedConfig):
+    r"""
+    SAM's ViT with a simple feature pyramid in place of its neck. The defaults are ViT-B.
+
+    feature_pyramid_channels (`list[int]`):
+        Channels of the four maps that the pyramid returns, at strides 4, 8, 16 and 32.
+    """
+
+    model_type = "seem_sam_vit"
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_channels: int = 3
+    image_size: int = 1024
+    patch_size: int = 16
+    window_size: int = 14
+    global_attn_indexes: list[int] | tuple[int, ...] = (2, 5, 8, 11)
+    mlp_ratio: float | int = 4.0
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    attention_dropout: float | int = 0.0
+    qkv_bias: bool = True
+    use_abs_pos: bool = True
+    use_rel_pos: bool = True
+    feature_pyramid_channels: list[int] | tuple[int, ...] = (128, 256, 512, 1024)
+    initializer_range: float = 0.02
+
+
+@strict
+class SeemTextConfig(CLIPTextConfig):
+    r"""
+    The text encoder: CLIP's, with the layer-norm epsilon of the official code.
+    """
+
+    model_type = "seem_text"
+
+    layer_norm_eps: float | None = 1e-12
+
+
+@strict
+class SeemConfig(PreTrainedConfig):
+    r"""
+    Configuration of a SEEM model. The defaults are SEEM with Focal-T and the v1 mask decoder (`seem-t-v1`).
+
+    backbone_config (`dict` or `PreTrainedConfig`, *optional*):
+        One of `SeemFocalNetConfig`, `SeemDavitConfig`, `SeemSamVitConfig`, or any transformers backbone that returns
+        four feature maps.
+    text_config (`dict` or `SeemTextConfig`, *optional*):
+        The text encoder.
+    use_text_model (`bool`, *optional*, defaults to `True`):
+        Whether the model holds its text encoder. Without it, class embeddings must have been set (`class_names`) or
+        be passed, and phrases cannot be used.
+    pixel_decoder_type (`str`, *optional*, defaults to `"fpn"`):
+        `"fpn"` (FPN with a transformer on the coarsest map) or `"deformable"` (as in Mask2Former).
+    decoder_version (`str`, *optional*, defaults to `"v1"`):
+        `"v0"`: one object per spatial prompt, answered by a copy of all object queries. `"v1"`: several objects, each
+        answered by `queries_per_object` copies.
+    feature_size (`int`, *optional*, defaults to 512), mask_feature_size (`int`, *optional*, defaults to 512):
+        Channels of the pixel decoder and of the mask features.
+    projection_dim (`int`, *optional*, defaults to 512):
+        Dimension of the space shared by queries and text, in which class scores are cosine similarities.
+    num_queries (`int`, *optional*, defaults to 101):
+        Number of object queries (the spatial prompts).
+    num_spatial_memories (`int`, *optional*, defaults to 32):
+        Memory tokens that carry the previous mask of an interactive session.
+    max_spatial_points (`int`, *optional*, defaults to 512):
+        At most this many pixels of one image's strokes are looked at.
+    size_divisibility (`int`, *optional*, defaults to 32):
+        Images are zero-padded to multiples of this many pixels.
+    class_names (`list[str]`, *optional*):
+        The classes whose embeddings the model holds, without the final "background".
+    thing_class_ids (`list[int]`, *optional*):
+        Which of them are countable; the others are stuff and are merged in panoptic results.
+    object_mask_threshold (`float`, *optional*, defaults to 0.8), overlap_threshold (`float`, *optional*, defaults to 0.8):
+        Panoptic post-processing: least class score of a segment, and least share of its mask that must stay visible.
+    """
+
+    model_type = "seem"
+    sub_configs_defaults = {
+        "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="seem_focalnet"),
+        "text_config": SubConfigSpec(config_class=SeemTextConfig),
+    }
+    attribute_map = {"hidden_size": "hidden_dim", "num_hidden_layers": "decoder_layers"}
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    use_text_model: bool = True
+    pixel_decoder_type: str = "fpn"
+    decoder_version: str = "v1"
+    feature_size: int = 512
+    mask_feature_size: int = 512
+    hidden_dim: int = 512
+    projection_dim: int = 512
+    encoder_layers: int = 6
+    encoder_feedforward_dim: int = 2048
+    num_attention_heads: int = 8
+    decoder_layers: int = 9
+    dim_feedforward: int = 2048
+    pre_norm: bool = False
+    num_queries: int = 101
+    num_spatial_memories: int = 32
+    queries_per_object: int = 3
+    max_spatial_points: int = 512
+    size_divisibility: int = 32
+    object_mask_threshold: float = 0.8
+    overlap_threshold: float = 0.8
+    logit_scale_init_value: float = 2.6592
+    initializer_range: float = 0.02
+    class_names: list[str] | None = None
+    thing_class_ids: list[int] | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.class_names is not None:
+            kwargs["id2label"] = dict(enumerate(self.class_names))
+            kwargs["label2id"] = {name: index for index, name in enumerate(self.class_names)}
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Part of `@strict`-powered validation."""
+        if self.pixel_decoder_type not in ("fpn", "deformable"):
+            raise ValueError(f"pixel_decoder_type is {self.pixel_decoder_type!r}; it must be 'fpn' or 'deformable'")
+        if self.decoder_version not in ("v0", "v1"):
+            raise ValueError(f"decoder_version is {self.decoder_version!r}; it must be 'v0' or 'v1'")
+        if self.hidden_dim % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_dim ({self.hidden_dim}) must be a multiple of num_attention_heads ({self.num_attention_heads})"
+            )
+
+
+AutoConfig.register("seem_focalnet", SeemFocalNetConfig)
+AutoConfig.register("seem_davit", SeemDavitConfig)
+AutoConfig.register("seem_sam_vit", SeemSamVitConfig)
+AutoConfig.register("seem_text", SeemTextConfig)
+AutoConfig.register("seem", SeemConfig)
+
+__all__ = ["SeemConfig", "SeemDavitConfig", "SeemFocalNetConfig", "SeemSamVitConfig", "SeemTextConfig"]
