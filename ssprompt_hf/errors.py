@@ -1,0 +1,45 @@
+"""Errors a user can cause and mend. All derive from `SSPromptError`, a `ValueError`, and say what was found and what to do."""
+
+
+class SSPromptError(ValueError):
+    """Base of every error that this package raises for a bad input file, name or setting."""
+
+
+class DatasetError(SSPromptError):
+    """Base of the errors about data sets: folders, class lists, images and labels."""
+
+
+class ClassListError(DatasetError):
+    """A class file is missing or malformed, or the class list contradicts itself."""
+
+
+class NoImagesError(DatasetError):
+    """A data set, folder or split holds no images, or is not there."""
+
+
+class MissingLabelError(DatasetError):
+    """An image has no label (or no instance map, where the data set has them)."""
+
+
+class LabelFormatError(DatasetError):
+    """A label file is not a map of class ids: a photograph, a lossy JPEG, or colours nobody declared."""
+
+
+class ImageSizeError(DatasetError):
+    """An image and its label differ in size."""
+
+
+class LabelIdError(DatasetError):
+    """A label holds a class id that is neither in the class list nor ignored."""
+
+
+class UnreadableFileError(DatasetError):
+    """An image or label file is truncated, empty or in a format that cannot be decoded."""
+
+
+class MissingClassError(DatasetError):
+    """A class of the class list occurs in no label of the training data."""
+
+
+class TooFewImagesError(DatasetError):
+    """Fewer images than shots: overall, or for one class."""
