@@ -5,8 +5,16 @@ none of it is a class of its own.
 """
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, CLIPTextConfig, FocalNetConfig, PreTrainedConfig
+from transformers import AutoConfig, CLIPTextConfig, FocalNetConfig, PreTrainedConfig, SamVisionConfig
+from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import SubConfigSpec
+
+
+def _return_all_stages(kwargs: dict, num_stages: int) -> dict:
+    """Backbone arguments with the last stages' features as default output: SEEM's pixel decoders read all four."""
+    if kwargs.get("out_features") is None and kwargs.get("out_indices") is None:
+        kwargs["out_features"] = [f"stage{index + 1}" for index in range(num_stages)]
+    return kwargs
 
 
 @strict
@@ -15,10 +23,14 @@ class SeemFocalNetConfig(FocalNetConfig):
     FocalNet as SEEM uses it. The defaults are Focal-T ("focal_dw" in the official code).
 
     use_depthwise_conv (`bool`, *optional*, defaults to `True`):
-        Two residual depth-wise 3x3 convolutions in every layer (Focal-T), or none (Focal-L).
+        Two residual depth-wise 3x3 convolutions in every layer and post-norms after the residual sum (Focal-T), or
+        neither (Focal-L, with post-norms on the residual branch).
+    patch_size (`int`, *optional*, defaults to 4):
+        Images are zero-padded at the right and bottom to multiples of this many pixels.
     stem_kernel_size (`int`, *optional*, defaults to 7), stem_stride (`int`, *optional*, defaults to 4),
-    stem_padding (`int`, *optional*, defaults to 3):
-        The convolution that turns pixels into the first feature map. A stride of 2 gives features of strides 2 to 16.
+    stem_padding (`int`, *optional*, defaults to 3; 2 in Focal-L):
+        The convolution that turns pixels into the first feature map. A stride of 2 (with `patch_size=2`) gives
+        features of strides 2 to 16.
     """
 
     model_type = "seem_focalnet"
@@ -36,9 +48,13 @@ class SeemFocalNetConfig(FocalNetConfig):
     stem_stride: int = 4
     stem_padding: int = 3
 
+    def __post_init__(self, **kwargs):
+        self.hidden_sizes = [self.embed_dim * 2**index for index in range(len(self.depths))]
+        super().__post_init__(**_return_all_stages(kwargs, len(self.depths)))
+
 
 @strict
-class SeemDavitConfig(PreTrainedConfig):
+class SeemDavitConfig(BackboneConfigMixin, PreTrainedConfig):
     r"""
     DaViT as SEEM uses it. The defaults are DaViT-d3.
 
@@ -46,7 +62,7 @@ class SeemDavitConfig(PreTrainedConfig):
         The convolutional patch embedding before each of the four stages.
     embed_dim, num_heads, num_groups, depths (`list`, one value a stage):
         Channels, attention heads, channel groups and number of blocks (one spatial and one channel block each).
-    window_size (`int`, *optional*, defaults to 12):
+    window_size (`int`, *optional*, defaults to 7):
         Side of the windows of spatial attention, in tokens.
     """
 
@@ -61,42 +77,49 @@ class SeemDavitConfig(PreTrainedConfig):
     embed_dim: list[int] | tuple[int, ...] = (128, 256, 512, 1024)
     num_heads: list[int] | tuple[int, ...] = (4, 8, 16, 32)
     num_groups: list[int] | tuple[int, ...] = (4, 8, 16, 32)
-    window_size: int = 12
+    window_size: int = 7
     drop_path_rate: float | int = 0.0
     mlp_ratio: float | int = 4.0
     qkv_bias: bool = True
     activation_function: str = "gelu"
     initializer_range: float = 0.02
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
+
+    def __post_init__(self, **kwargs):
+        self.stage_names = [f"stage{index + 1}" for index in range(len(self.depths))]
+        kwargs = _return_all_stages(kwargs, len(self.depths))
+        self.set_output_features_output_indices(
+            out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
+        )
+        super().__post_init__(**kwargs)
 
 
 @strict
-class SeemSamVitConfig(PreTrainedConfig):
+class SeemSamVitConfig(BackboneConfigMixin, SamVisionConfig):
     r"""
     SAM's ViT with a simple feature pyramid in place of its neck. The defaults are ViT-B.
 
     feature_pyramid_channels (`list[int]`):
-        Channels of the four maps that the pyramid returns, at strides 4, 8, 16 and 32.
+        Channels of the four maps that the pyramid returns, at strides 4, 8, 16 and 32 (for patches of 16 pixels).
     """
 
     model_type = "seem_sam_vit"
 
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    num_channels: int = 3
     image_size: int = 1024
     patch_size: int = 16
-    window_size: int = 14
-    global_attn_indexes: list[int] | tuple[int, ...] = (2, 5, 8, 11)
-    mlp_ratio: float | int = 4.0
-    hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-6
-    attention_dropout: float | int = 0.0
-    qkv_bias: bool = True
-    use_abs_pos: bool = True
-    use_rel_pos: bool = True
     feature_pyramid_channels: list[int] | tuple[int, ...] = (128, 256, 512, 1024)
     initializer_range: float = 0.02
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
+
+    def __post_init__(self, **kwargs):
+        self.stage_names = [f"stage{index + 1}" for index in range(len(self.feature_pyramid_channels))]
+        kwargs = _return_all_stages(kwargs, len(self.feature_pyramid_channels))
+        self.set_output_features_output_indices(
+            out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
+        )
+        super().__post_init__(**kwargs)
 
 
 @strict
@@ -144,7 +167,8 @@ class SeemConfig(PreTrainedConfig):
         The classes whose embeddings the model holds, without the final "background".
     thing_class_ids (`list[int]`, *optional*):
         Which of them are countable; the others are stuff and are merged in panoptic results.
-    object_mask_threshold (`float`, *optional*, defaults to 0.8), overlap_threshold (`float`, *optional*, defaults to 0.8):
+    object_mask_threshold (`float`, *optional*, defaults to 0.8),
+    overlap_threshold (`float`, *optional*, defaults to 0.8):
         Panoptic post-processing: least class score of a segment, and least share of its mask that must stay visible.
     """
 
@@ -196,7 +220,8 @@ class SeemConfig(PreTrainedConfig):
             raise ValueError(f"decoder_version is {self.decoder_version!r}; it must be 'v0' or 'v1'")
         if self.hidden_dim % self.num_attention_heads:
             raise ValueError(
-                f"hidden_dim ({self.hidden_dim}) must be a multiple of num_attention_heads ({self.num_attention_heads})"
+                f"hidden_dim is {self.hidden_dim}; it must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads})"
             )
 
 
