@@ -1,0 +1,62 @@
+"""Files that appear whole or not at all."""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on a clean exit it is renamed to `path`, on an error it is deleted.
+
+    The folder of `path` is made when missing. The suffix of `path` is kept, as some writers choose the format by it.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp gives 0600; a file that others are meant to read gets what `open` would have given it
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _json_value(value: Any) -> Any:
+    """Plain Python values; NaN and infinity, which JSON does not have, become null."""
+    if isinstance(value, dict):
+        return {str(key): _json_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_value(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy and torch, scalars and arrays
+        return _json_value(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: str | os.PathLike, data: Any) -> Path:
+    """Writes `data` as indented UTF-8 JSON under a temporary name and renames it, so that no reader sees half a file.
+
+    numpy and torch values are written as numbers and lists; NaN and infinity as null.
+
+    Raises:
+        TypeError: a value that JSON cannot hold; nothing is written then.
+    """
+    text = json.dumps(_json_value(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
