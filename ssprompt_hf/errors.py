@@ -5,6 +5,14 @@ class SSPromptError(ValueError):
     """Base of every error that this package raises for a bad input file, name or setting."""
 
 
+class UnknownNameError(SSPromptError):
+    """A base model or adapter name that is not known, or that has no file to be found."""
+
+
+class CheckpointError(SSPromptError):
+    """An official checkpoint is missing, damaged, unsafe, of another architecture, or cannot be written where asked."""
+
+
 class DatasetError(SSPromptError):
     """Base of the errors about data sets: folders, class lists, images and labels."""
 
