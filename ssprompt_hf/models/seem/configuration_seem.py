@@ -146,6 +146,8 @@ class SeemConfig(PreTrainedConfig):
     use_text_model (`bool`, *optional*, defaults to `True`):
         Whether the model holds its text encoder. Without it, class embeddings must have been set (`class_names`) or
         be passed, and phrases cannot be used.
+    use_spatial_prompt_encoder (`bool`, *optional*, defaults to `True`):
+        Whether the model holds the encoder of strokes and the memory of interactive sessions.
     pixel_decoder_type (`str`, *optional*, defaults to `"fpn"`):
         `"fpn"` (FPN with a transformer on the coarsest map) or `"deformable"` (as in Mask2Former).
     decoder_version (`str`, *optional*, defaults to `"v1"`):
@@ -182,6 +184,7 @@ class SeemConfig(PreTrainedConfig):
     backbone_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     use_text_model: bool = True
+    use_spatial_prompt_encoder: bool = True
     pixel_decoder_type: str = "fpn"
     decoder_version: str = "v1"
     feature_size: int = 512

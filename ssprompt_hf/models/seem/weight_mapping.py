@@ -86,6 +86,76 @@ DEFORMABLE_RULES: Rules = (
     (r"transformer\.encoder\.layers\.(\d+)\.linear([12])\.(\w+)", r"encoder.layers.\1.fc\2.\3"),
 )
 
+# The mask decoder, the prompt encoders and the text encoder share a prefix in the official code.
+PREDICTOR_RULES: Rules = (
+    (r"query_feat\.weight", r"object_queries.weight"),
+    (r"query_embed\.weight", r"mask_decoder.query_positions"),
+    (r"level_embed\.weight", r"mask_decoder.level_embeddings"),
+    (r"input_proj\.(\d+)\.(\w+)", r"mask_decoder.input_projections.\1.\2"),
+    (r"decoder_norm\.(\w+)", r"mask_decoder.norm.\1"),
+    (r"mask_embed\.(.+)", r"mask_decoder.mask_embedder.\1"),
+    (r"class_embed", r"mask_decoder.class_projection.weight"),
+    (
+        r"transformer_cross_attention_layers\.(\d+)\.multihead_attn\.in_proj_(weight|bias)",
+        r"mask_decoder.layers.\1.cross_attention.{q_proj,k_proj,v_proj}.\2",
+    ),
+    (
+        r"transformer_cross_attention_layers\.(\d+)\.multihead_attn\.out_proj\.(\w+)",
+        r"mask_decoder.layers.\1.cross_attention.out_proj.\2",
+    ),
+    (
+        r"transformer_self_attention_layers\.(\d+)\.self_attn\.in_proj_(weight|bias)",
+        r"mask_decoder.layers.\1.self_attention.{q_proj,k_proj,v_proj}.\2",
+    ),
+    (
+        r"transformer_self_attention_layers\.(\d+)\.self_attn\.out_proj\.(\w+)",
+        r"mask_decoder.layers.\1.self_attention.out_proj.\2",
+    ),
+    (
+        r"transformer_(cross|self)_attention_layers\.(\d+)\.norm\.(\w+)",
+        r"mask_decoder.layers.\2.\1_attention_norm.\3",
+    ),
+    (r"transformer_ffn_layers\.(\d+)\.linear([12])\.(\w+)", r"mask_decoder.layers.\1.fc\2.\3"),
+    (r"transformer_ffn_layers\.(\d+)\.norm\.(\w+)", r"mask_decoder.layers.\1.feedforward_norm.\2"),
+    (r"mask_sptial_embed\.(\d+)", r"spatial_prompt_encoder.projections.\1.weight"),
+    (r"pn_indicator\.weight", r"spatial_prompt_encoder.polarity"),
+    (r"spatial_featured\.weight", r"memory_features"),
+    (r"spatial_embed\.weight", r"memory_positions"),
+    (r"lang_encoder\.logit_scale", r"logit_scale"),
+    (r"lang_encoder\.lang_proj", r"text_model.projection.weight"),
+    (
+        r"lang_encoder\.lang_encoder\.token_embedding\.weight",
+        r"text_model.text_encoder.embeddings.token_embedding.weight",
+    ),
+    (
+        r"lang_encoder\.lang_encoder\.positional_embedding",
+        r"text_model.text_encoder.embeddings.position_embedding.weight",
+    ),
+    (r"lang_encoder\.lang_encoder\.ln_final\.(\w+)", r"text_model.text_encoder.final_layer_norm.\1"),
+    (
+        r"lang_encoder\.lang_encoder\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)",
+        r"text_model.text_encoder.encoder.layers.\1.self_attn.{q_proj,k_proj,v_proj}.\2",
+    ),
+    (
+        r"lang_encoder\.lang_encoder\.resblocks\.(\d+)\.attn\.out_proj\.(\w+)",
+        r"text_model.text_encoder.encoder.layers.\1.self_attn.out_proj.\2",
+    ),
+    (
+        r"lang_encoder\.lang_encoder\.resblocks\.(\d+)\.ln_([12])\.(\w+)",
+        r"text_model.text_encoder.encoder.layers.\1.layer_norm\2.\3",
+    ),
+    (
+        r"lang_encoder\.lang_encoder\.resblocks\.(\d+)\.mlp\.c_fc\.(\w+)",
+        r"text_model.text_encoder.encoder.layers.\1.mlp.fc1.\2",
+    ),
+    (
+        r"lang_encoder\.lang_encoder\.resblocks\.(\d+)\.mlp\.c_proj\.(\w+)",
+        r"text_model.text_encoder.encoder.layers.\1.mlp.fc2.\2",
+    ),
+)
+# Official matrices that are applied from the right, `x @ weight`; ours are `nn.Linear`.
+TRANSPOSED_OFFICIAL_NAMES = r"sem_seg_head\.predictor\.(class_embed|mask_sptial_embed\.\d+|lang_encoder\.lang_proj)"
+
 BACKBONE_RULES = {"seem_focalnet": FOCALNET_RULES, "seem_davit": DAVIT_RULES, "seem_sam_vit": SAM_VIT_RULES}
 PIXEL_DECODER_RULES = {"fpn": FPN_RULES, "deformable": DEFORMABLE_RULES}
 
@@ -99,6 +169,7 @@ def official_parts(config) -> tuple[tuple[str, str, Rules], ...]:
             "model.pixel_decoder.",
             PIXEL_DECODER_RULES[config.pixel_decoder_type],
         ),
+        ("sem_seg_head.predictor.", "model.", PREDICTOR_RULES),
     )
 
 
@@ -137,6 +208,8 @@ def map_official_tensors(tensors: Iterable[tuple[str, torch.Tensor]], config) ->
     """Rename, split and drop official tensors, one (name, tensor) pair at a time; raises as `map_official_name`."""
     for name, tensor in tensors:
         names = map_official_name(name, config)
+        if re.fullmatch(TRANSPOSED_OFFICIAL_NAMES, name):
+            tensor = tensor.T
         if len(names) == 1:
             yield names[0], tensor
         elif names:

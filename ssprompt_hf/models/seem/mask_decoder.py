@@ -1,0 +1,316 @@
+"""The mask decoder of SEEM, versions 0 and 1.
+
+Every kind of prompt has its own copy of the object queries, and in the published attention pattern the copies never see
+each other. They are therefore decoded one after another by the same loop, with small dense self-attention, instead of
+together under one large mask:
+
+* generic segmentation: the object queries alone;
+* phrases: a copy of the queries and the tokens of the phrases, all attending to each other;
+* strokes: copies of queries that attend to each other, to the tokens and to the memory of their own object.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput
+
+from .configuration_seem import SeemConfig
+
+
+NUM_LEVELS = 3  # the decoder always looks at three scales, in turn
+
+
+@dataclass
+class SeemImageFeatures(ModelOutput):
+    """All that the decoder needs to know of a batch of images; independent of any prompt.
+
+    Args:
+        mask_features (`(B, mask_feature_size, h, w)`):
+            Masks are products of these with the mask embeddings of the queries.
+        multi_scale_features (three tensors `(B, feature_size, h_i, w_i)`, coarsest first):
+            What the queries attend to.
+        keys, values (`decoder_layers` tensors `(B, heads, h_i * w_i, head_dim)`, *optional*):
+            The projections of these features in every layer. Computed on first use, kept for further prompts.
+        attention_features (three tensors `(B, mask_feature_size, h_i * w_i)`, *optional*):
+            The mask features at the three scales, from which the layers' attention masks are made.
+        padded_size (`(height, width)`): of the padded images, in pixels.
+    """
+
+    mask_features: torch.Tensor | None = None
+    multi_scale_features: tuple[torch.Tensor, ...] | None = None
+    keys: tuple[torch.Tensor, ...] | None = None
+    values: tuple[torch.Tensor, ...] | None = None
+    attention_features: tuple[torch.Tensor, ...] | None = None
+    padded_size: tuple[int, int] | None = None
+
+    def expand(self, batch_size: int) -> "SeemImageFeatures":
+        """The same image for every one of `batch_size` prompts, without copying."""
+
+        def expand(value):
+            if isinstance(value, tuple):
+                return tuple(expand(item) for item in value)
+            if not isinstance(value, torch.Tensor):
+                return value
+            return value.expand(batch_size, *value.shape[1:])
+
+        return SeemImageFeatures(**{name: expand(value) for name, value in self.items()})
+
+
+@dataclass
+class SeemQueryStates(ModelOutput):
+    """What the decoder says of one set of queries after a layer.
+
+    Args:
+        mask_embeds (`(B, Q, mask_feature_size)`): their product with the mask features gives the mask logits.
+        class_embeds (`(B, Q, projection_dim)`): compared with text embeddings by cosine; not normalised.
+    """
+
+    mask_embeds: torch.Tensor | None = None
+    class_embeds: torch.Tensor | None = None
+
+
+def sine_position_embedding(
+    height: int, width: int, channels: int, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """Two-dimensional sine embedding `(1, height * width, channels)`, rows in the first half of the channels."""
+    half = channels // 2
+    compute_dtype = torch.promote_types(dtype, torch.float32)
+    frequency = torch.arange(half, dtype=compute_dtype, device=device)
+    frequency = 10000 ** (2 * torch.div(frequency, 2, rounding_mode="floor") / half)
+
+    def axis(size: int) -> torch.Tensor:
+        position = torch.arange(1, size + 1, dtype=compute_dtype, device=device) / (size + 1e-6) * (2 * torch.pi)
+        angle = position[:, None] / frequency
+        return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=2).flatten(1)
+
+    rows = axis(height)[:, None].expand(height, width, half)
+    columns = axis(width)[None].expand(height, width, half)
+    return torch.cat([rows, columns], dim=2).reshape(1, height * width, channels).to(dtype)
+
+
+class SeemAttention(nn.Module):
+    """Multi-head attention whose keys and values may have been projected before."""
+
+    def __init__(self, hidden_dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(hidden_dim, hidden_dim)
+        self.k_proj = nn.Linear(hidden_dim, hidden_dim)
+        self.v_proj = nn.Linear(hidden_dim, hidden_dim)
+        self.out_proj = nn.Linear(hidden_dim, hidden_dim)
+
+    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        """`(B, L, hidden_dim)` -> `(B, heads, L, head_dim)`."""
+        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def forward(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """
+        Args:
+            query: `(B, Q, hidden_dim)`.
+            keys, values: `(B, heads, L, head_dim)`, already projected.
+            mask: bool, broadcastable to `(B, heads, Q, L)`; True where a query may look.
+        """
+        attended = F.scaled_dot_product_attention(self.split_heads(self.q_proj(query)), keys, values, attn_mask=mask)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+class SeemMaskDecoderLayer(GradientCheckpointingLayer):
+    """Cross-attention to one scale of the image, self-attention, feed-forward; each with a residual and a norm."""
+
+    def __init__(self, config: SeemConfig):
+        super().__init__()
+        self.pre_norm = config.pre_norm
+        self.cross_attention = SeemAttention(config.hidden_dim, config.num_attention_heads)
+        self.cross_attention_norm = nn.LayerNorm(config.hidden_dim)
+        self.self_attention = SeemAttention(config.hidden_dim, config.num_attention_heads)
+        self.self_attention_norm = nn.LayerNorm(config.hidden_dim)
+        self.fc1 = nn.Linear(config.hidden_dim, config.dim_feedforward)
+        self.fc2 = nn.Linear(config.dim_feedforward, config.hidden_dim)
+        self.feedforward_norm = nn.LayerNorm(config.hidden_dim)
+
+    def forward(
+        self,
+        states: torch.Tensor,
+        positions: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        cross_mask: torch.Tensor,
+        self_mask: torch.Tensor | None = None,
+        tokens: torch.Tensor | None = None,
+        token_positions: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Args:
+            states, positions: `(B, Q, hidden_dim)`, what attends to the image.
+            keys, values: `(B, heads, L, head_dim)`, the image.
+            cross_mask: `(B, 1, Q, L)`; self_mask: `(B, 1, Q + T, Q + T)`; bool, True where attention is allowed.
+            tokens, token_positions: `(B, T, hidden_dim)`, what takes part in self-attention only.
+
+        Returns:
+            the new states and the new tokens.
+        """
+        states = self._residual(
+            states,
+            lambda x: self.cross_attention(x + positions, keys, values, cross_mask),
+            self.cross_attention_norm,
+        )
+        num_queries = states.shape[1]
+        if tokens is not None:
+            states = torch.cat([states, tokens], dim=1)
+            positions = torch.cat([positions, token_positions], dim=1)
+        attention = self.self_attention
+
+        def attend(x):
+            query = x + positions
+            keys = attention.split_heads(attention.k_proj(query))
+            return attention(query, keys, attention.split_heads(attention.v_proj(x)), self_mask)
+
+        states = self._residual(states, attend, self.self_attention_norm)
+        states = self._residual(states, lambda x: self.fc2(F.relu(self.fc1(x))), self.feedforward_norm)
+        if tokens is None:
+            return states, None
+        return states[:, :num_queries], states[:, num_queries:]
+
+    def _residual(self, states, block, norm):
+        if self.pre_norm:
+            return states + block(norm(states))
+        return norm(states + block(states))
+
+
+class SeemMLP(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int):
+        super().__init__()
+        dims = [in_dim] + [hidden_dim] * (num_layers - 1) + [out_dim]
+        self.layers = nn.ModuleList(nn.Linear(n, k) for n, k in zip(dims[:-1], dims[1:]))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers[:-1]:
+            states = F.relu(layer(states))
+        return self.layers[-1](states)
+
+
+class SeemMaskDecoder(nn.Module):
+    """Queries that look at an image and answer with mask and class embeddings."""
+
+    def __init__(self, config: SeemConfig):
+        super().__init__()
+        self.layers = nn.ModuleList(SeemMaskDecoderLayer(config) for _ in range(config.decoder_layers))
+        self.norm = nn.LayerNorm(config.hidden_dim)
+        self.query_positions = nn.Parameter(torch.empty(config.num_queries, config.hidden_dim))
+        self.level_embeddings = nn.Parameter(torch.empty(NUM_LEVELS, config.hidden_dim))
+        self.input_projections = nn.ModuleList(
+            nn.Identity()
+            if config.feature_size == config.hidden_dim
+            else nn.Conv2d(config.feature_size, config.hidden_dim, kernel_size=1)
+            for _ in range(NUM_LEVELS)
+        )
+        self.mask_embedder = SeemMLP(config.hidden_dim, config.hidden_dim, config.mask_feature_size, 3)
+        self.class_projection = nn.Linear(config.hidden_dim, config.projection_dim, bias=False)
+
+    def level_features(self, features: SeemImageFeatures) -> tuple[torch.Tensor, ...]:
+        """The three maps `(B, hidden_dim, h_i, w_i)` with their level embeddings added."""
+        return tuple(
+            projection(level) + embedding[:, None, None]
+            for projection, level, embedding in zip(
+                self.input_projections, features.multi_scale_features, self.level_embeddings
+            )
+        )
+
+    def prepare(self, features: SeemImageFeatures) -> SeemImageFeatures:
+        """Fill in `keys`, `values` and `attention_features`: once per image, whatever the number of prompts."""
+        if features.keys is not None and features.attention_features is not None:
+            return features
+        levels = [level.flatten(2).transpose(1, 2) for level in self.level_features(features)]
+        positions = [
+            sine_position_embedding(*level.shape[-2:], states.shape[-1], states.dtype, states.device)
+            for level, states in zip(features.multi_scale_features, levels)
+        ]
+        keys, values = [], []
+        for index, layer in enumerate(self.layers):
+            states, position = levels[index % NUM_LEVELS], positions[index % NUM_LEVELS]
+            attention = layer.cross_attention
+            keys.append(attention.split_heads(attention.k_proj(states + position)))
+            values.append(attention.split_heads(attention.v_proj(states)))
+        # Bilinear down-sampling is linear: down-sampled mask features give the down-sampled masks.
+        attention_features = tuple(
+            F.interpolate(features.mask_features, size=level.shape[-2:], mode="bilinear", align_corners=False).flatten(
+                2
+            )
+            for level in features.multi_scale_features
+        )
+        return replace(features, keys=tuple(keys), values=tuple(values), attention_features=attention_features)
+
+    def predict(self, states: torch.Tensor) -> SeemQueryStates:
+        """The answers of queries in `states` `(B, Q, hidden_dim)`."""
+        states = self.norm(states)
+        return SeemQueryStates(mask_embeds=self.mask_embedder(states), class_embeds=self.class_projection(states))
+
+    @torch.no_grad()
+    def attention_mask(self, states: torch.Tensor, attention_features: torch.Tensor) -> torch.Tensor:
+        """Where each query may look: inside its present mask. `(B, Q, L)`, bool."""
+        return self.mask_embedder(self.norm(states)) @ attention_features >= 0
+
+    def forward(
+        self,
+        features: SeemImageFeatures,
+        queries: torch.Tensor,
+        positions: torch.Tensor,
+        tokens: torch.Tensor | tuple[torch.Tensor, ...] | None = None,
+        self_mask: torch.Tensor | None = None,
+        memory_masks: tuple[torch.Tensor, ...] | None = None,
+        output_all_layers: bool = False,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """
+        Args:
+            features: of the images.
+            queries, positions: `(B, Q, hidden_dim)`.
+            tokens: `(B, T, hidden_dim)`, which the layers update (phrases), or one such tensor per level, presented
+                anew to every layer (strokes). As they enter, tokens are their own position embeddings.
+            self_mask: bool, broadcastable to `(B, 1, Q + T, Q + T)`; None if all see all.
+            memory_masks: one `(B, M, L_i)` bool tensor per level: where the last M queries may look, instead of
+                inside their own present mask.
+            output_all_layers: also return the states before every layer.
+
+        Returns:
+            the final states `(B, Q, hidden_dim)`, and those before each layer (empty unless asked for).
+        """
+        features = self.prepare(features)
+        states, earlier = queries, []
+        presented = token_positions = None if isinstance(tokens, tuple) else tokens
+        for index, layer in enumerate(self.layers):
+            level = index % NUM_LEVELS
+            if output_all_layers:
+                earlier.append(states)
+            if memory_masks is None:
+                allowed = self.attention_mask(states, features.attention_features[level])
+            else:
+                own = states[:, : -memory_masks[level].shape[1]]
+                allowed = self.attention_mask(own, features.attention_features[level])
+                allowed = torch.cat([allowed, memory_masks[level]], dim=1)
+            # A query with an empty mask may look everywhere.
+            cross_mask = (allowed | ~allowed.any(-1, keepdim=True))[:, None]
+            if isinstance(tokens, tuple):
+                presented = token_positions = tokens[level]
+            states, updated = layer(
+                states,
+                positions,
+                features.keys[index],
+                features.values[index],
+                cross_mask,
+                self_mask,
+                presented,
+                token_positions,
+            )
+            if not isinstance(tokens, tuple):
+                presented = updated
+        return states, tuple(earlier)
+
+
+__all__ = ["SeemImageFeatures", "SeemMaskDecoder", "SeemQueryStates"]

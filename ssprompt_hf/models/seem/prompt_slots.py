@@ -1,0 +1,50 @@
+"""Prompt slots: the joints between the base model and the methods that learn prompts.
+
+A slot is a small module whose `forward()` takes nothing and returns the default prompt embeddings of one kind. A tuner
+wraps a slot as LoRA wraps a linear layer; it never reaches into the decoder.
+"""
+
+import torch
+from torch import nn
+
+
+class SeemObjectQueries(nn.Module):
+    """Spatial prompts: the content embeddings of the object queries, `z_s` of eq. 4."""
+
+    def __init__(self, num_queries: int, hidden_dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_queries, hidden_dim))
+
+    def forward(self) -> torch.Tensor:
+        """Returns `(num_queries, hidden_dim)`."""
+        return self.weight
+
+
+class SeemClassEmbeddings(nn.Module):
+    """Semantic prompts: one unit-length embedding per class, `z_t` of eq. 6, and one for "background" as last row.
+
+    The embeddings are a buffer that travels with the weights, so that a model whose class names have been set needs no
+    text encoder any more. Without class names the buffer is `None` and the slot returns `None`.
+    """
+
+    def __init__(self, num_classes: int | None, projection_dim: int):
+        super().__init__()
+        self.projection_dim = projection_dim
+        weight = None if num_classes is None else torch.zeros(num_classes + 1, projection_dim)
+        self.register_buffer("weight", weight)
+
+    def forward(self) -> torch.Tensor | None:
+        """Returns `(num_classes + 1, projection_dim)`, or `None` if no class names have been set."""
+        return self.weight
+
+
+class SeemPointTokens(nn.Module):
+    """Spatial prompts of the second kind: one token per point of a grid and per feature level.
+
+    Empty in the base model. A tuner with `spatial_source="point_grid"` fills it; the decoder then runs one copy of an
+    object query per point, which attends to the token of its point.
+    """
+
+    def forward(self) -> torch.Tensor | None:
+        """Returns `(3, num_points, hidden_dim)`, or `None` for generic segmentation by object queries."""
+        return None
