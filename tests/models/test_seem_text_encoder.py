@@ -5,6 +5,7 @@ import string
 
 import pytest
 import torch
+from conftest import reference_models
 from safetensors.torch import load_file
 
 from ssprompt_hf.models.seem.configuration_seem import SeemTextConfig
@@ -16,7 +17,6 @@ from ssprompt_hf.models.seem.text_encoder import (
     fill_templates,
     pack_prefix_trees,
 )
-from tests.conftest import reference_models
 
 
 class CharacterTokenizer:
