@@ -10,7 +10,7 @@ class UnknownNameError(SSPromptError):
 
 
 class CheckpointError(SSPromptError):
-    """An official checkpoint is missing, damaged, unsafe, of another architecture, or cannot be written where asked."""
+    """A checkpoint is missing, damaged, unsafe or of another architecture, or the output cannot be written there."""
 
 
 class DatasetError(SSPromptError):

@@ -1,7 +1,7 @@
 """Names of base models and adapters, and what they stand for.
 
-A base-model name stands for an architecture (arguments of `SeemConfig`) and, where one is published, for a checkpoint in
-the official layout on the Hub. An adapter name is a folder, a Hub id, or a bare name under a namespace.
+A base-model name stands for an architecture (arguments of `SeemConfig`) and, where one is published, for a checkpoint
+in the official layout on the Hub. An adapter name is a folder, a Hub id, or a bare name under a namespace.
 """
 
 import os
@@ -92,7 +92,12 @@ _SAM_VIT_L = {
     "num_attention_heads": 16,
     "global_attn_indexes": [5, 11, 17, 23],
 }
-_SAM = {"decoder_version": "v1", "pixel_decoder_type": "deformable", "size_divisibility": 1024}
+_SAM = {
+    "decoder_version": "v1",
+    "pixel_decoder_type": "deformable",
+    "encoder_feedforward_dim": 1024,
+    "size_divisibility": 1024,
+}
 
 BASE_MODELS = {
     model.name: model

@@ -2,20 +2,28 @@
 
 Each part of the model has an ordered list of `(pattern, replacement)` rules; the first pattern that matches the whole
 rest of an official name gives our name. Braces in a replacement name the equal parts into which the tensor is split
-along its first axis: `self_attn.{q_proj,k_proj,v_proj}.weight` takes a packed `in_proj_weight` apart.
+along its first axis: `self_attn.{q_proj,k_proj,v_proj}.weight` takes a packed `in_proj_weight` apart. A final `^T` says
+that the matrix is stored transposed: the official code multiplies by it from the right where we have a linear layer.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 
-from .configuration_seem import SeemDavitConfig, SeemFocalNetConfig, SeemSamVitConfig
+from .configuration_seem import SeemConfig, SeemDavitConfig, SeemFocalNetConfig, SeemSamVitConfig, SeemTextConfig
 
 Rules = tuple[tuple[str, str], ...]
 
-# Training state and constants of the official code that a checkpoint carries but that are no part of the model.
-UNUSED_OFFICIAL_NAMES = (r"criterion\.empty_weight", r"dilation_kernel")
+# Tensors of official checkpoints that are no part of the model. They may be there or not.
+UNUSED_OFFICIAL_NAMES = (
+    r"criterion\..+",  # class weights of the training loss
+    r"dilation_kernel",  # a constant: grows simulated strokes in training
+    r"pixel_(mean|std)",  # constants: our image processor has them
+    # Captioning in X-Decoder, whose checkpoints SEEM's training starts from; SEEM's decoder does not use it.
+    r"sem_seg_head\.predictor\.(caping_embed|pos_embed_caping\.weight|self_attn_mask)",
+)
 
 FOCALNET_RULES: Rules = (
     (r"patch_embed\.proj\.(\w+)", r"embeddings.projection.\1"),
@@ -156,12 +164,67 @@ PREDICTOR_RULES: Rules = (
 # Official matrices that are applied from the right, `x @ weight`; ours are `nn.Linear`.
 TRANSPOSED_OFFICIAL_NAMES = r"sem_seg_head\.predictor\.(class_embed|mask_sptial_embed\.\d+|lang_encoder\.lang_proj)"
 
+MASK_DECODER_RULES: Rules = (
+    (r"query_feat\.weight", r"object_queries.weight"),
+    (r"query_embed\.weight", r"mask_decoder.query_positions"),
+    (r"level_embed\.weight", r"mask_decoder.level_embeddings"),
+    (r"input_proj\.(\d+)\.(\w+)", r"mask_decoder.input_projections.\1.\2"),
+    (r"decoder_norm\.(\w+)", r"mask_decoder.norm.\1"),
+    (r"mask_embed\.layers\.(\d+)\.(\w+)", r"mask_decoder.mask_embedder.layers.\1.\2"),
+    (r"class_embed", r"mask_decoder.class_projection.weight^T"),
+    *(
+        rule
+        for official, attention, block in (
+            ("cross", "multihead_attn", "cross_attention"),
+            ("self", "self_attn", "self_attention"),
+        )
+        for rule in (
+            (
+                rf"transformer_{official}_attention_layers\.(\d+)\.{attention}\.in_proj_(weight|bias)",
+                rf"mask_decoder.layers.\1.{block}.{{q_proj,k_proj,v_proj}}.\2",
+            ),
+            (
+                rf"transformer_{official}_attention_layers\.(\d+)\.{attention}\.out_proj\.(\w+)",
+                rf"mask_decoder.layers.\1.{block}.out_proj.\2",
+            ),
+            (
+                rf"transformer_{official}_attention_layers\.(\d+)\.norm\.(\w+)",
+                rf"mask_decoder.layers.\1.{block}_norm.\2",
+            ),
+        )
+    ),
+    (r"transformer_ffn_layers\.(\d+)\.linear([12])\.(\w+)", r"mask_decoder.layers.\1.fc\2.\3"),
+    (r"transformer_ffn_layers\.(\d+)\.norm\.(\w+)", r"mask_decoder.layers.\1.feedforward_norm.\2"),
+    (r"mask_sptial_embed\.(\d+)", r"spatial_prompt_encoder.projections.\1.weight^T"),
+    (r"pn_indicator\.weight", r"spatial_prompt_encoder.polarity"),
+    (r"spatial_featured\.weight", r"memory_features"),
+    (r"spatial_embed\.weight", r"memory_positions"),
+)
+
+_TEXT_LAYER = r"lang_encoder\.resblocks\.(\d+)\."
+TEXT_RULES: Rules = (
+    (r"logit_scale", r"logit_scale"),
+    (r"lang_proj", r"text_model.projection.weight^T"),
+    (r"lang_encoder\.token_embedding\.weight", r"text_model.text_encoder.embeddings.token_embedding.weight"),
+    (r"lang_encoder\.positional_embedding", r"text_model.text_encoder.embeddings.position_embedding.weight"),
+    (r"lang_encoder\.ln_final\.(\w+)", r"text_model.text_encoder.final_layer_norm.\1"),
+    (
+        _TEXT_LAYER + r"attn\.in_proj_(weight|bias)",
+        r"text_model.text_encoder.encoder.layers.\1.self_attn.{q_proj,k_proj,v_proj}.\2",
+    ),
+    (_TEXT_LAYER + r"attn\.out_proj\.(\w+)", r"text_model.text_encoder.encoder.layers.\1.self_attn.out_proj.\2"),
+    (_TEXT_LAYER + r"ln_([12])\.(\w+)", r"text_model.text_encoder.encoder.layers.\1.layer_norm\2.\3"),
+    (_TEXT_LAYER + r"mlp\.c_fc\.(\w+)", r"text_model.text_encoder.encoder.layers.\1.mlp.fc1.\2"),
+    (_TEXT_LAYER + r"mlp\.c_proj\.(\w+)", r"text_model.text_encoder.encoder.layers.\1.mlp.fc2.\2"),
+)
+
 BACKBONE_RULES = {"seem_focalnet": FOCALNET_RULES, "seem_davit": DAVIT_RULES, "seem_sam_vit": SAM_VIT_RULES}
 PIXEL_DECODER_RULES = {"fpn": FPN_RULES, "deformable": DEFORMABLE_RULES}
 
 
-def official_parts(config) -> tuple[tuple[str, str, Rules], ...]:
-    """The parts of the model `config` (`SeemConfig`) describes: (official prefix, our prefix, rules) of each."""
+def official_parts(config: SeemConfig) -> tuple[tuple[str, str, Rules], ...]:
+    """The parts of the model `config` (`SeemConfig`) describes: (official prefix, our prefix, rules) of each;
+    of two that fit a name, the first holds."""
     return (
         ("backbone.", "model.backbone.", BACKBONE_RULES[config.backbone_config.model_type]),
         (
@@ -173,7 +236,38 @@ def official_parts(config) -> tuple[tuple[str, str, Rules], ...]:
     )
 
 
-def map_official_name(name: str, config) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class TensorMapping:
+    """
+    What becomes of one official tensor.
+
+    Args:
+        names: our names; several if the tensor is split into that many equal parts along its first axis, none if it is
+            no part of the model.
+        transposed: whether the matrix is to be transposed (before it is split).
+    """
+
+    names: tuple[str, ...] = ()
+    transposed: bool = False
+
+    def shape(self, official_shape: Iterable[int]) -> tuple[int, ...]:
+        """Shape of each part, given the official shape."""
+        shape = tuple(official_shape)
+        if self.transposed:
+            shape = shape[::-1]
+        # Not divisible by the number of parts: no shape can match, which the caller will report.
+        return (shape[0] // len(self.names), *shape[1:]) if len(self.names) > 1 and shape else shape
+
+    def apply(self, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """Our (name, tensor) pairs; views of `tensor`."""
+        if not self.names:
+            return
+        if self.transposed:
+            tensor = tensor.T
+        yield from zip(self.names, tensor.chunk(len(self.names)) if len(self.names) > 1 else (tensor,))
+
+
+def map_official_name(name: str, config: SeemConfig) -> TensorMapping:
     """
     Our names for the official tensor `name`.
 
@@ -181,13 +275,11 @@ def map_official_name(name: str, config) -> tuple[str, ...]:
         name: name in an official state dict, such as `"backbone.layers.0.blocks.0.dw1.weight"`.
         config: the `SeemConfig` of the model; it decides which rules hold.
 
-    Returns:
-        One name; several when the tensor is to be split into that many equal parts along its first axis; none when the
-        tensor is no part of the model.
-
     Raises:
         KeyError: no rule knows the name.
     """
+    if any(re.fullmatch(pattern, name) for pattern in UNUSED_OFFICIAL_NAMES):
+        return TensorMapping()
     for official_prefix, prefix, rules in official_parts(config):
         if not name.startswith(official_prefix):
             continue
@@ -195,25 +287,17 @@ def map_official_name(name: str, config) -> tuple[str, ...]:
         for pattern, replacement in rules:
             match = re.fullmatch(pattern, rest)
             if match is not None:
-                return tuple(_expand_braces(prefix + match.expand(replacement)))
-    if any(re.fullmatch(pattern, name) for pattern in UNUSED_OFFICIAL_NAMES):
-        return ()
-    raise KeyError(
-        f"{name!r} is no tensor of an official SEEM checkpoint with backbone {config.backbone_config.model_type!r} "
-        f"and pixel decoder {config.pixel_decoder_type!r}; check that the configuration belongs to the checkpoint"
-    )
+                ours = match.expand(prefix + replacement)
+                return TensorMapping(tuple(_expand_braces(ours.removesuffix("^T"))), ours.endswith("^T"))
+    raise KeyError(name)
 
 
-def map_official_tensors(tensors: Iterable[tuple[str, torch.Tensor]], config) -> Iterable[tuple[str, torch.Tensor]]:
-    """Rename, split and drop official tensors, one (name, tensor) pair at a time; raises as `map_official_name`."""
+def map_official_tensors(
+    tensors: Iterable[tuple[str, torch.Tensor]], config: SeemConfig
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Rename, split, transpose and drop official tensors, one at a time; raises as `map_official_name`."""
     for name, tensor in tensors:
-        names = map_official_name(name, config)
-        if re.fullmatch(TRANSPOSED_OFFICIAL_NAMES, name):
-            tensor = tensor.T
-        if len(names) == 1:
-            yield names[0], tensor
-        elif names:
-            yield from zip(names, tensor.chunk(len(names), dim=0))
+        yield from map_official_name(name, config).apply(tensor)
 
 
 def _expand_braces(name: str) -> list[str]:
@@ -222,6 +306,62 @@ def _expand_braces(name: str) -> list[str]:
         return [name]
     choices, _, tail = rest.partition("}")
     return [head + choice + tail for choice in choices.split(",")]
+
+
+def config_from_official(hyperparameters: dict, vocab_size: int | None = None) -> SeemConfig:
+    """
+    Configuration of a model of the official code.
+
+    Args:
+        hyperparameters: its settings under the names of the official classes' arguments: `decoder_version`, `backbone`,
+            `backbone_options`, `pixel_decoder`, `conv_dim`, `mask_dim`, `encoder_layers`, `hidden_dim`,
+            `num_object_queries`, `nheads`, `dim_feedforward`, `decoder_layers`, `pre_norm`, `projection_dim`, `text`,
+            `size_divisibility`, `max_spatial_len`, `spatial_memories`, `queries_per_stroke`, and the panoptic thresholds.
+        vocab_size: of the tokenizer, if it is not CLIP's: the official code takes it from there.
+
+    Raises:
+        KeyError: a setting without a default is missing.
+        ValueError: a setting has no counterpart here.
+    """
+    options = hyperparameters
+    pixel_decoders = {"transformer_encoder_fpn": "fpn", "transformer_encoder_deform": "deformable"}
+    if options["pixel_decoder"] not in pixel_decoders:
+        raise ValueError(f"unknown official pixel decoder {options['pixel_decoder']!r}; known: {list(pixel_decoders)}")
+    text = options["text"]
+    text_config = SeemTextConfig(
+        hidden_size=text["width"],
+        intermediate_size=4 * text["width"],
+        num_hidden_layers=text["layers"],
+        num_attention_heads=text["heads"],
+        max_position_embeddings=text["context_length"],
+        projection_dim=options["projection_dim"],
+        **({} if vocab_size is None else {"vocab_size": vocab_size}),
+    )
+    return SeemConfig(
+        backbone_config=backbone_config_from_official(options["backbone"], options["backbone_options"]),
+        text_config=text_config,
+        pixel_decoder_type=pixel_decoders[options["pixel_decoder"]],
+        decoder_version=options["decoder_version"],
+        feature_size=options["conv_dim"],
+        mask_feature_size=options["mask_dim"],
+        hidden_dim=options["hidden_dim"],
+        projection_dim=options["projection_dim"],
+        encoder_layers=options["encoder_layers"],
+        num_attention_heads=options["nheads"],
+        decoder_layers=options["decoder_layers"],
+        dim_feedforward=options["dim_feedforward"],
+        # A constant of the official deformable encoder; the other one is as wide as the decoder.
+        encoder_feedforward_dim=1024 if options["pixel_decoder"].endswith("deform") else options["dim_feedforward"],
+        pre_norm=options["pre_norm"],
+        num_queries=options["num_object_queries"],
+        num_spatial_memories=options.get("spatial_memories", 32),
+        queries_per_object=options.get("queries_per_stroke", 3),
+        # The official code has one limit per feature level, all equal in every published model.
+        max_spatial_points=max(options.get("max_spatial_len", [512])),
+        size_divisibility=options["size_divisibility"],
+        object_mask_threshold=options.get("object_mask_threshold", 0.8),
+        overlap_threshold=options.get("overlap_threshold", 0.8),
+    )
 
 
 def backbone_config_from_official(name: str, options: dict) -> SeemFocalNetConfig | SeemDavitConfig | SeemSamVitConfig:
