@@ -153,10 +153,10 @@ class SegmentationClasses:
         """Reads the content of a class file.
 
         Accepts `{"classes": [...], "ignore_id": 11}` whose entries are names or
-        `{"id": 0, "name": "sky", "thing": false, "color": [70, 130, 180]}` (all but the name optional; an id left out is
-        the position), a bare list of the same, and `{"0": "sky", "1": "road"}`, the `id2label` of the Hub. `ignore_id`
-        is a number, a list of numbers or null (nothing ignored); 255 when not given and no class has this id. Other keys
-        are left alone.
+        `{"id": 0, "name": "sky", "thing": false, "color": [70, 130, 180]}` (all but the name optional; an id left out
+        is the position), a bare list of the same, and `{"0": "sky", "1": "road"}`, the `id2label` of the Hub.
+        `ignore_id` is a number, a list of numbers or null (nothing ignored); 255 when not given and no class has this
+        id. Other keys are left alone.
 
         Raises:
             ClassListError: names the entry and what is wrong with it.
@@ -273,8 +273,8 @@ class SegmentationClasses:
             found, counts = np.unique(label[unknown], return_counts=True)
             raise LabelIdError(
                 f"{source}: label id {_listed(found, counts)} outside the class list (ids {_ranges(self.ids)}; "
-                f"ignored: {_ranges(self.ignore_ids) or 'none'}). Add what is missing to the class file, as a class or under "
-                '"ignore_id".'
+                f"ignored: {_ranges(self.ignore_ids) or 'none'}). Add what is missing to the class file, as "
+                'a class or under "ignore_id".'
             )
         return table[indices]
 
@@ -313,8 +313,8 @@ class SegmentationClasses:
         if unknown:
             count, color = max(unknown)
             raise LabelIdError(
-                f"{source}: colour {color} ({count} pixels; {len(unknown)} unknown colours in all) belongs to no class. "
-                'Add it to the class file, or give it as "ignore_color".'
+                f"{source}: colour {color} ({count} pixels; {len(unknown)} unknown colours in all) belongs to no "
+                'class. Add it to the class file, or give it as "ignore_color".'
             )
         return np.array([ids[int(value)] for value in values], np.int64)[inverse].reshape(label.shape[:2])
 

@@ -1,0 +1,178 @@
+"""K-shot selection: a small set of training images in which every class occurs at least K times."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import MissingClassError, SSPromptError, TooFewImagesError
+from ..file_utils import atomic_path
+from .dataset import SegmentationDataset
+
+
+@dataclass(frozen=True)
+class LabelStatistics:
+    """How often each class occurs in each image.
+
+    Args:
+        file_names: N names.
+        pixel_counts: int64 (N, K), pixels of class k in image n; ignored pixels are not counted.
+    """
+
+    file_names: list[str]
+    pixel_counts: np.ndarray
+
+    def images_per_class(self, min_pixels: int = 1) -> np.ndarray:
+        """int64 (K,): images with at least `min_pixels` pixels of each class."""
+        return (self.pixel_counts >= min_pixels).sum(0)
+
+
+def label_statistics(dataset: SegmentationDataset, cache_dir: str | os.PathLike | None = None) -> LabelStatistics:
+    """Reads every label of `dataset` once and counts its classes.
+
+    Args:
+        dataset: the images to choose from.
+        cache_dir: folder for the counts, one small `.npz` a data set, found again by the data set's fingerprint (label
+            files, class ids); None keeps nothing.
+
+    Raises:
+        DatasetError: a label is damaged, or holds an unknown id; the subclass and the message say which.
+    """
+    file = None if cache_dir is None else Path(cache_dir) / f"label-statistics-{dataset.fingerprint}.npz"
+    if file is not None and file.is_file():
+        with np.load(file, allow_pickle=False) as stored:
+            return LabelStatistics(dataset.file_names, stored["pixel_counts"])
+    num_classes = len(dataset.classes)
+    counts = np.zeros((len(dataset), num_classes), np.int64)
+    for index in range(len(dataset)):
+        counts[index] = np.bincount(dataset.read_label(index).ravel(), minlength=256)[:num_classes]
+    if file is not None:
+        with atomic_path(file) as temporary:
+            np.savez(temporary, pixel_counts=counts)
+    return LabelStatistics(dataset.file_names, counts)
+
+
+@dataclass(frozen=True)
+class FewShotSelection:
+    """Chosen images, in the order in which they were chosen.
+
+    Args:
+        indices: positions in the data set.
+        file_names: their names.
+        shots: K.
+        mode: `"per_class"` or `"total"`.
+        seed: what decided between equals.
+        images_per_class: class name -> chosen images that show it.
+    """
+
+    indices: list[int]
+    file_names: list[str]
+    shots: int
+    mode: str
+    seed: int
+    images_per_class: dict[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but `indices`, for an adapter's config."""
+        data = asdict(self)
+        del data["indices"]
+        return data
+
+
+def select_shots(
+    statistics: LabelStatistics,
+    class_names: Sequence[str],
+    shots: int,
+    seed: int = 0,
+    mode: str = "per_class",
+    min_pixels: int = 1,
+    allow_fewer: bool = False,
+) -> FewShotSelection:
+    """Greedy K-shot selection.
+
+    The image that shows the most classes still short of K is taken, until none is short. Between equals decides an order
+    drawn from the seed and the file names alone, so it depends neither on the order of the files nor on the machine.
+
+    Args:
+        statistics: counts of the images to choose from.
+        class_names: K names, for messages and the record.
+        shots: images for each class (`"per_class"`), or images in all (`"total"`), at least 1.
+        seed: another seed, another choice.
+        mode: `"per_class"`, or `"total"`: exactly `shots` images, chosen so that every class occurs once, then twice,
+            and so on, as far as they reach.
+        min_pixels: a class with fewer pixels does not count as occurring.
+        allow_fewer: take all images of a class that has fewer than `shots` (or none) instead of raising.
+
+    Raises:
+        MissingClassError: `"per_class"` and a class occurs in no image.
+        TooFewImagesError: fewer images than shots, in all or of a class.
+        SSPromptError: `shots` or `mode` is not one of the above.
+    """
+    if isinstance(shots, bool) or not isinstance(shots, (int, np.integer)) or shots < 1:
+        raise SSPromptError(f"`shots` must be an integer of 1 or more, not {shots!r}.")
+    if mode not in ("per_class", "total"):
+        raise SSPromptError(f"`mode` must be 'per_class' or 'total', not {mode!r}.")
+    shows = statistics.pixel_counts >= min_pixels
+    available = shows.sum(0)
+    if mode == "total":
+        if len(shows) < shots and not allow_fewer:
+            raise TooFewImagesError(f"{shots} images wanted, {len(shows)} there. Lower `shots` or add images.")
+    elif not allow_fewer:
+        _check_available(available, class_names, shots, min_pixels)
+
+    order = _seeded_order(statistics.file_names, seed)
+    chosen: list[int] = []
+    have = np.zeros(shows.shape[1], np.int64)
+    # "per_class" is one round with the goal K; "total" raises the goal by one whenever a round is done
+    goal = shots if mode == "per_class" else 1
+    limit = len(shows) if mode == "per_class" else min(shots, len(shows))
+    rest = np.ones(len(shows), bool)
+    while len(chosen) < limit:
+        short = have < np.minimum(goal, available)
+        if not short.any():
+            if mode == "per_class":
+                break
+            if goal < available.max(initial=0):
+                goal += 1
+                continue
+            # nothing more to learn from: images without any class fill up
+        gain = np.where(rest, shows[:, short].sum(1), -1)[order]
+        best = int(order[gain.argmax()])
+        chosen.append(best)
+        rest[best] = False
+        have += shows[best]
+    return FewShotSelection(
+        indices=chosen,
+        file_names=[statistics.file_names[index] for index in chosen],
+        shots=int(shots),
+        mode=mode,
+        seed=int(seed),
+        images_per_class={name: int(count) for name, count in zip(class_names, have)},
+    )
+
+
+def _seeded_order(file_names: Sequence[str], seed: int) -> np.ndarray:
+    """Positions sorted by a digest of seed and name: no generator whose stream could change between versions."""
+    keys = [hashlib.sha256(f"{seed}\0{name}".encode()).digest() for name in file_names]
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
+
+
+def _check_available(available: np.ndarray, class_names: Sequence[str], shots: int, min_pixels: int) -> None:
+    table = ", ".join(f"{name}: {count}" for name, count in zip(class_names, available))
+    counted = f"Images with at least {min_pixels} {'pixel' if min_pixels == 1 else 'pixels'} of each class: {table}."
+    missing = [name for name, count in zip(class_names, available) if count == 0]
+    if missing:
+        raise MissingClassError(
+            f"No training image shows {', '.join(map(repr, missing))}. Take it out of the class file (and list its id "
+            f'under "ignore_id"), add images that show it, or allow fewer shots. {counted}'
+        )
+    scarce = [name for name, count in zip(class_names, available) if count < shots]
+    if scarce:
+        raise TooFewImagesError(
+            f"{shots} shots of each class wanted, but fewer images show {', '.join(map(repr, scarce))}. Use at most "
+            f"{available.min()} shots, add images, or allow fewer shots. {counted}"
+        )

@@ -1,0 +1,191 @@
+"""Image-and-label folders: pairing of files by name, without opening any."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import LabelFormatError, MissingLabelError, NoImagesError
+
+if TYPE_CHECKING:
+    import datasets
+
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
+LABEL_FOLDERS = ("annotations", "labels", "masks", "annotation", "label", "mask", "segmentationclass")
+INSTANCE_FOLDERS = ("instances", "instance")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+LABEL_ENDINGS = ("", "_label", "_labels", "_mask", "_gt", "_seg", "_L", "_instance")
+"""What a label's name may add to its image's: `a.jpg` belongs with `a.png`, `a_mask.png`, ..."""
+
+SPLIT_ALIASES = (("train", "training"), ("val", "validation", "valid", "dev"), ("test", "testing"))
+
+
+def split_aliases(split: str) -> tuple[str, ...]:
+    """`split` first, then its other spellings: `val` -> `("val", "validation", "valid", "dev")`."""
+    group = next((group for group in SPLIT_ALIASES if split in group), ())
+    return (split, *(name for name in group if name != split))
+
+
+def load_segmentation_folder(data_dir: str | os.PathLike, split: str | None = "train") -> "datasets.Dataset":
+    """Pairs the images of a folder with their labels. Names are compared, no file is opened.
+
+    Layouts, tried in this order (folder names in any case, `images` and `annotations` with the usual other names):
+    `images/<split>/` with `annotations/<split>/`; `<split>/images/` with `<split>/annotations/`; and `images/` with
+    `annotations/` without splits, where `<split>.txt` may list the names of a split, one a line, and without such a
+    list only `train` (all images) exists. Folders below are searched too. `instances/` beside the labels is optional
+    and holds 8- or 16-bit PNGs of instance ids, 0 where there is none.
+
+    Args:
+        data_dir: folder.
+        split: `train`, `val`, ... (`training`, `validation` and so on mean the same), or None for all images.
+
+    Returns:
+        `datasets.Dataset` with the columns `image`, `label`, `instance` (if there) of type `datasets.Image`, decoded
+        when read, and `file_name`, the image's path relative to `data_dir`; sorted by `file_name`.
+
+    Raises:
+        NoImagesError: no such folder or split, or no image in it.
+        MissingLabelError: no label folder, or images without label or instance map.
+        LabelFormatError: labels are JPEGs, which do not keep ids.
+    """
+    import datasets
+
+    data_dir = Path(data_dir)
+    images, labels, instances, names = _find_layout(data_dir, split)
+    image_files = _files(images, IMAGE_SUFFIXES)
+    if names is not None:
+        image_files = _listed_files(image_files, names, data_dir / f"{split}.txt")
+    if not image_files:
+        raise NoImagesError(
+            f"{images}: no images. Looked for files ending in {', '.join(IMAGE_SUFFIXES)}, in folders below too; "
+            f"found {_found(images)}."
+        )
+    columns = {"image": image_files, "label": _partners(image_files, images, labels, "label")}
+    if instances is not None:
+        columns["instance"] = _partners(image_files, images, instances, "instance map")
+    data: dict[str, list[str]] = {key: [str(path.absolute()) for path in paths] for key, paths in columns.items()}
+    data["file_name"] = [path.relative_to(data_dir).as_posix() for path in image_files]
+    features: dict = {key: datasets.Image() for key in columns}
+    return datasets.Dataset.from_dict(
+        data, features=datasets.Features(features | {"file_name": datasets.Value("string")})
+    )
+
+
+def _find_layout(data_dir: Path, split: str | None) -> tuple[Path, Path, Path | None, list[str] | None]:
+    """Folders of the images, labels and instance maps, and the names listed in `<split>.txt`."""
+    if not data_dir.is_dir():
+        raise NoImagesError(f"{data_dir}: no such folder.")
+    images = _subfolder(data_dir, IMAGE_FOLDERS)
+    if images is None:
+        parts = {folder.name.lower(): folder for folder in _subfolders(data_dir) if _subfolder(folder, IMAGE_FOLDERS)}
+        part = next((parts[name] for name in split_aliases(split or "train") if name in parts), None)
+        if split is None and len(parts) > 1:
+            raise NoImagesError(f"{data_dir}: holds the splits {', '.join(sorted(parts))}; name the one to read.")
+        if part is None:
+            raise NoImagesError(
+                f"{data_dir}: no images for split {split!r}. Looked for images/{split}/ and {split}/images/; "
+                f"found {_found(data_dir)}."
+            )
+        images, data_dir = _subfolder(part, IMAGE_FOLDERS), part
+        return images, _label_folder(data_dir), _subfolder(data_dir, INSTANCE_FOLDERS), None
+
+    labels, instances = _label_folder(data_dir), _subfolder(data_dir, INSTANCE_FOLDERS)
+    known = {name for group in SPLIT_ALIASES for name in group}
+    splits = [folder.name for folder in _subfolders(images) if folder.name.lower() in known or folder.name == split]
+    if split is None:
+        return images, labels, instances, None
+    if splits:
+        part = _subfolder(images, split_aliases(split))
+        if part is None:
+            raise NoImagesError(f"{images}: no split {split!r}; there are {', '.join(sorted(splits))}.")
+        part_labels = _subfolder(labels, split_aliases(split))
+        if part_labels is None:
+            raise MissingLabelError(
+                f"{labels}: no folder {split!r} with the labels of {part}; found {_found(labels)}."
+            )
+        return part, part_labels, instances and _subfolder(instances, split_aliases(split)), None
+
+    for name in split_aliases(split):
+        if (data_dir / f"{name}.txt").is_file():
+            return images, labels, instances, (data_dir / f"{name}.txt").read_text(encoding="utf-8-sig").split("\n")
+    if split not in SPLIT_ALIASES[0]:
+        raise NoImagesError(
+            f"{data_dir}: no split {split!r}; the images lie in {images} without splits, which is read as 'train'. "
+            f"Move the images and labels of {split!r} to {images.name}/{split}/ and {labels.name}/{split}/, or list their "
+            f"names in {split}.txt and the others in train.txt."
+        )
+    return images, labels, instances, None
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _subfolder(folder: Path, names: Sequence[str]) -> Path | None:
+    """The subfolder with the first of `names`, in any case."""
+    present = {path.name.lower(): path for path in _subfolders(folder)}
+    return next((present[name.lower()] for name in names if name.lower() in present), None)
+
+
+def _label_folder(data_dir: Path) -> Path:
+    labels = _subfolder(data_dir, LABEL_FOLDERS)
+    if labels is None:
+        raise MissingLabelError(
+            f"{data_dir}: no folder of labels. Looked for {', '.join(LABEL_FOLDERS)}; found {_found(data_dir)}."
+        )
+    return labels
+
+
+def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files below `folder` with one of `suffixes`, sorted by relative path; hidden ones are left out."""
+    found = []
+    for root, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(root, name) for name in files if name.lower().endswith(tuple(suffixes)) and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def _found(folder: Path, limit: int = 6) -> str:
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(names[:limit]) + more) or "nothing"
+
+
+def _listed_files(files: list[Path], names: list[str], source: Path) -> list[Path]:
+    """The files whose name, with or without suffix, is in `names`."""
+    wanted = {Path(name.strip()).name for name in names if name.strip()}
+    chosen = [path for path in files if path.name in wanted or path.stem in wanted]
+    missing = sorted(wanted - {path.name for path in chosen} - {path.stem for path in chosen})
+    if missing:
+        raise NoImagesError(f"{source}: lists {_some(missing)}, which the image folder does not hold.")
+    return chosen
+
+
+def _partners(image_files: list[Path], images: Path, folder: Path, what: str) -> list[Path]:
+    """For each image the file of `folder` at the same relative place with its stem plus one of `LABEL_ENDINGS`."""
+    present = {path.relative_to(folder).with_suffix(""): path for path in _files(folder, LABEL_SUFFIXES)}
+    partners, missing = [], []
+    for image in image_files:
+        key = image.relative_to(images).with_suffix("")
+        keys = (key.with_name(key.name + ending) for ending in LABEL_ENDINGS)
+        partner = next((present[key] for key in keys if key in present), None)
+        if partner is None:
+            missing.append(key.as_posix())
+        partners.append(partner)
+    if missing:
+        if any((folder / f"{missing[0]}{suffix}").is_file() for suffix in (".jpg", ".jpeg", ".JPG")):
+            raise LabelFormatError(
+                f"{folder}: {_some(missing)} has a JPEG as {what}, and JPEG changes the ids. Save labels as PNG."
+            )
+        raise MissingLabelError(
+            f"{len(missing)} of {len(image_files)} images in {images} have no {what} in {folder}: {_some(missing)}. "
+            f"Looked for the same name ending in {', '.join(LABEL_SUFFIXES)}. Add the files or remove the images."
+        )
+    return partners
+
+
+def _some(names: Sequence[str], limit: int = 3) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
