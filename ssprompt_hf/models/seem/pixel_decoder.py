@@ -1,0 +1,192 @@
+"""The two pixel decoders of SEEM: an FPN with a transformer on its coarsest map, and Mask2Former's deformable one."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import Mask2FormerConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerPixelDecoder,
+    Mask2FormerSinePositionEmbedding,
+)
+
+from .configuration_seem import SeemConfig
+from .cpu_ops import Linear
+
+NUM_GROUPS = 32  # of every group norm
+NUM_LEVELS = 3  # the mask decoder attends to three scales
+
+
+def sine_positions(height: int, width: int, channels: int, like: torch.Tensor) -> torch.Tensor:
+    """
+    Sine and cosine position embeddings of a map, `(1, channels, height, width)`, with the dtype and device of `like`.
+
+    They are computed in float32 at least: half precision cannot tell neighbouring positions of a large map apart.
+    """
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    embedding = Mask2FormerSinePositionEmbedding(channels // 2, normalize=True)
+    return embedding(torch.Size((1, channels, height, width)), like.device, dtype).to(like.dtype)
+
+
+class SeemPixelDecoderAttention(nn.Module):
+    """Multi-head self-attention; positions are added to queries and keys only."""
+
+    def __init__(self, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_proj = Linear(hidden_size, hidden_size)
+        self.k_proj = Linear(hidden_size, hidden_size)
+        self.v_proj = Linear(hidden_size, hidden_size)
+        self.out_proj = Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """`hidden_states` (B, N, C), `positions` (1, N, C); returns (B, N, C)."""
+        with_positions = hidden_states + positions
+        query = self.q_proj(with_positions).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        key = self.k_proj(with_positions).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        value = self.v_proj(hidden_states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+class SeemPixelDecoderEncoderLayer(GradientCheckpointingLayer):
+    def __init__(self, config: SeemConfig):
+        super().__init__()
+        self.pre_norm = config.pre_norm
+        self.self_attn = SeemPixelDecoderAttention(config.feature_size, config.num_attention_heads)
+        self.self_attn_layer_norm = nn.LayerNorm(config.feature_size)
+        self.fc1 = Linear(config.feature_size, config.encoder_feedforward_dim)
+        self.fc2 = Linear(config.encoder_feedforward_dim, config.feature_size)
+        self.final_layer_norm = nn.LayerNorm(config.feature_size)
+
+    def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """`hidden_states` (B, N, C), `positions` (1, N, C); returns (B, N, C)."""
+        if self.pre_norm:
+            hidden_states = hidden_states + self.self_attn(self.self_attn_layer_norm(hidden_states), positions)
+            return hidden_states + self.fc2(F.relu(self.fc1(self.final_layer_norm(hidden_states))))
+        hidden_states = self.self_attn_layer_norm(hidden_states + self.self_attn(hidden_states, positions))
+        return self.final_layer_norm(hidden_states + self.fc2(F.relu(self.fc1(hidden_states))))
+
+
+class SeemPixelDecoderEncoder(nn.Module):
+    """Transformer on the coarsest map."""
+
+    def __init__(self, config: SeemConfig):
+        super().__init__()
+        self.layers = nn.ModuleList(SeemPixelDecoderEncoderLayer(config) for _ in range(config.encoder_layers))
+        self.layer_norm = nn.LayerNorm(config.feature_size) if config.pre_norm else None
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) to (B, C, H, W)."""
+        _, channels, height, width = features.shape
+        positions = sine_positions(height, width, channels, like=features).flatten(2).transpose(1, 2)
+        hidden_states = features.flatten(2).transpose(1, 2)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, positions)
+        if self.layer_norm is not None:
+            hidden_states = self.layer_norm(hidden_states)
+        return hidden_states.transpose(1, 2).unflatten(-1, (height, width))
+
+
+class SeemConvNorm(nn.Module):
+    """Convolution without bias, then group norm."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.norm = nn.GroupNorm(NUM_GROUPS, out_channels)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(features))
+
+
+def add_upsampled(fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+    """Add `coarse` (B, C, h, w), enlarged to its nearest neighbours, to `fine` (B, C, H, W) in place."""
+    (height, width), size = coarse.shape[-2:], fine.shape[-2:]
+    if size != (2 * height, 2 * width):
+        return fine.add_(F.interpolate(coarse, size=size, mode="nearest"))
+    # One broadcast addition; the enlarged map, as large as the finest features, is never made.
+    fine.unflatten(3, (width, 2)).unflatten(2, (height, 2)).add_(coarse[:, :, :, None, :, None])
+    return fine
+
+
+class SeemFPNPixelDecoder(nn.Module):
+    """
+    Feature pyramid, top down, whose coarsest map first passes a transformer encoder.
+
+    Args:
+        config: uses `feature_size`, `mask_feature_size`, `encoder_layers`, `encoder_feedforward_dim`,
+            `num_attention_heads` and `pre_norm`.
+        in_channels: channels of the backbone's maps, finest first.
+    """
+
+    def __init__(self, config: SeemConfig, in_channels: list[int]):
+        super().__init__()
+        if config.feature_size % NUM_GROUPS:
+            raise ValueError(f"feature_size is {config.feature_size}; it must be a multiple of {NUM_GROUPS}")
+        size = config.feature_size
+        self.input_projection = nn.Conv2d(in_channels[-1], size, 1)
+        self.encoder = SeemPixelDecoderEncoder(config)
+        self.lateral_layers = nn.ModuleList(SeemConvNorm(channels, size, 1) for channels in in_channels[:-1])
+        self.output_layers = nn.ModuleList(SeemConvNorm(size, size, 3) for _ in in_channels)
+        self.mask_projection = nn.Conv2d(size, config.mask_feature_size, 3, padding=1)
+
+    def forward(self, feature_maps: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """
+        Args:
+            feature_maps: the backbone's maps, each `(batch, in_channels[i], height_i, width_i)`, finest first.
+
+        Returns:
+            `mask_features`: `(batch, mask_feature_size, height_0, width_0)`;
+            `multi_scale_features`: three maps `(batch, feature_size, height, width)`, coarsest first.
+        """
+        features = self.encoder(self.input_projection(feature_maps[-1]))
+        features = F.relu_(self.output_layers[-1](features))
+        multi_scale_features = [features]
+        for level in reversed(range(len(feature_maps) - 1)):
+            features = add_upsampled(self.lateral_layers[level](feature_maps[level]), features)
+            features = F.relu_(self.output_layers[level](features))
+            multi_scale_features.append(features)
+        return self.mask_projection(features), multi_scale_features[:NUM_LEVELS]
+
+
+class SeemDeformablePixelDecoder(Mask2FormerPixelDecoder):
+    """
+    Mask2Former's pixel decoder (deformable attention over the three coarser maps), set up from a `SeemConfig`.
+
+    Args:
+        config: uses `feature_size`, `mask_feature_size`, `encoder_layers`, `encoder_feedforward_dim` and
+            `num_attention_heads`.
+        in_channels: channels of the backbone's four maps, finest first.
+    """
+
+    def __init__(self, config: SeemConfig, in_channels: list[int]):
+        mask2former = Mask2FormerConfig(
+            feature_size=config.feature_size,
+            mask_feature_size=config.mask_feature_size,
+            encoder_layers=config.encoder_layers,
+            encoder_feedforward_dim=config.encoder_feedforward_dim,
+            num_attention_heads=config.num_attention_heads,
+            dropout=0.0,
+            feature_strides=[4, 8, 16, 32],
+            common_stride=4,
+        )
+        super().__init__(mask2former, in_channels)
+
+    def forward(self, feature_maps: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Takes and returns what [`SeemFPNPixelDecoder`] does."""
+        # As in the official code: half precision is too coarse for the sampling positions.
+        dtype = self.level_embed.dtype
+        with torch.autocast(feature_maps[0].device.type, enabled=False):
+            outputs = super().forward([features.to(dtype) for features in feature_maps])
+        return outputs.mask_features, list(outputs.multi_scale_features)
+
+
+PIXEL_DECODERS = {"fpn": SeemFPNPixelDecoder, "deformable": SeemDeformablePixelDecoder}
+
+
+def build_pixel_decoder(
+    config: SeemConfig, in_channels: list[int]
+) -> SeemFPNPixelDecoder | SeemDeformablePixelDecoder:
+    """The pixel decoder that `config.pixel_decoder_type` names, for backbone maps of `in_channels`, finest first."""
+    return PIXEL_DECODERS[config.pixel_decoder_type](config, in_channels)
