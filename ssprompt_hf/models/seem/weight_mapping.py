@@ -2,8 +2,8 @@
 
 Each part of the model has an ordered list of `(pattern, replacement)` rules; the first pattern that matches the whole
 rest of an official name gives our name. Braces in a replacement name the equal parts into which the tensor is split
-along its first axis: `self_attn.{q_proj,k_proj,v_proj}.weight` takes a packed `in_proj_weight` apart. A final `^T` says
-that the matrix is stored transposed: the official code multiplies by it from the right where we have a linear layer.
+along its first axis: `self_attn.{q_proj,k_proj,v_proj}.weight` takes a packed `in_proj_weight` apart. A final `^T`
+transposes the matrix: the official code multiplies by it from the right where we have a linear layer.
 """
 
 import re
@@ -94,15 +94,15 @@ DEFORMABLE_RULES: Rules = (
     (r"transformer\.encoder\.layers\.(\d+)\.linear([12])\.(\w+)", r"encoder.layers.\1.fc\2.\3"),
 )
 
-# The mask decoder, the prompt encoders and the text encoder share a prefix in the official code.
-PREDICTOR_RULES: Rules = (
+# In the official code the prompts belong to the mask decoder.
+MASK_DECODER_RULES: Rules = (
     (r"query_feat\.weight", r"object_queries.weight"),
     (r"query_embed\.weight", r"mask_decoder.query_positions"),
     (r"level_embed\.weight", r"mask_decoder.level_embeddings"),
     (r"input_proj\.(\d+)\.(\w+)", r"mask_decoder.input_projections.\1.\2"),
     (r"decoder_norm\.(\w+)", r"mask_decoder.norm.\1"),
     (r"mask_embed\.(.+)", r"mask_decoder.mask_embedder.\1"),
-    (r"class_embed", r"mask_decoder.class_projection.weight"),
+    (r"class_embed", r"mask_decoder.class_projection.weight^T"),
     (
         r"transformer_cross_attention_layers\.(\d+)\.multihead_attn\.in_proj_(weight|bias)",
         r"mask_decoder.layers.\1.cross_attention.{q_proj,k_proj,v_proj}.\2",
@@ -122,76 +122,6 @@ PREDICTOR_RULES: Rules = (
     (
         r"transformer_(cross|self)_attention_layers\.(\d+)\.norm\.(\w+)",
         r"mask_decoder.layers.\2.\1_attention_norm.\3",
-    ),
-    (r"transformer_ffn_layers\.(\d+)\.linear([12])\.(\w+)", r"mask_decoder.layers.\1.fc\2.\3"),
-    (r"transformer_ffn_layers\.(\d+)\.norm\.(\w+)", r"mask_decoder.layers.\1.feedforward_norm.\2"),
-    (r"mask_sptial_embed\.(\d+)", r"spatial_prompt_encoder.projections.\1.weight"),
-    (r"pn_indicator\.weight", r"spatial_prompt_encoder.polarity"),
-    (r"spatial_featured\.weight", r"memory_features"),
-    (r"spatial_embed\.weight", r"memory_positions"),
-    (r"lang_encoder\.logit_scale", r"logit_scale"),
-    (r"lang_encoder\.lang_proj", r"text_model.projection.weight"),
-    (
-        r"lang_encoder\.lang_encoder\.token_embedding\.weight",
-        r"text_model.text_encoder.embeddings.token_embedding.weight",
-    ),
-    (
-        r"lang_encoder\.lang_encoder\.positional_embedding",
-        r"text_model.text_encoder.embeddings.position_embedding.weight",
-    ),
-    (r"lang_encoder\.lang_encoder\.ln_final\.(\w+)", r"text_model.text_encoder.final_layer_norm.\1"),
-    (
-        r"lang_encoder\.lang_encoder\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)",
-        r"text_model.text_encoder.encoder.layers.\1.self_attn.{q_proj,k_proj,v_proj}.\2",
-    ),
-    (
-        r"lang_encoder\.lang_encoder\.resblocks\.(\d+)\.attn\.out_proj\.(\w+)",
-        r"text_model.text_encoder.encoder.layers.\1.self_attn.out_proj.\2",
-    ),
-    (
-        r"lang_encoder\.lang_encoder\.resblocks\.(\d+)\.ln_([12])\.(\w+)",
-        r"text_model.text_encoder.encoder.layers.\1.layer_norm\2.\3",
-    ),
-    (
-        r"lang_encoder\.lang_encoder\.resblocks\.(\d+)\.mlp\.c_fc\.(\w+)",
-        r"text_model.text_encoder.encoder.layers.\1.mlp.fc1.\2",
-    ),
-    (
-        r"lang_encoder\.lang_encoder\.resblocks\.(\d+)\.mlp\.c_proj\.(\w+)",
-        r"text_model.text_encoder.encoder.layers.\1.mlp.fc2.\2",
-    ),
-)
-# Official matrices that are applied from the right, `x @ weight`; ours are `nn.Linear`.
-TRANSPOSED_OFFICIAL_NAMES = r"sem_seg_head\.predictor\.(class_embed|mask_sptial_embed\.\d+|lang_encoder\.lang_proj)"
-
-MASK_DECODER_RULES: Rules = (
-    (r"query_feat\.weight", r"object_queries.weight"),
-    (r"query_embed\.weight", r"mask_decoder.query_positions"),
-    (r"level_embed\.weight", r"mask_decoder.level_embeddings"),
-    (r"input_proj\.(\d+)\.(\w+)", r"mask_decoder.input_projections.\1.\2"),
-    (r"decoder_norm\.(\w+)", r"mask_decoder.norm.\1"),
-    (r"mask_embed\.layers\.(\d+)\.(\w+)", r"mask_decoder.mask_embedder.layers.\1.\2"),
-    (r"class_embed", r"mask_decoder.class_projection.weight^T"),
-    *(
-        rule
-        for official, attention, block in (
-            ("cross", "multihead_attn", "cross_attention"),
-            ("self", "self_attn", "self_attention"),
-        )
-        for rule in (
-            (
-                rf"transformer_{official}_attention_layers\.(\d+)\.{attention}\.in_proj_(weight|bias)",
-                rf"mask_decoder.layers.\1.{block}.{{q_proj,k_proj,v_proj}}.\2",
-            ),
-            (
-                rf"transformer_{official}_attention_layers\.(\d+)\.{attention}\.out_proj\.(\w+)",
-                rf"mask_decoder.layers.\1.{block}.out_proj.\2",
-            ),
-            (
-                rf"transformer_{official}_attention_layers\.(\d+)\.norm\.(\w+)",
-                rf"mask_decoder.layers.\1.{block}_norm.\2",
-            ),
-        )
     ),
     (r"transformer_ffn_layers\.(\d+)\.linear([12])\.(\w+)", r"mask_decoder.layers.\1.fc\2.\3"),
     (r"transformer_ffn_layers\.(\d+)\.norm\.(\w+)", r"mask_decoder.layers.\1.feedforward_norm.\2"),
@@ -223,16 +153,12 @@ PIXEL_DECODER_RULES = {"fpn": FPN_RULES, "deformable": DEFORMABLE_RULES}
 
 
 def official_parts(config: SeemConfig) -> tuple[tuple[str, str, Rules], ...]:
-    """The parts of the model `config` (`SeemConfig`) describes: (official prefix, our prefix, rules) of each;
-    of two that fit a name, the first holds."""
+    """The parts of the model: (official prefix, our prefix, rules) of each; the first prefix that fits a name holds."""
     return (
         ("backbone.", "model.backbone.", BACKBONE_RULES[config.backbone_config.model_type]),
-        (
-            "sem_seg_head.pixel_decoder.",
-            "model.pixel_decoder.",
-            PIXEL_DECODER_RULES[config.pixel_decoder_type],
-        ),
-        ("sem_seg_head.predictor.", "model.", PREDICTOR_RULES),
+        ("sem_seg_head.pixel_decoder.", "model.pixel_decoder.", PIXEL_DECODER_RULES[config.pixel_decoder_type]),
+        ("sem_seg_head.predictor.lang_encoder.", "model.", TEXT_RULES),
+        ("sem_seg_head.predictor.", "model.", MASK_DECODER_RULES),
     )
 
 
@@ -313,10 +239,11 @@ def config_from_official(hyperparameters: dict, vocab_size: int | None = None) -
     Configuration of a model of the official code.
 
     Args:
-        hyperparameters: its settings under the names of the official classes' arguments: `decoder_version`, `backbone`,
-            `backbone_options`, `pixel_decoder`, `conv_dim`, `mask_dim`, `encoder_layers`, `hidden_dim`,
-            `num_object_queries`, `nheads`, `dim_feedforward`, `decoder_layers`, `pre_norm`, `projection_dim`, `text`,
-            `size_divisibility`, `max_spatial_len`, `spatial_memories`, `queries_per_stroke`, and the panoptic thresholds.
+        hyperparameters: its settings under the names of the official classes' arguments: `decoder_version`,
+            `backbone`, `backbone_options`, `pixel_decoder`, `conv_dim`, `mask_dim`, `encoder_layers`, `hidden_dim`,
+            `num_object_queries`, `nheads`, `dim_feedforward`, `decoder_layers`, `pre_norm`, `projection_dim`, `text`
+            (`width`, `layers`, `heads`, `context_length`) and `size_divisibility`; optionally `max_spatial_len`,
+            `spatial_memories`, `queries_per_stroke`, `object_mask_threshold` and `overlap_threshold`.
         vocab_size: of the tokenizer, if it is not CLIP's: the official code takes it from there.
 
     Raises:
@@ -328,6 +255,10 @@ def config_from_official(hyperparameters: dict, vocab_size: int | None = None) -
     if options["pixel_decoder"] not in pixel_decoders:
         raise ValueError(f"unknown official pixel decoder {options['pixel_decoder']!r}; known: {list(pixel_decoders)}")
     text = options["text"]
+    # CLIP's start and end tokens are the last two of the vocabulary.
+    vocabulary = {}
+    if vocab_size is not None:
+        vocabulary = {"vocab_size": vocab_size, "bos_token_id": vocab_size - 2, "eos_token_id": vocab_size - 1}
     text_config = SeemTextConfig(
         hidden_size=text["width"],
         intermediate_size=4 * text["width"],
@@ -335,7 +266,7 @@ def config_from_official(hyperparameters: dict, vocab_size: int | None = None) -
         num_attention_heads=text["heads"],
         max_position_embeddings=text["context_length"],
         projection_dim=options["projection_dim"],
-        **({} if vocab_size is None else {"vocab_size": vocab_size}),
+        **vocabulary,
     )
     return SeemConfig(
         backbone_config=backbone_config_from_official(options["backbone"], options["backbone_options"]),
