@@ -94,8 +94,8 @@ def select_shots(
 ) -> FewShotSelection:
     """Greedy K-shot selection.
 
-    The image that shows the most classes still short of K is taken, until none is short. Between equals decides an order
-    drawn from the seed and the file names alone, so it depends neither on the order of the files nor on the machine.
+    The image that shows the most classes still short of K is taken, until none is short. Between equals decides an
+    order drawn from the seed and the file names alone: neither the order of the files nor the machine matters.
 
     Args:
         statistics: counts of the images to choose from.
@@ -168,11 +168,11 @@ def _check_available(available: np.ndarray, class_names: Sequence[str], shots: i
     if missing:
         raise MissingClassError(
             f"No training image shows {', '.join(map(repr, missing))}. Take it out of the class file (and list its id "
-            f'under "ignore_id"), add images that show it, or allow fewer shots. {counted}'
+            f'under "ignore_id"), add images that show it, or pass allow_fewer=True. {counted}'
         )
     scarce = [name for name, count in zip(class_names, available) if count < shots]
     if scarce:
         raise TooFewImagesError(
             f"{shots} shots of each class wanted, but fewer images show {', '.join(map(repr, scarce))}. Use at most "
-            f"{available.min()} shots, add images, or allow fewer shots. {counted}"
+            f"{available.min()} shots, add images, or pass allow_fewer=True. {counted}"
         )

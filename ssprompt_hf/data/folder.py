@@ -111,8 +111,8 @@ def _find_layout(data_dir: Path, split: str | None) -> tuple[Path, Path, Path | 
             return images, labels, instances, (data_dir / f"{name}.txt").read_text(encoding="utf-8-sig").split("\n")
     if split not in SPLIT_ALIASES[0]:
         raise NoImagesError(
-            f"{data_dir}: no split {split!r}; the images lie in {images} without splits, which is read as 'train'. "
-            f"Move the images and labels of {split!r} to {images.name}/{split}/ and {labels.name}/{split}/, or list their "
+            f"{data_dir}: no split {split!r}; the images lie in {images} without splits, read as 'train'. Move "
+            f"the images and labels of {split!r} to {images.name}/{split}/ and {labels.name}/{split}/, or list their "
             f"names in {split}.txt and the others in train.txt."
         )
     return images, labels, instances, None
