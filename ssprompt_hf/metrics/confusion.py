@@ -49,10 +49,10 @@ def confusion_matrix(
         truth, guess = label[keep].astype(np.int64), prediction[keep].astype(np.int64)
         guess = np.where((guess < 0) | (guess >= num_classes), num_classes, guess)
         bincount = np.bincount
-    if len(truth) and not 0 <= (extremes := (int(truth.min()), int(truth.max())))[0] <= extremes[1] < num_classes:
+    if len(truth) and (truth.min() < 0 or truth.max() >= num_classes):
         raise LabelIdError(
-            f"Labels run from {extremes[0]} to {extremes[1]}; {num_classes} classes allow 0 to {num_classes - 1}, and "
-            f"{ignore_index} for ignored pixels."
+            f"Labels run from {int(truth.min())} to {int(truth.max())}; {num_classes} classes allow 0 to "
+            f"{num_classes - 1}, and {ignore_index} for ignored pixels."
         )
     flat = bincount(truth * (num_classes + 1) + guess, minlength=num_classes * (num_classes + 1))
     return flat.reshape(num_classes, num_classes + 1)
