@@ -34,10 +34,22 @@ class SeemImageProcessorKwargs(ImagesKwargs, total=False):
         Batches are zero-padded, after normalisation, on the right and at the bottom, to a multiple of this.
     ignore_index (`int`, *optional*, defaults to 255):
         The id of unlabelled pixels in segmentation maps; padding gets it too.
+    mask_stride (`int`, *optional*, defaults to 4):
+        Input pixels a pixel of the predicted masks, for outputs that do not say their `padded_size`.
+    thing_class_ids (`list[int]`, *optional*):
+        Countable classes, for instance and panoptic results; by default all classes.
+    object_mask_threshold (`float`, *optional*, defaults to 0.8):
+        Panoptic results: least class score of a segment.
+    overlap_threshold (`float`, *optional*, defaults to 0.8):
+        Panoptic results: least share of its mask that a segment must keep.
     """
 
     size_divisibility: int
     ignore_index: int
+    mask_stride: int
+    thing_class_ids: list[int] | None
+    object_mask_threshold: float
+    overlap_threshold: float
 
 
 class SeemImageProcessor(SeemPostProcessingMixin, PilBackend):
@@ -49,18 +61,10 @@ class SeemImageProcessor(SeemPostProcessingMixin, PilBackend):
     multiplies them by `rescale_factor`, 255.
 
     Args:
-        mask_stride (`int`, *optional*, defaults to 4):
-            Input pixels a pixel of the predicted masks, for outputs that do not say their `padded_size`.
-        thing_class_ids (`list[int]`, *optional*):
-            Countable classes, for instance and panoptic results; by default all classes.
-        object_mask_threshold (`float`, *optional*, defaults to 0.8):
-            Panoptic results: least class score of a segment.
-        overlap_threshold (`float`, *optional*, defaults to 0.8):
-            Panoptic results: least share of its mask that a segment must keep.
         kwargs ([`SeemImageProcessorKwargs`]):
-            `do_resize`, `size` (`{"shortest_edge": 512, "longest_edge": 2048}`), `resample`, `do_rescale`,
-            `rescale_factor`, `do_normalize`, `image_mean`, `image_std`, `do_pad`, `do_convert_rgb`,
-            `size_divisibility`, `ignore_index`; each can also be given with a call.
+            Besides those listed there `do_resize`, `size` (`{"shortest_edge": 512, "longest_edge": 2048}`),
+            `resample`, `do_rescale`, `rescale_factor`, `do_normalize`, `image_mean`, `image_std`, `do_pad` and
+            `do_convert_rgb`.
     """
 
     valid_kwargs = SeemImageProcessorKwargs
@@ -79,20 +83,6 @@ class SeemImageProcessor(SeemPostProcessingMixin, PilBackend):
     do_pad = True
     size_divisibility = 32
     ignore_index = 255
-
-    def __init__(
-        self,
-        mask_stride: int = 4,
-        thing_class_ids: list[int] | None = None,
-        object_mask_threshold: float = 0.8,
-        overlap_threshold: float = 0.8,
-        **kwargs: Unpack[SeemImageProcessorKwargs],
-    ):
-        super().__init__(**kwargs)
-        self.mask_stride = mask_stride
-        self.thing_class_ids = thing_class_ids
-        self.object_mask_threshold = object_mask_threshold
-        self.overlap_threshold = overlap_threshold
 
     def preprocess(
         self,
