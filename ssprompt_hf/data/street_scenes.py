@@ -2,8 +2,8 @@
 
 `StreetScenes` is a map-style dataset without files. Every scene is a random street in three dimensions (see
 `street_scenes_layout`), drawn as polygons (`street_scenes_drawing`) and lit, textured and weathered
-(`street_scenes_weather`). The weather conditions are in the spirit of ACDC (Sakaridis et al., 2021): the same streets in fog, at
-night, in rain and in snow.
+(`street_scenes_weather`). The weather conditions are in the spirit of ACDC (Sakaridis et al., 2021): the same streets
+in fog, at night, in rain and in snow.
 """
 
 import numpy as np
@@ -52,15 +52,15 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 class StreetScenes:
     """Drawn street scenes with class and instance labels.
 
-    Scene `i` depends on (seed, split, i) alone: not on the other arguments, the process or the order of access. Splits never
-    share a scene, and every condition and label set shows the same streets with the same labels. Images are
-    reproducible for one version of numpy and Pillow.
+    Scene `i` depends on (seed, split, i) alone: not on the other arguments, the process or the order of access. Splits
+    never share a scene, every condition shows the same streets with the same labels, and every label set the same
+    images. Pixels are reproducible for one version of numpy and Pillow.
 
     Args:
         split: "train", "validation" or "test".
         condition: "clear", "fog", "night", "rain" or "snow".
-        size: (height, width) of the images in pixels, at least 16 each. Another size shows the same street through another
-            sensor.
+        size: (height, width) of the images in pixels, at least 16 each. Another size shows the same street
+            through another sensor.
         num_images: length of the dataset; a longer one starts with the same scenes.
         seed: non-negative; another seed gives other scenes.
         label_set: "base" (`STREET_CLASSES`) or "custom" (`CUSTOM_CLASSES`).
@@ -113,8 +113,8 @@ class StreetScenes:
         """Draws scene `index`, negative from the end.
 
         Returns:
-            "image" uint8 (H, W, 3) RGB; "label" uint8 (H, W) class ids, 255 where no class; "instance" int32 (H, W), the
-            number of the object from 1 on where the class is a thing, else 0. Numbers may have gaps (hidden objects).
+            "image" uint8 (H, W, 3) RGB; "label" uint8 (H, W) class ids, 255 where no class; "instance" int32 (H, W),
+            the number of the object from 1 on where the class is a thing, else 0. Hidden objects leave gaps.
 
         Raises:
             IndexError: when the index is outside the dataset.

@@ -10,8 +10,9 @@ from .street_scenes_objects import SIGN_COLORS, pick_color, shade
 
 FACADE_COLORS = np.array(
     [
-        (0.45, 0.26, 0.2), (0.36, 0.24, 0.19), (0.55, 0.4, 0.3), (0.72, 0.66, 0.52), (0.78, 0.75, 0.7), (0.5, 0.5, 0.48),
-        (0.33, 0.33, 0.35), (0.62, 0.56, 0.48), (0.7, 0.58, 0.36), (0.42, 0.47, 0.5), (0.24, 0.2, 0.18), (0.66, 0.5, 0.46),
+        (0.45, 0.26, 0.2), (0.36, 0.24, 0.19), (0.55, 0.4, 0.3), (0.72, 0.66, 0.52), (0.78, 0.75, 0.7),
+        (0.5, 0.5, 0.48), (0.33, 0.33, 0.35), (0.62, 0.56, 0.48), (0.7, 0.58, 0.36), (0.42, 0.47, 0.5),
+        (0.24, 0.2, 0.18), (0.66, 0.5, 0.46),
     ]
 )  # fmt: skip
 ROOF_COLORS = np.array([(0.25, 0.22, 0.22), (0.4, 0.22, 0.16), (0.3, 0.3, 0.33), (0.2, 0.17, 0.15)])
@@ -111,8 +112,8 @@ def building_style(rng: np.random.Generator) -> dict:
 def add_building(scene: Primitives, rng: np.random.Generator, a, b, outward: float, height: float, shop: bool) -> None:
     """A building whose street front stands over the ground segment a-b, (x, z) with a the nearer end.
 
-    `outward` is the signed depth in metres away from the street. Painted at its far end, so that all that stands in front of
-    it covers it.
+    `outward` is the signed depth in metres away from the street. Painted at its far end, so that all that stands in
+    front of it covers it.
     """
     style = building_style(rng)
     scene.begin(max(math.hypot(*b), math.hypot(*a)) + 0.5)

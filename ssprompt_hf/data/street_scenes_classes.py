@@ -1,8 +1,8 @@
 """Label sets of the drawn street scenes.
 
-The renderer draws fine *parts* (a window, a lane marking, a car's wheel); a label set is a table from parts to classes. Two
-sets exist: `base`, the eleven classes known from CamVid, and `custom`, the taxonomy of an imaginary user who merges, splits and
-renames them.
+The renderer draws fine *parts* (a window, a lane marking, a car's wheel); a label set is a table from parts to
+classes. Two sets exist: `base`, the eleven classes known from CamVid, and `custom`, the taxonomy of an imaginary user
+who merges, splits and renames them.
 """
 
 from dataclasses import dataclass
@@ -110,8 +110,8 @@ BASE_LABEL_SET = LabelSet(
     ),
 )
 
-# A user's own taxonomy: facade/window, drivable surface/lane marking and greenery/lawn split a base class; urban furniture
-# (pole, sign, fence) and vulnerable traveller (person, rider) merge some; all have names the base never saw.
+# A user's own taxonomy: facade/window, drivable surface/lane marking and greenery/lawn split a base class; urban
+# furniture (pole, sign, fence) and vulnerable traveller (person, rider) merge some; all have names the base never saw.
 CUSTOM_LABEL_SET = LabelSet(
     classes=(
         "drivable surface",
@@ -164,8 +164,8 @@ CUSTOM_CLASSES = CUSTOM_LABEL_SET.classes
 CUSTOM_THINGS = CUSTOM_LABEL_SET.things
 CUSTOM_COLORS = CUSTOM_LABEL_SET.colors
 
-# Names used at random for a class in pretraining; the first is the class name itself. The words of the custom names are kept
-# out, so that the second label set stays unseen. CamVid's own spellings are in.
+# Names used at random for a class in pretraining; the first is the class name itself. The words of the custom names
+# are kept out, so that the second label set stays unseen. CamVid's own spellings are in.
 STREET_SYNONYMS: dict[str, tuple[str, ...]] = {
     "road": ("road", "Road", "street", "carriageway", "roadway", "asphalt", "tarmac"),
     "pavement": ("pavement", "Pavement", "sidewalk", "footpath", "footway", "walkway"),

@@ -1,7 +1,7 @@
 """Painter's-algorithm drawing of flat polygons in three dimensions.
 
-Every polygon is drawn once, as its own number, into one integer image at twice the resolution; colour, part, instance and
-depth are then table look-ups by that number. This is what makes a scene cost milliseconds.
+Every polygon is drawn once, as its own number, into one integer image at twice the resolution; colour, part, instance
+and depth are then table look-ups by that number. This is what makes a scene cost milliseconds.
 World axes: x right, y up, z forward, in metres; the camera stands at (0, height, 0).
 """
 
@@ -51,7 +51,7 @@ class Camera:
         """Camera-space points (n, 3), z > 0, to pixel coordinates (n, 2) of the image enlarged `scale` times."""
         height, width = self.size
         xy = points[:, :2] * (self.focal / np.maximum(points[:, 2:], 1e-3))
-        return np.clip((xy + np.array([width / 2, height / 2])) * scale, -20000, 20000)
+        return np.clip((xy + np.array([width / 2, height / 2])) * scale, -1e6, 1e6)
 
     def rays(self) -> np.ndarray:
         """Camera-space viewing rays with z = 1 through the pixel centres, float32 (3, H, W)."""
@@ -79,7 +79,8 @@ class Primitives:
     num_instances: int = 0
 
     def begin(self, key: float, instance: bool = False) -> None:
-        """Following polygons are painted at distance `key` (far ones first, then in the order added), as a new instance if asked."""
+        """Sets the distance `key` of the polygons that follow (far ones are painted first, equals in the order added)
+        and, if asked, makes them a new instance."""
         self.key = key
         self.num_instances += instance
         self.instance = self.num_instances if instance else 0
@@ -112,6 +113,7 @@ class Raster:
 
     Attributes:
         ids: int32 (2H, 2W), polygon number at every sub-pixel.
+        center_ids: int32 (H, W), the same at the pixel centres.
         part, instance: int arrays (H, W) at the pixel centres.
         depth: float32 (H, W), metres along the optical axis, 1e4 for the sky.
         world: float32 (3, H, W), world coordinates of what is seen, metres.
@@ -180,8 +182,8 @@ def _draw_polygons(camera: Camera, points: np.ndarray, counts: np.ndarray, order
 def _polygon_planes(points: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Inverse depth of each polygon as a plane over the viewing ray.
 
-    Returns the table (n, 5) of coefficients (a, b, c) with 1/z = a*u + b*v + c and the bounds of 1/z, and unit normals (n, 3)
-    towards the camera. A plane's inverse depth is linear over the image, so this is exact.
+    Returns the table (n, 5) of coefficients (a, b, c) with 1/z = a*u + b*v + c and the bounds of 1/z, and unit normals
+    (n, 3) towards the camera. A plane's inverse depth is linear over the image, so this is exact.
     """
     n = len(counts)
     table = np.zeros((n, 5), np.float32)

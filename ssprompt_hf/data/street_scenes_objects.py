@@ -1,4 +1,4 @@
-"""Things and plants of the drawn street scenes. Sizes in metres, colours RGB in 0..1, positions on the ground (y = 0)."""
+"""Things and plants of the drawn street scenes. Metres; colours are RGB in 0..1; things stand on y = 0."""
 
 import math
 
@@ -9,14 +9,16 @@ from .street_scenes_drawing import Point, Primitives
 
 CAR_COLORS = np.array(
     [
-        (0.85, 0.85, 0.85), (0.6, 0.62, 0.64), (0.4, 0.41, 0.43), (0.1, 0.1, 0.11), (0.22, 0.23, 0.25), (0.55, 0.08, 0.08),
-        (0.1, 0.15, 0.4), (0.25, 0.4, 0.6), (0.08, 0.25, 0.15), (0.75, 0.6, 0.15), (0.5, 0.45, 0.35), (0.35, 0.2, 0.12),
+        (0.85, 0.85, 0.85), (0.6, 0.62, 0.64), (0.4, 0.41, 0.43), (0.1, 0.1, 0.11), (0.22, 0.23, 0.25),
+        (0.55, 0.08, 0.08), (0.1, 0.15, 0.4), (0.25, 0.4, 0.6), (0.08, 0.25, 0.15), (0.75, 0.6, 0.15),
+        (0.5, 0.45, 0.35), (0.35, 0.2, 0.12),
     ]
 )  # fmt: skip
 CLOTHES_COLORS = np.array(
     [
-        (0.08, 0.08, 0.1), (0.12, 0.14, 0.22), (0.25, 0.25, 0.27), (0.3, 0.22, 0.16), (0.5, 0.48, 0.44), (0.8, 0.78, 0.75),
-        (0.55, 0.1, 0.1), (0.15, 0.3, 0.55), (0.2, 0.35, 0.2), (0.75, 0.65, 0.1), (0.6, 0.3, 0.45),
+        (0.08, 0.08, 0.1), (0.12, 0.14, 0.22), (0.25, 0.25, 0.27), (0.3, 0.22, 0.16), (0.5, 0.48, 0.44),
+        (0.8, 0.78, 0.75), (0.55, 0.1, 0.1), (0.15, 0.3, 0.55), (0.2, 0.35, 0.2), (0.75, 0.65, 0.1),
+        (0.6, 0.3, 0.45),
     ]
 )  # fmt: skip
 SKIN_COLORS = np.array([(0.8, 0.62, 0.5), (0.65, 0.45, 0.35), (0.45, 0.3, 0.2), (0.3, 0.2, 0.14)])
@@ -51,7 +53,8 @@ def regular_polygon(x: float, y: float, z: float, rx: float, ry: float, sides: i
 
 
 def ground_shadow(footprint: list[tuple[float, float]], height: float, sun: tuple[float, float]) -> list[Point]:
-    """Shadow on the ground of an upright prism: convex hull of the footprint (x, z) and its copy moved by `sun` per metre."""
+    """Shadow on the ground of an upright prism: the convex hull of its footprint (x, z) and of the copy that
+    `sun`, the way a shadow moves per metre of height, carries off."""
     moved = [(x + sun[0] * height, z + sun[1] * height) for x, z in footprint]
     hull = []
     points = sorted(footprint + moved)
@@ -314,7 +317,13 @@ def add_sign(scene: Primitives, rng: np.random.Generator, x: float, z: float) ->
     kind = rng.random()
     scene.begin(distance)
     board = kind > 0.55
-    wide = rng.uniform(0.3, 0.45) if not board else rng.uniform(0.3, 1.1)
+    wide = (
+        rng.uniform(0.3, 0.45)
+        if not board
+        else rng.uniform(0.25, 0.6)
+        if rng.random() < 0.8
+        else rng.uniform(0.6, 1.1)
+    )
     tall = wide if not board else rng.uniform(0.3, 0.8)
     for post in (-0.7 * wide, 0.7 * wide) if board and wide > 0.7 else (0.0,):
         add_post(scene, x + post, z, low + 2 * tall, 0.09, (gray, gray, gray))

@@ -1,7 +1,7 @@
 """Light, texture, camera and weather of the drawn street scenes.
 
-All functions work on float32 images (H, W, 3) with 0 = black and 1 = white. Weather never moves anything: labels are the same
-in every condition.
+All functions work on float32 images (H, W, 3) with 0 = black and 1 = white. Weather never moves anything: labels are
+the same in every condition.
 """
 
 import math
@@ -27,9 +27,9 @@ _TEXTURE = {
     Part.MARKING: (0.1, 0.1, 0.05),
     Part.PAVEMENT: (0.08, 0.08, 0.04),
     Part.GRASS: (0.16, 0.14, 0.12),
-    Part.FOLIAGE: (0.16, 0.22, 0.3),
-    Part.BARE_TREE: (0.15, 0.15, 0.3),
-    Part.HEDGE: (0.2, 0.2, 0.25),
+    Part.FOLIAGE: (0.14, 0.3, 0.14),
+    Part.BARE_TREE: (0.15, 0.2, 0.15),
+    Part.HEDGE: (0.18, 0.25, 0.12),
     Part.FENCE: (0.1, 0.1, 0.08),
     Part.CAR: (0.02, 0.06, 0.03),
     Part.CAR_GLASS: (0.1, 0.3, 0.1),
@@ -39,22 +39,34 @@ _TEXTURE = {
 
 
 @cache
-def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Texture strengths by part (number of parts, 3), which parts are ground, and the random tile (32 * 32 * 32,)."""
+def _tables() -> tuple[np.ndarray, np.ndarray]:
+    """Texture strengths by part (number of parts, 3), and which parts are ground."""
     texture = np.full((len(Part), 3), 0.04, np.float32)
     for part, strengths in _TEXTURE.items():
         texture[part] = strengths
     ground = np.zeros(len(Part), bool)
     ground[list(_GROUND)] = True
-    tile = np.random.Generator(np.random.PCG64(7)).standard_normal(_TILE**3, dtype=np.float32)
-    return texture, ground, np.clip(tile, -2, 2)
+    return texture, ground
 
 
-def _world_noise(world: np.ndarray, cells_per_metre: float, offset: int) -> np.ndarray:
-    """Random value (H, W), about normal(0, 1), of the cube in space that each pixel sees."""
-    cell = (world * np.float32(cells_per_metre)).astype(np.int32) + offset
+@cache
+def _noise_tile(smooth: bool) -> np.ndarray:
+    """A cube of random values that repeats without seams, about normal(0, 1), flat (32 * 32 * 32,)."""
+    tile = np.random.Generator(np.random.PCG64(7)).standard_normal((_TILE,) * 3, dtype=np.float32)
+    if smooth:
+        for axis in range(3):
+            for _ in range(2):
+                tile = tile + np.roll(tile, 1, axis) + np.roll(tile, 2, axis)
+        tile = (tile - tile.mean()) / tile.std()
+    return np.clip(tile, -2, 2).ravel()
+
+
+def _world_noise(world: np.ndarray, cells_per_metre: float, offset: int, smooth: bool = False) -> np.ndarray:
+    """Random value (H, W) of the cube in space that each pixel sees; `smooth` spreads each over about three cells."""
+    scale = np.float32(cells_per_metre * (3 if smooth else 1))
+    cell = (world * scale).astype(np.int32) + offset
     cell &= _TILE - 1
-    return _tables()[2][(cell[0] * _TILE + cell[1]) * _TILE + cell[2]]
+    return _noise_tile(smooth)[(cell[0] * _TILE + cell[1]) * _TILE + cell[2]]
 
 
 def _smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: tuple[int, int]) -> np.ndarray:
@@ -105,7 +117,7 @@ def _sky(rng: np.random.Generator, scene: Scene, raster: Raster, condition: str)
 
 def _surfaces(rng, scene: Scene, raster: Raster, sunny: bool) -> tuple[np.ndarray, np.ndarray]:
     """Colours (H, W, 3) of all but the sky, lit by daylight and multiplied by coverage, and the coverage (H, W, 1)."""
-    texture, ground, _ = _tables()
+    texture, ground = _tables()
     primitives = scene.primitives
     albedo = np.array(primitives.colors)
     strength = scene.sun_strength if sunny else 0.0
@@ -125,7 +137,7 @@ def _surfaces(rng, scene: Scene, raster: Raster, sunny: bool) -> tuple[np.ndarra
     offset = int(rng.integers(0, _TILE))
     white = rng.standard_normal(part.shape, dtype=np.float32)
     factor = 1 + amount[..., 0] * _world_noise(raster.world, rng.uniform(4, 9), offset)
-    factor += amount[..., 1] * _world_noise(raster.world, rng.uniform(0.5, 1.6), offset + 9)
+    factor += amount[..., 1] * _world_noise(raster.world, rng.uniform(0.5, 1.6), offset + 9, smooth=True)
     factor += amount[..., 2] * white
     if strength:
         factor *= 1 - np.float32(rng.uniform(0.35, 0.65) * strength) * (1 - raster.shadow) * ground[part]
@@ -133,12 +145,15 @@ def _surfaces(rng, scene: Scene, raster: Raster, sunny: bool) -> tuple[np.ndarra
         slab = np.float32(rng.uniform(0.5, 1.2))
         joint = (np.abs(raster.world[0] / slab % 1 - 0.5) > 0.45) | (np.abs(raster.world[2] / slab % 1 - 0.5) > 0.45)
         factor *= 1 - np.float32(0.2) * (joint & (part == Part.PAVEMENT) & (raster.depth < 15))
-    color = color * np.maximum(factor, 0.15)[..., None]
+    # the sky is often much brighter than the street below
+    exposure = rng.uniform(0.45, 1.1) if rng.random() < 0.5 else 1.0
+    color = color * (np.maximum(factor, 0.15) * np.float32(exposure))[..., None]
     # sky glimmers through leaves and, more, through bare branches
     gaps = np.zeros(part.shape, np.float32)
     gaps[part == Part.FOLIAGE] = 0.12
     gaps[part == Part.BARE_TREE] = rng.uniform(0.35, 0.75)
-    gaps = np.clip(gaps * (1.2 + white), 0, 0.95) * (gaps > 0)
+    clusters = _world_noise(raster.world, rng.uniform(1.0, 2.5), offset + 4, smooth=True)
+    gaps = np.clip(gaps * (1 + 0.5 * white + 0.7 * clusters), 0, 0.95) * (gaps > 0)
     keep = (1 - gaps)[..., None]
     return color * keep, cover * keep
 
@@ -167,7 +182,7 @@ def _night(rng, scene, raster, image):
     for x, y, z in sorted(scene.lamps, key=lambda lamp: lamp[2])[:6]:
         square = (world[0] - np.float32(x)) ** 2 + (world[1] - np.float32(y)) ** 2 + (world[2] - np.float32(z)) ** 2
         light += np.float32(power) / (square + 8)[..., None] * lamp_color
-    for x, y, z in scene.headlights[:4]:
+    for x, _, z in scene.headlights[:4]:
         square = (world[0] - np.float32(x)) ** 2 + world[1] ** 2 + (world[2] - np.float32(z)) ** 2
         light += np.float32(1.2) / (square + 3)[..., None] * _color(1, 1, 0.95)
     own = rng.uniform(15, 60)  # own headlights: a cone that fades with the square of the distance
@@ -202,7 +217,7 @@ def _rain(rng, scene, raster, image):
     height, width = raster.depth.shape
     ground = _tables()[1][raster.part]
     image = image * np.float32(rng.uniform(0.5, 0.75))
-    puddles = np.clip(0.55 + 0.35 * _world_noise(raster.world, 0.7, 3), 0.1, 1) * rng.uniform(0.5, 1.0)
+    puddles = np.clip(0.55 + 0.35 * _world_noise(raster.world, 0.7, 3, smooth=True), 0.1, 1) * rng.uniform(0.5, 1.0)
     wet = (ground * puddles * (raster.depth / (raster.depth + 9))).astype(np.float32)[..., None] * np.float32(0.85)
     mirror = _blur(_horizon_mirror(scene, image), 0.02 * height)
     image = image * np.where(ground[..., None], np.float32(0.7), np.float32(1)) * (1 - wet) + mirror * wet
@@ -243,7 +258,9 @@ def _snow(rng, scene, raster, image):
     share = cover[part] * np.float32(depth_of_snow)
     upward = (raster.normals[:, 1] > 0.45)[raster.center_ids] & ~_tables()[1][part] & (part != Part.SKY)
     share[upward] = 0.95 * depth_of_snow
-    patch = _world_noise(raster.world, 0.8, 5) * np.float32(0.6) + _world_noise(raster.world, 4.0, 1) * np.float32(0.4)
+    patch = _world_noise(raster.world, 0.8, 5, smooth=True) * np.float32(0.6) + _world_noise(
+        raster.world, 4.0, 1
+    ) * np.float32(0.4)
     share = share * np.clip(1 + 0.45 * patch, 0, 1.3)
     start, yaw, curve = scene.tracks
     lateral = (

@@ -148,3 +148,12 @@ def test_bad_arguments(arguments, message):
 def test_index_outside():
     with pytest.raises(IndexError, match="index 3 is outside a dataset of 3 scenes"):
         StreetScenes(num_images=3)[3]
+
+
+def test_ground_stays_below_the_horizon():
+    """A ground polygon that reaches behind the camera must not wrap into the sky."""
+    ground = [STREET_CLASSES.index("road"), STREET_CLASSES.index("pavement")]
+    for size in ((96, 192), (240, 160)):
+        scenes = StreetScenes(size=size, num_images=60)
+        for i in range(60):
+            assert not np.isin(scenes[i]["label"][: size[0] // 6], ground).any(), i
