@@ -11,7 +11,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from .configuration_seem import SeemConfig
-from .cpu_ops import Linear
+from .cpu_ops import Conv3x3, Linear
 
 NUM_GROUPS = 32  # of every group norm
 NUM_LEVELS = 3  # the mask decoder attends to three scales
@@ -91,10 +91,10 @@ class SeemPixelDecoderEncoder(nn.Module):
 class SeemConvNorm(nn.Module):
     """Convolution without bias, then group norm."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
+    def __init__(self, convolution: nn.Conv2d):
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
-        self.norm = nn.GroupNorm(NUM_GROUPS, out_channels)
+        self.conv = convolution
+        self.norm = nn.GroupNorm(NUM_GROUPS, convolution.out_channels)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.norm(self.conv(features))
@@ -127,9 +127,11 @@ class SeemFPNPixelDecoder(nn.Module):
         size = config.feature_size
         self.input_projection = nn.Conv2d(in_channels[-1], size, 1)
         self.encoder = SeemPixelDecoderEncoder(config)
-        self.lateral_layers = nn.ModuleList(SeemConvNorm(channels, size, 1) for channels in in_channels[:-1])
-        self.output_layers = nn.ModuleList(SeemConvNorm(size, size, 3) for _ in in_channels)
-        self.mask_projection = nn.Conv2d(size, config.mask_feature_size, 3, padding=1)
+        self.lateral_layers = nn.ModuleList(
+            SeemConvNorm(nn.Conv2d(channels, size, 1, bias=False)) for channels in in_channels[:-1]
+        )
+        self.output_layers = nn.ModuleList(SeemConvNorm(Conv3x3(size, size, bias=False)) for _ in in_channels)
+        self.mask_projection = Conv3x3(size, config.mask_feature_size)
 
     def forward(self, feature_maps: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """
