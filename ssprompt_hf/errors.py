@@ -1,4 +1,4 @@
-"""Errors a user can cause and mend. All derive from `SSPromptError`, a `ValueError`, and say what was found and what to do."""
+"""Errors a user can cause and mend. All derive from `SSPromptError`, a `ValueError`, and say what to do about it."""
 
 
 class SSPromptError(ValueError):
@@ -11,6 +11,14 @@ class UnknownNameError(SSPromptError):
 
 class CheckpointError(SSPromptError):
     """A checkpoint is missing, damaged, unsafe or of another architecture, or the output cannot be written there."""
+
+
+class DownloadError(SSPromptError, OSError):
+    """A file cannot be had from the Hub: no connection, no access, or it is not there."""
+
+
+class AdapterError(SSPromptError):
+    """An adapter's configuration contradicts itself or the base model, or its files are missing or damaged."""
 
 
 class DatasetError(SSPromptError):
