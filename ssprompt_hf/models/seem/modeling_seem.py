@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .backbone_registry import build_backbone
+from .backbone import build_backbone
 from .configuration_seem import SeemConfig
 from .mask_decoder import SeemImageFeatures, SeemMaskDecoder, SeemQueryStates
 from .pixel_decoder import build_pixel_decoder
@@ -118,7 +118,7 @@ class SeemModel(SeemPreTrainedModel):
 
     def __init__(self, config: SeemConfig):
         super().__init__(config)
-        self.backbone = build_backbone(config)
+        self.backbone = build_backbone(config.backbone_config)
         self.pixel_decoder = build_pixel_decoder(config, self.backbone.channels)
         self.mask_decoder = SeemMaskDecoder(config)
         self.object_queries = SeemObjectQueries(config.num_queries, config.hidden_dim)
@@ -137,9 +137,9 @@ class SeemModel(SeemPreTrainedModel):
         self.text_model = SeemTextModel(config.text_config, config.projection_dim) if config.use_text_model else None
         self.post_init()
 
-    def get_image_features(self, pixel_values: torch.Tensor) -> SeemImageFeatures:
+    def get_image_features(self, pixel_values: torch.Tensor, prepare: bool = True) -> SeemImageFeatures:
         """Everything the decoder needs of `pixel_values` `(B, 3, H, W)`, normalised and padded, H and W multiples of
-        `config.size_divisibility`."""
+        `config.size_divisibility`. Without `prepare` the decoder projects keys and values itself, at every call."""
         height, width = pixel_values.shape[-2:]
         if height % self.config.size_divisibility or width % self.config.size_divisibility:
             raise ValueError(
@@ -148,13 +148,12 @@ class SeemModel(SeemPreTrainedModel):
             )
         feature_maps = self.backbone(pixel_values.to(self.dtype)).feature_maps
         mask_features, multi_scale_features = self.pixel_decoder(feature_maps)
-        return self.mask_decoder.prepare(
-            SeemImageFeatures(
-                mask_features=mask_features,
-                multi_scale_features=tuple(multi_scale_features),
-                padded_size=(height, width),
-            )
+        features = SeemImageFeatures(
+            mask_features=mask_features,
+            multi_scale_features=tuple(multi_scale_features),
+            padded_size=(height, width),
         )
+        return self.mask_decoder.prepare(features) if prepare else features
 
     def get_spatial_prompts(
         self,
@@ -416,9 +415,9 @@ class SeemForUniversalSegmentation(SeemPreTrainedModel):
         self.config.id2label = dict(enumerate(class_names))
         self.config.label2id = {name: index for index, name in enumerate(class_names)}
 
-    def get_image_features(self, pixel_values: torch.Tensor) -> SeemImageFeatures:
+    def get_image_features(self, pixel_values: torch.Tensor, prepare: bool = True) -> SeemImageFeatures:
         """See `SeemModel.get_image_features`."""
-        return self.model.get_image_features(pixel_values)
+        return self.model.get_image_features(pixel_values, prepare)
 
     def get_spatial_prompts(self, *args, **kwargs) -> SeemSpatialPrompts:
         """See `SeemModel.get_spatial_prompts`."""
@@ -446,6 +445,8 @@ class SeemForUniversalSegmentation(SeemPreTrainedModel):
         spatial_query_indices: torch.Tensor | None = None,
         output_objects: bool | None = None,
         output_auxiliary_predictions: bool = False,
+        class_queries_embeds: torch.Tensor | None = None,
+        masks_queries_logits: torch.Tensor | None = None,
         **kwargs,
     ) -> SeemForUniversalSegmentationOutput:
         """
@@ -454,9 +455,25 @@ class SeemForUniversalSegmentation(SeemPreTrainedModel):
                 network itself sees the padding, as the official one does.
             class_embeddings: `(classes + 1, projection_dim)`, or one such matrix per image, last row "background".
                 By default those of `set_class_names`.
+            class_queries_embeds, masks_queries_logits: of an earlier call about the same images, in place of
+                `pixel_values`: class embeddings enter only the last similarity, and nothing else is computed anew.
 
             The other arguments are those of `SeemModel.forward`.
         """
+        if class_queries_embeds is not None:
+            if masks_queries_logits is None:
+                raise ValueError("class_queries_embeds were passed without masks_queries_logits: pass both or neither")
+            if class_embeddings is None:
+                class_embeddings = self._own_class_embeddings()
+            return SeemForUniversalSegmentationOutput(
+                class_queries_logits=self.class_logits(
+                    class_queries_embeds, class_embeddings.to(class_queries_embeds.dtype)
+                ),
+                masks_queries_logits=masks_queries_logits,
+                class_queries_embeds=class_queries_embeds,
+                image_sizes=image_sizes,
+                original_sizes=original_sizes,
+            )
         if output_objects is None and class_embeddings is not None:
             output_objects = True
         states = self.model(
@@ -481,9 +498,7 @@ class SeemForUniversalSegmentation(SeemPreTrainedModel):
         )
         if states.object_states is not None:
             if class_embeddings is None:
-                class_embeddings = self.class_embeddings()
-            if class_embeddings is None:
-                raise ValueError("no classes: call set_class_names(names, tokenizer) or pass class_embeddings")
+                class_embeddings = self._own_class_embeddings()
             output.class_queries_embeds = states.object_states.class_embeds
             output.mask_queries_embeds = states.object_states.mask_embeds
             output.class_queries_logits, output.masks_queries_logits = self._predictions(
@@ -507,6 +522,12 @@ class SeemForUniversalSegmentation(SeemPreTrainedModel):
             best = _best_stroke_queries(states.spatial_states, states.spatial_prompts)
             output.spatial_masks_logits = _chosen_masks(states.spatial_states, best, mask_features)
         return output
+
+    def _own_class_embeddings(self) -> torch.Tensor:
+        class_embeddings = self.class_embeddings()
+        if class_embeddings is None:
+            raise ValueError("no classes: call set_class_names(names, tokenizer) or pass class_embeddings")
+        return class_embeddings
 
     def _predictions(self, states: SeemQueryStates, class_embeddings: torch.Tensor, mask_features: torch.Tensor):
         class_logits = self.class_logits(states.class_embeds, class_embeddings.to(states.class_embeds.dtype))
