@@ -72,14 +72,17 @@ def rasterize_prompts(
     for name, (prompts, labels, labels_name, draw) in kinds.items():
         for image in range(batch_size if prompts is not None else 0):
             objects = [] if prompts[image] is None else prompts[image]
-            if labels is not None:
-                _check_length(labels[image], len(objects), f"{labels_name}[{image}]", "objects")
+            object_labels = None if labels is None else labels[image]
+            if object_labels is not None:
+                _check_length(object_labels, len(objects), f"{labels_name}[{image}]", "objects")
             height, width = image_sizes[image]
             for index, prompt in enumerate(objects):
+                where = f"{name}[{image}][{index}]"
+                if prompt is not None and not hasattr(prompt, "__len__"):
+                    raise ValueError(f"`{where}` is {prompt!r}: prompts are nested by image, then object.")
                 if prompt is None or len(prompt) == 0:
                     continue
-                where = f"{name}[{image}][{index}]"
-                label = None if labels is None else labels[image][index]
+                label = None if object_labels is None else object_labels[index]
                 drawing = canvas[:, image, index, :height, :width]
                 draw(drawing, prompt, label, tuple(original_sizes[image]), where)
     return canvas[1], canvas[0]
