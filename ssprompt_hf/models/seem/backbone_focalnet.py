@@ -19,7 +19,7 @@ from transformers.models.focalnet.modeling_focalnet import FocalNetDropPath
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_seem import SeemFocalNetConfig
-from .cpu_ops import Linear, map_tokens
+from .cpu_ops import Conv1x1, Linear, map_tokens
 
 
 def _convolve(convolution: nn.Conv2d, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -52,7 +52,7 @@ class SeemFocalNetModulation(nn.Module):
         self.num_levels = config.focal_levels[stage]
         self.normalize_modulator = config.normalize_modulator
         self.projection_in = Linear(channels, 2 * channels + self.num_levels + 1)
-        self.projection_context = nn.Conv2d(channels, channels, 1)
+        self.projection_context = Conv1x1(channels, channels)
         self.projection_out = Linear(channels, channels)
         self.focal_layers = nn.ModuleList()
         for level in range(self.num_levels):

@@ -84,6 +84,16 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+class Conv1x1(nn.Conv2d):
+    """`torch.nn.Conv2d` with a 1x1 kernel, by way of [`linear`]: in channels-last memory the two are the same."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True):
+        super().__init__(in_channels, out_channels, 1, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
 def map_tokens(function, x: torch.Tensor, width: int) -> torch.Tensor:
     """
     `function(x)` for a function of single tokens, such as an MLP, in chunks whose widest intermediate fits the cache.
@@ -109,7 +119,7 @@ _WINOGRAD_POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
 _TILE, _WINDOW = 4, 6
 MIN_WINOGRAD_CHANNELS = 128
 MIN_WINOGRAD_TILES = 64
-WINOGRAD_CHUNK_TILES = 256
+WINOGRAD_CHUNK_TILES = 128
 
 
 def _winograd_matrices() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

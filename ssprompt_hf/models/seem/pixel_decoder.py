@@ -11,7 +11,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from .configuration_seem import SeemConfig
-from .cpu_ops import Conv3x3, Linear
+from .cpu_ops import Conv1x1, Conv3x3, Linear
 
 NUM_GROUPS = 32  # of every group norm
 NUM_LEVELS = 3  # the mask decoder attends to three scales
@@ -125,10 +125,10 @@ class SeemFPNPixelDecoder(nn.Module):
         if config.feature_size % NUM_GROUPS:
             raise ValueError(f"feature_size is {config.feature_size}; it must be a multiple of {NUM_GROUPS}")
         size = config.feature_size
-        self.input_projection = nn.Conv2d(in_channels[-1], size, 1)
+        self.input_projection = Conv1x1(in_channels[-1], size)
         self.encoder = SeemPixelDecoderEncoder(config)
         self.lateral_layers = nn.ModuleList(
-            SeemConvNorm(nn.Conv2d(channels, size, 1, bias=False)) for channels in in_channels[:-1]
+            SeemConvNorm(Conv1x1(channels, size, bias=False)) for channels in in_channels[:-1]
         )
         self.output_layers = nn.ModuleList(SeemConvNorm(Conv3x3(size, size, bias=False)) for _ in in_channels)
         self.mask_projection = Conv3x3(size, config.mask_feature_size)
