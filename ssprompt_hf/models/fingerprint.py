@@ -1,0 +1,73 @@
+"""Which base model is this? Adapters are of use on the very model they were trained on, and say which one that is."""
+
+import hashlib
+import re
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+SAMPLES_PER_TENSOR = 64
+# Precisions in which a float32 model still has the same bits after rounding to bfloat16. Rounding twice, by float16
+# first, is not the same, so of a float16 model only the architecture can be told.
+_EXACT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+def _base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors that every copy of the base model has, by the names they have in the unwrapped model."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    # Parts that a model may be loaded without, and prompts that depend on the classes.
+    optional = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
+    slots = getattr(model, "prompt_slots", {})
+    dependent = tuple(f"{slots[slot]}." for slot in ("class_embeddings", "point_tokens") if slot in slots)
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        for prefix, layer in layers.items():
+            if name.startswith(f"{prefix}."):
+                inner = name.removeprefix(f"{prefix}.")
+                name = prefix + inner.removeprefix("base_layer") if inner.startswith("base_layer.") else None
+                if name is not None and inner == "base_layer.weight" and hasattr(layer, "base_prompt"):
+                    tensor = layer.base_prompt  # what the slot held before an adapter was merged into it
+                break
+        if name is None or name.startswith(dependent) or any(pattern.search(name) for pattern in optional):
+            continue
+        tensors[name] = tensor
+    return dict(sorted(tensors.items()))
+
+
+@torch.no_grad()
+def model_fingerprint(model: nn.Module) -> str:
+    """
+    A short text that tells base models apart: `architecture-weights`, 16 hexadecimal digits each.
+
+    The first half is a hash of the model type and of the names and shapes of all tensors, the second one of up to 64
+    evenly spaced values of each tensor, rounded to bfloat16. It is the same for a model loaded in float32, float64 or
+    bfloat16, with or without its text encoder and spatial prompt encoder, with any class names, and with adapters
+    active, disabled or merged. For other dtypes the second half is 16 zeros.
+
+    Args:
+        model: the base model (not a `PeftModel`), on any device.
+    """
+    tensors = _base_tensors(model)
+    architecture = [str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))]
+    architecture += [f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items()]
+    weights = "0" * 16
+    floating = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
+    if all(tensor.dtype in _EXACT_DTYPES for tensor in floating):
+        samples = []
+        for tensor in floating:
+            count = min(SAMPLES_PER_TENSOR, tensor.numel())
+            index = torch.arange(count, device=tensor.device) * tensor.numel() // max(count, 1)
+            samples.append(tensor.reshape(-1)[index].to(torch.bfloat16))
+        values = torch.cat(samples).cpu().view(torch.int16).numpy() if samples else b""
+        weights = hashlib.sha256(bytes(values)).hexdigest()[:16]
+    return f"{hashlib.sha256(chr(10).join(architecture).encode()).hexdigest()[:16]}-{weights}"
+
+
+def fingerprint_difference(found: str, expected: str) -> str | None:
+    """What sets two fingerprints apart: `"architecture"`, `"weights"`, or `None` if nothing that can be told does."""
+    (found_architecture, _, found_weights), (architecture, _, weights) = found.partition("-"), expected.partition("-")
+    if found_architecture != architecture:
+        return "architecture"
+    known = "0" * 16 not in (found_weights, weights)
+    return "weights" if known and found_weights != weights else None

@@ -1,0 +1,100 @@
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ...errors import AdapterError
+from ..config import PromptConfig, PromptPeftType, check_choice
+
+SPATIAL_SOURCES = ("object_queries", "point_grid")
+INITIALISATIONS = ("default", "noise", "normal")
+WEIGHT_RANGES = ("unit", "free")
+
+
+class LearnedParts(NamedTuple):
+    """Which halves of `z_hat = w * z + (1 - w) * e` are learned for one kind of prompt."""
+
+    embedding: bool
+    weight: bool
+
+
+@dataclass
+class SSPromptConfig(PromptConfig):
+    """
+    Configuration of SSPrompt: learned spatial and semantic prompts beside the frozen default ones,
+
+        z_hat = w * z + (1 - w) * e        (eq. 4 for spatial prompts, eq. 6 for semantic ones)
+
+    with one embedding `e` and one weight `w` per prompt. The "background" class keeps its default embedding.
+
+    The rows of the paper's Table 5 are choices of the first four fields. A weight without an embedding has nothing to
+    weigh as long as `e = z`, so it needs another `init_embeddings`; `e` is then drawn once and kept as it is.
+
+    Args:
+        spatial_embedding, spatial_weight (`bool`, *optional*, defaults to `True`):
+            Learn `e` and `w` of the spatial prompts. An embedding without a weight keeps `w = init_weight`.
+        semantic_embedding, semantic_weight (`bool`, *optional*, defaults to `True`):
+            The same for the semantic prompts.
+        spatial_source (`str`, *optional*, defaults to `"object_queries"`):
+            What the spatial prompts are: the decoder's object queries, or `"point_grid"`, the tokens that the model's
+            visual sampler makes of a regular grid of points, averaged over the training images. These depend on
+            images, so they are handed over by `set_point_tokens` after the adapter is created.
+        point_grid_size (`int`, *optional*, defaults to 10):
+            Points per row and column of the grid.
+        weight_range (`str`, *optional*, defaults to `"unit"`):
+            `"unit"`: `w` is the sigmoid of the stored parameter and stays between 0 and 1; `"free"`: it is the stored
+            parameter.
+        init_weight (`float`, *optional*, defaults to 0.5):
+            `w` before training.
+        init_embeddings (`str`, *optional*, defaults to `"default"`):
+            `e` before training: `"default"` is `z`, so that the untrained adapter changes nothing, bit for bit;
+            `"noise"` is `z` plus, `"normal"` is nothing but, normal noise of `init_std`.
+        init_std (`float`, *optional*, defaults to 0.02):
+            Standard deviation of that noise.
+        normalize_class_embeddings (`bool`, *optional*, defaults to `False`):
+            Give fused class embeddings the length of the default ones.
+
+    Raises:
+        AdapterError: nothing is learned, a weight is learned that has nothing to weigh, or a value is out of range.
+    """
+
+    spatial_embedding: bool = True
+    spatial_weight: bool = True
+    semantic_embedding: bool = True
+    semantic_weight: bool = True
+    spatial_source: str = "object_queries"
+    point_grid_size: int = 10
+    weight_range: str = "unit"
+    init_weight: float = 0.5
+    init_embeddings: str = "default"
+    init_std: float = 0.02
+    normalize_class_embeddings: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.peft_type = PromptPeftType.SSPROMPT
+        check_choice("spatial_source", self.spatial_source, SPATIAL_SOURCES)
+        check_choice("weight_range", self.weight_range, WEIGHT_RANGES)
+        check_choice("init_embeddings", self.init_embeddings, INITIALISATIONS)
+        for kind in ("spatial", "semantic"):
+            parts = self.learned_parts(kind)
+            if parts.weight and not parts.embedding and self.init_embeddings == "default":
+                raise AdapterError(
+                    f"{kind}_weight=True with {kind}_embedding=False weighs the default prompts against themselves: "
+                    f"learn the embedding, switch the weight off, or set init_embeddings to 'noise' or 'normal'"
+                )
+        if not any(self.learned_parts("spatial") + self.learned_parts("semantic")):
+            raise AdapterError(
+                "nothing is learned: set at least one of spatial_embedding, spatial_weight, semantic_embedding and "
+                "semantic_weight. Zero-shot segmentation needs no adapter"
+            )
+        if self.weight_range == "unit" and not 0 < self.init_weight < 1:
+            raise AdapterError(
+                f"init_weight is {self.init_weight}; with weight_range='unit' it must lie between 0 and 1"
+            )
+        if self.point_grid_size < 1:
+            raise AdapterError(f"point_grid_size is {self.point_grid_size}; it must be at least 1")
+        if self.init_std < 0:
+            raise AdapterError(f"init_std is {self.init_std}; it must not be negative")
+
+    def learned_parts(self, kind: str) -> LearnedParts:
+        """What is learned of the `"spatial"` or the `"semantic"` prompts."""
+        return LearnedParts(getattr(self, f"{kind}_embedding"), getattr(self, f"{kind}_weight"))
