@@ -8,7 +8,6 @@ from PIL import Image, ImageDraw, ImageFont
 from .data.classes import IGNORE_INDEX, Color, SegmentationClasses
 from .errors import SSPromptError
 
-
 BACKGROUND = (255, 255, 255)
 INK = (20, 20, 20)
 

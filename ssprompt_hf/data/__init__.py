@@ -1,0 +1,20 @@
+"""Data sets, few-shot selection and transforms."""
+
+from .classes import ClassInfo, SegmentationClasses
+from .dataset import SegmentationDataset
+from .few_shot import FewShotSelection, label_statistics, select_shots
+from .folder import load_segmentation_folder
+from .loading import load_segmentation_dataset, load_street_scenes, wrap_dataset
+
+__all__ = [
+    "ClassInfo",
+    "FewShotSelection",
+    "SegmentationClasses",
+    "SegmentationDataset",
+    "label_statistics",
+    "load_segmentation_dataset",
+    "load_segmentation_folder",
+    "load_street_scenes",
+    "select_shots",
+    "wrap_dataset",
+]

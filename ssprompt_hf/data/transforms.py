@@ -27,7 +27,7 @@ def shorter_side_size(size: tuple[int, int], shortest_edge: int, longest_edge: i
 
 
 def resize_example(example: dict[str, Any], shortest_edge: int, longest_edge: int | None = None) -> dict[str, Any]:
-    """A copy of an example with a shorter side of `shortest_edge` pixels: image bicubic, label and instance nearest."""
+    """A copy of an example with a shorter side of `shortest_edge` pixels: image bicubic, maps nearest."""
     size = shorter_side_size(example["image"].shape[:2], shortest_edge, longest_edge)
     if size == example["image"].shape[:2]:
         return dict(example)

@@ -1,0 +1,229 @@
+"""Labelled folders: layouts, lazy reading, and one error for each thing that can be wrong."""
+
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssprompt_hf.data import load_segmentation_dataset, load_segmentation_folder
+from ssprompt_hf.errors import (
+    ClassListError,
+    DatasetError,
+    ImageSizeError,
+    LabelFormatError,
+    LabelIdError,
+    MissingLabelError,
+    NoImagesError,
+    UnreadableFileError,
+)
+
+
+def save(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+
+
+def write_pair(root, stem, images="images", labels="annotations", value=1, size=(6, 8), ending=""):
+    save(root / images / f"{stem}.jpg", np.full((*size, 3), 100, np.uint8))
+    save(root / labels / f"{stem}{ending}.png", np.full(size, value, np.uint8))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "mine"
+    for stem in ("b", "a"):
+        write_pair(root, stem, "images/train", "annotations/train")
+    write_pair(root, "c", "images/val", "annotations/val", value=0)
+    (root / "classes.txt").write_text("road\ncar\n")
+    return root
+
+
+def test_split_folders(folder):
+    dataset = load_segmentation_dataset(data_dir=folder)
+    assert dataset.file_names == ["images/train/a.jpg", "images/train/b.jpg"]
+    assert dataset.classes.names == ["road", "car"]
+    example = dataset[0]
+    assert example["image"].shape == (6, 8, 3) and example["image"].dtype == np.uint8
+    assert example["label"].tolist() == np.ones((6, 8), int).tolist() and example["label"].dtype == np.uint8
+    assert "instance" not in example
+    assert (dataset.read_label(0) == example["label"]).all()
+    assert len(load_segmentation_dataset(str(folder), split="validation")) == 1
+    assert len(load_segmentation_folder(folder, None)) == 3
+
+
+def test_columns_are_images_of_the_datasets_library(folder):
+    table = load_segmentation_folder(folder, "train")
+    assert table.column_names == ["image", "label", "file_name"]
+    assert table[0]["image"].size == (8, 6)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "ending"),
+    [
+        ("images", "labels", ""),
+        ("Images", "masks", "_mask"),
+        ("train/images", "train/labels", ""),
+        ("training/images", "training/annotations", ""),
+        ("images/training", "annotations/train", "_L"),
+        ("images/town/street", "annotations/town/street", ""),
+    ],
+)
+def test_other_layouts(tmp_path, images, labels, ending):
+    write_pair(tmp_path, "x", images, labels, ending=ending)
+    dataset = load_segmentation_dataset(data_dir=tmp_path, classes=_class_file(tmp_path))
+    assert dataset.file_names == [f"{images}/x.jpg"]
+    assert dataset[0]["label"].max() == 1
+
+
+def _class_file(root):
+    file = root / "names.txt"
+    file.write_text("road\ncar\n")
+    return file
+
+
+def test_flat_folder_with_lists(tmp_path):
+    for stem in "abc":
+        write_pair(tmp_path, stem)
+    with pytest.raises(NoImagesError, match="without splits"):
+        load_segmentation_folder(tmp_path, "val")
+    assert len(load_segmentation_folder(tmp_path, "train")) == 3
+    (tmp_path / "val.txt").write_text("images/b.jpg\n")
+    (tmp_path / "train.txt").write_text("a\nc\n")
+    assert load_segmentation_folder(tmp_path, "val")["file_name"][:] == ["images/b.jpg"]
+    assert len(load_segmentation_folder(tmp_path, "train")) == 2
+    (tmp_path / "val.txt").write_text("z\n")
+    with pytest.raises(NoImagesError, match="lists z"):
+        load_segmentation_folder(tmp_path, "val")
+
+
+def test_instances(folder):
+    for stem in "ab":
+        save(folder / "instances" / "train" / f"{stem}.png", np.full((6, 8), 3000, np.uint16))
+    instance = load_segmentation_dataset(data_dir=folder)[1]["instance"]
+    assert instance.dtype == np.int32 and (instance == 3000).all()
+    (folder / "instances" / "train" / "a.png").unlink()
+    with pytest.raises(MissingLabelError, match="no instance map"):
+        load_segmentation_dataset(data_dir=folder)
+
+
+def test_no_images(tmp_path, folder):
+    with pytest.raises(NoImagesError, match="no such folder"):
+        load_segmentation_dataset(data_dir=tmp_path / "nowhere")
+    with pytest.raises(NoImagesError, match="no split 'test'; there are train, val"):
+        load_segmentation_dataset(data_dir=folder, split="test")
+    for file in (folder / "images" / "val").iterdir():
+        file.unlink()
+    with pytest.raises(NoImagesError, match=r"no images\. .*found nothing"):
+        load_segmentation_dataset(data_dir=folder, split="val")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NoImagesError, match="found nothing"):
+        load_segmentation_dataset(data_dir=tmp_path / "empty")
+
+
+def test_missing_labels(folder):
+    (folder / "annotations" / "train" / "b.png").unlink()
+    with pytest.raises(MissingLabelError, match=r"1 of 2 images .* have no label .*: b\."):
+        load_segmentation_dataset(data_dir=folder)
+    save(folder / "annotations" / "train" / "b.jpg", np.zeros((6, 8), np.uint8))
+    with pytest.raises(LabelFormatError, match="JPEG"):
+        load_segmentation_dataset(data_dir=folder)
+    (folder / "annotations").rename(folder / "else")
+    with pytest.raises(MissingLabelError, match=r"no folder of labels.*else/"):
+        load_segmentation_dataset(data_dir=folder)
+
+
+def test_missing_class_file(folder):
+    (folder / "classes.txt").unlink()
+    with pytest.raises(ClassListError, match="no class file"):
+        load_segmentation_dataset(data_dir=folder)
+
+
+def test_different_sizes(folder):
+    save(folder / "annotations" / "train" / "a.png", np.ones((6, 9), np.uint8))
+    dataset = load_segmentation_dataset(data_dir=folder)
+    for read in (dataset.__getitem__, dataset.read_label):
+        with pytest.raises(ImageSizeError, match=r"a\.png: 9x6 pixels, but the image images/train/a\.jpg has 8x6"):
+            read(0)
+
+
+def test_unknown_label_id(folder):
+    save(folder / "annotations" / "train" / "a.png", np.full((6, 8), 42, np.uint8))
+    dataset = load_segmentation_dataset(data_dir=folder)
+    with pytest.raises(LabelIdError, match=r"a\.png: label id 42 \(48 pixels\) is outside the class list \(ids 0-1"):
+        dataset[0]
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "truncated", "gone"])
+@pytest.mark.parametrize("file", ["images/train/a.jpg", "annotations/train/a.png"])
+def test_unreadable_files(folder, file, damage):
+    rng = np.random.default_rng(0)
+    save(folder / "images/train/a.jpg", rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    save(folder / "annotations/train/a.png", rng.integers(0, 2, (64, 64), dtype=np.uint8))
+    dataset = load_segmentation_dataset(data_dir=folder)
+    content = (folder / file).read_bytes()
+    if damage == "gone":
+        (folder / file).unlink()
+    else:
+        (folder / file).write_bytes({"empty": b"", "text": b"not an image", "truncated": content[:-300]}[damage])
+    with pytest.raises(UnreadableFileError, match=file.rsplit("/", 1)[1]):
+        dataset[0]
+
+
+def test_exif_orientation(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(folder / "images/train/a.jpg", np.zeros((8, 6, 3), np.uint8), exif=exif)
+    dataset = load_segmentation_dataset(data_dir=folder)
+    assert dataset[0]["image"].shape == (6, 8, 3)
+    assert dataset.read_label(0).shape == (6, 8)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
+def test_image_modes_become_rgb(folder, mode):
+    image = Image.fromarray(np.full((6, 8), 51, np.uint8))
+    image = Image.fromarray(np.full((6, 8), 51 * 257, np.uint16)) if mode == "I;16" else image.convert(mode)
+    (folder / "images/train/a.jpg").unlink()
+    image.save(folder / "images/train/a.png")
+    assert (load_segmentation_dataset(data_dir=folder)[0]["image"] == 51).all()
+
+
+def test_palette_labels_give_indices(folder):
+    label = Image.fromarray(np.ones((6, 8), np.uint8))
+    label.putpalette([0, 0, 0, 200, 10, 10])
+    label.save(folder / "annotations/train/a.png")
+    assert (load_segmentation_dataset(data_dir=folder)[0]["label"] == 1).all()
+
+
+def test_select_fingerprint_and_pickle(folder):
+    dataset = load_segmentation_dataset(data_dir=folder)
+    second = dataset.select([1])
+    assert second.file_names == [dataset.file_names[1]] and second[0]["file_name"] == "images/train/b.jpg"
+    assert pickle.loads(pickle.dumps(second))[0]["label"].shape == (6, 8)
+    assert dataset.fingerprint == load_segmentation_dataset(data_dir=folder).fingerprint != second.fingerprint
+    save(folder / "annotations/train/a.png", np.arange(2, dtype=np.uint8).repeat(24).reshape(6, 8))
+    assert dataset.fingerprint != load_segmentation_dataset(data_dir=folder, split="val").fingerprint
+    with pytest.raises(IndexError):
+        dataset[2]
+    with pytest.raises(NoImagesError):
+        dataset.select([])
+
+
+def test_bad_arguments(folder, tmp_path):
+    with pytest.raises(DatasetError, match="No data set given"):
+        load_segmentation_dataset()
+    with pytest.raises(DatasetError, match="takes no option"):
+        load_segmentation_dataset(data_dir=folder, size=3)
+    with pytest.raises(NoImagesError, match="no such folder"):
+        load_segmentation_dataset(str(tmp_path / "nowhere"))
+
+
+def test_camvid(shared_dir):
+    if not (shared_dir / "data" / "camvid").is_dir():
+        pytest.skip("no CamVid images")
+    train = load_segmentation_dataset(data_dir=shared_dir / "data" / "camvid", split="train")
+    val = load_segmentation_dataset(data_dir=shared_dir / "data" / "camvid", split="val")
+    assert (len(train), len(val), len(train.classes)) == (120, 101, 11)
+    example = val[50]
+    assert example["image"].shape == (360, 480, 3)
+    assert set(np.unique(example["label"])) <= {*range(11), 255}
