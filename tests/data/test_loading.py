@@ -33,12 +33,12 @@ def test_columns_are_found(label):
 
 def test_ambiguous_and_wrong_columns():
     two = table("one", two=[picture(0)] * 2)
-    with pytest.raises(DatasetError, match="which column is the label.*one, two"):
+    with pytest.raises(DatasetError, match=r"which column is the label.*one, two"):
         wrap_dataset(two, CLASSES)
     assert (wrap_dataset(two, CLASSES, label_column="two")[0]["label"] == 0).all()
     with pytest.raises(DatasetError, match="'three' cannot be the label"):
         wrap_dataset(two, CLASSES, label_column="three")
-    with pytest.raises(DatasetError, match="which column is the image.*none"):
+    with pytest.raises(DatasetError, match=r"which column is the image.*none"):
         wrap_dataset(datasets.Dataset.from_dict({"text": ["a"]}), CLASSES)
 
 

@@ -1,6 +1,5 @@
 """Mean IoU against its definition pixel by pixel, against the formula of `evaluate`, in pieces and over processes."""
 
-import os
 import subprocess
 import sys
 
@@ -161,36 +160,29 @@ def test_errors():
         shared.compute()
 
 
-WORKER = """
-import sys, json, numpy as np, torch, torch.distributed as dist
-from ssprompt_hf.metrics import MeanIoU
-rank, path = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
-labels = [np.random.default_rng(i).integers(0, 3, (4, 5)) for i in range(5)]
-metric = MeanIoU(num_classes=3, num_process=2, process_id=rank)
-for i in range(rank, 5, 2):
-    metric.add(prediction=(labels[i] + (labels[i] == 1)), reference=labels[i])
-print(json.dumps(metric.compute()))
-"""
+LABELS = [np.random.default_rng(i).integers(0, 3, (4, 5)) for i in range(5)]
+
+
+def _worker(rank, store, results):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    metric = MeanIoU(num_classes=3, num_process=2, process_id=rank)
+    for label in LABELS[rank::2]:
+        metric.add(prediction=label + (label == 1), reference=label)
+    results.put((rank, metric.compute()))
+    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_of_unequal_load(tmp_path):
-    import json
-
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(rank), str(tmp_path / "store")],
-            stdout=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    results = [json.loads(run.communicate(timeout=120)[0].splitlines()[-1]) for run in runs]
-    labels = [np.random.default_rng(i).integers(0, 3, (4, 5)) for i in range(5)]
-    alone = MeanIoU(num_classes=3).compute(predictions=[t + (t == 1) for t in labels], references=labels)
-    assert results == [alone, None]
+    context = torch.multiprocessing.get_context("fork")  # nothing to import again
+    results = context.Queue()
+    workers = [context.Process(target=_worker, args=(rank, tmp_path / "store", results)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    found = dict(results.get(timeout=120) for _ in workers)
+    for worker in workers:
+        worker.join()
+    alone = MeanIoU(num_classes=3).compute(predictions=[t + (t == 1) for t in LABELS], references=LABELS)
+    assert found == {0: alone, 1: None}
 
 
 def test_evaluate_is_imported_only_when_needed():
