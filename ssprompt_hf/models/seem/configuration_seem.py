@@ -159,6 +159,8 @@ class SeemConfig(PreTrainedConfig):
         Dimension of the space shared by queries and text, in which class scores are cosine similarities.
     num_queries (`int`, *optional*, defaults to 101):
         Number of object queries (the spatial prompts).
+    num_point_tokens (`int`, *optional*):
+        Points of a grid that the model was merged with; see `SeemPointTokens`. None in base models.
     num_spatial_memories (`int`, *optional*, defaults to 32):
         Memory tokens that carry the previous mask of an interactive session.
     max_spatial_points (`int`, *optional*, defaults to 512):
@@ -198,6 +200,7 @@ class SeemConfig(PreTrainedConfig):
     dim_feedforward: int = 2048
     pre_norm: bool = False
     num_queries: int = 101
+    num_point_tokens: int | None = None
     num_spatial_memories: int = 32
     queries_per_object: int = 3
     max_spatial_points: int = 512

@@ -104,7 +104,7 @@ class SeemPreTrainedModel(PreTrainedModel):
             init.normal_(module.level_embeddings)
         elif isinstance(module, SeemSpatialPromptEncoder):
             init.normal_(module.polarity)
-        elif isinstance(module, SeemClassEmbeddings) and module.weight is not None:
+        elif isinstance(module, (SeemClassEmbeddings, SeemPointTokens)) and module.weight is not None:
             init.zeros_(module.weight)
         elif isinstance(module, SeemModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
@@ -122,7 +122,7 @@ class SeemModel(SeemPreTrainedModel):
         self.pixel_decoder = build_pixel_decoder(config, self.backbone.channels)
         self.mask_decoder = SeemMaskDecoder(config)
         self.object_queries = SeemObjectQueries(config.num_queries, config.hidden_dim)
-        self.point_tokens = SeemPointTokens()
+        self.point_tokens = SeemPointTokens(config.num_point_tokens, config.hidden_dim)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.spatial_prompt_encoder = None
         self.memory_features = self.memory_positions = None

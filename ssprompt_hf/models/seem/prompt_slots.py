@@ -45,6 +45,10 @@ class SeemPointTokens(nn.Module):
     object query per point, which attends to the token of its point.
     """
 
+    def __init__(self, num_points: int | None, hidden_dim: int):
+        super().__init__()
+        self.register_buffer("weight", None if num_points is None else torch.zeros(3, num_points, hidden_dim))
+
     def forward(self) -> torch.Tensor | None:
         """Returns `(3, num_points, hidden_dim)`, or `None` for generic segmentation by object queries."""
-        return None
+        return self.weight

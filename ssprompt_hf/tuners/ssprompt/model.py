@@ -61,6 +61,14 @@ class SSPromptTuner(PromptTuner):
             default = layer.base_prompt
         layer.update_layer(adapter_name, config, default, store=slot != "object_queries")
 
+    def _unload_and_optionally_merge(self, *args, **kwargs) -> nn.Module:
+        model = super()._unload_and_optionally_merge(*args, **kwargs)
+        path = model.prompt_slots.get("point_tokens")
+        if path is not None and hasattr(getattr(model, "config", None), "num_point_tokens"):
+            tokens = model.get_submodule(path).weight
+            model.config.num_point_tokens = None if tokens is None else tokens.shape[-2]
+        return model
+
     def set_point_tokens(self, tokens: torch.Tensor, adapter_name: str | None = None) -> None:
         """
         Set the default spatial prompts of an adapter with `spatial_source="point_grid"`, before training.
