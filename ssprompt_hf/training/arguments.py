@@ -1,0 +1,81 @@
+"""Training arguments: those of transformers, with defaults for prompts, and a few of our own."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from ..data.transforms import TASKS
+from ..errors import SSPromptError
+from .feature_cache import STORAGES
+from .losses import RESOLUTIONS, SEMANTIC_LOSSES
+
+
+@dataclass
+class SSPromptTrainingArguments(TrainingArguments):
+    """
+    `transformers.TrainingArguments` with other defaults, and the settings of `SSPromptTrainer`.
+
+    The paper trains with SGD, weight decay and polynomial decay of the learning rate, but its numbers are not known to
+    us; the numbers here are our own.
+
+    Args:
+        task: `"semantic"`, `"instance"` or `"panoptic"`.
+        semantic_loss: form of the loss of semantic training, see `SemanticLoss`. `"cross_entropy"` is the paper's.
+        loss_resolution: `"mask"` or `"label"`, see `SemanticLoss`.
+        auxiliary_loss: also train the predictions before each decoder layer; the loss is then the mean over them.
+        random_flip: mirror half of the training images.
+        feature_cache: `"memory"`, `"device"`, `"disk"` or `"none"`: where the results of the frozen part are kept.
+        feature_cache_dir: folder for `"disk"`; by default `feature_cache` in `output_dir`. With several processes,
+            files are used for `"memory"` too, so that no process repeats what another has computed.
+        feature_cache_gb: limit in GiB.
+        keep_projections: also keep the keys and values of the decoder's layers: steps are faster, entries two and a
+            half times as large.
+
+    Raises:
+        SSPromptError: a value that is none of its choices.
+    """
+
+    output_dir: str | None = "out"
+    max_steps: int = 200
+    per_device_train_batch_size: int = 4
+    per_device_eval_batch_size: int = 1
+    optim: str = "adamw_torch"
+    learning_rate: float = 2e-2
+    weight_decay: float = 1e-4
+    max_grad_norm: float = 0.0
+    lr_scheduler_type: str = "polynomial"
+    lr_scheduler_kwargs: dict | str | None = field(default_factory=lambda: {"power": 0.9, "lr_end": 0.0})
+    logging_steps: float = 20
+    save_strategy: str = "no"
+    report_to: str | list[str] | None = "none"
+    batch_eval_metrics: bool = True
+    remove_unused_columns: bool = False
+    dataloader_pin_memory: bool = False
+    # frozen buffers are the same everywhere, and every prompt that can be learned takes part in every step
+    ddp_broadcast_buffers: bool | None = False
+    ddp_find_unused_parameters: bool | None = False
+
+    task: str = field(default="semantic", metadata={"help": "semantic, instance or panoptic"})
+    semantic_loss: str = field(default="dice", metadata={"help": f"one of {', '.join(SEMANTIC_LOSSES)}"})
+    loss_resolution: str = field(default="mask", metadata={"help": "resolution of the semantic loss: mask or label"})
+    auxiliary_loss: bool = field(default=False, metadata={"help": "also train the predictions before each layer"})
+    random_flip: bool = field(default=True, metadata={"help": "mirror half of the training images"})
+    feature_cache: str = field(default="memory", metadata={"help": f"one of {', '.join(STORAGES)}"})
+    feature_cache_dir: str | None = field(default=None, metadata={"help": "folder for a cache on disk"})
+    feature_cache_gb: float = field(default=4.0, metadata={"help": "limit of the feature cache in GiB"})
+    keep_projections: bool = field(default=False, metadata={"help": "also cache the decoder's keys and values"})
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, choices in (
+            ("task", TASKS),
+            ("semantic_loss", SEMANTIC_LOSSES),
+            ("loss_resolution", RESOLUTIONS),
+            ("feature_cache", STORAGES),
+        ):
+            if getattr(self, name) not in choices:
+                raise SSPromptError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+        if self.feature_cache_gb <= 0:
+            raise SSPromptError(f"feature_cache_gb is {self.feature_cache_gb}; it must be positive")
+        if not self.batch_eval_metrics or self.remove_unused_columns:
+            raise SSPromptError("SSPromptTrainer needs batch_eval_metrics=True and remove_unused_columns=False")

@@ -1,0 +1,234 @@
+"""Examples as training and evaluation read them, and the order in which training does."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import BatchSampler, Dataset
+
+from ..data.classes import IGNORE_INDEX
+from ..data.dataset import SegmentationDataset
+from ..data.transforms import draw_flip, flip_example, mask_targets, shorter_side_size
+from ..errors import SSPromptError
+
+TARGET_MEMORY = 2**28
+"""Bytes of prepared label maps that a data set keeps, so that cached features are not held up by decoding labels."""
+
+
+class SegmentationExamples(Dataset):
+    """
+    Images with the targets of one task, preprocessed for the model.
+
+    Args:
+        dataset: images and labels.
+        image_processor: a `SeemImageProcessor`; resizing, normalisation and padding follow its settings.
+        task: `"semantic"`, `"instance"` or `"panoptic"`.
+        seed: of the mirrorings and of the points at which masks are compared.
+        random_flip: mirror half of the images, drawn from (seed, epoch, index).
+        load_pixels: hand out pixel values with every example; otherwise they are read when `pixel_values` is called.
+
+    Raises:
+        SSPromptError: another task, or a task that needs instances where there are none.
+    """
+
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        image_processor,
+        task: str = "semantic",
+        seed: int = 0,
+        random_flip: bool = False,
+        load_pixels: bool = False,
+    ):
+        self.dataset, self.image_processor, self.task = dataset, image_processor, task
+        self.seed, self.random_flip, self.load_pixels = seed, random_flip, load_pixels
+        self._targets: dict[int, dict[str, np.ndarray]] = {}
+        self._target_bytes = 0
+        self._digests: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def is_flipped(self, epoch: int, index: int) -> bool:
+        """Whether image `index` is mirrored in round `epoch` of training."""
+        return self.random_flip and draw_flip(self.seed, epoch, index)
+
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+        """
+        Args:
+            place: round of training and index of the image.
+
+        Returns:
+            `index`, `flipped`, `seed` (of random points), `label` int64 `(H, W)` over the padded image; for other
+            tasks than semantic `class_labels` `(M,)` and `mask_labels` bool `(M, H, W)`; perhaps `pixel_values`
+            `(1, 3, H, W)`.
+        """
+        epoch, index = place
+        flipped = self.is_flipped(epoch, index)
+        digest = hashlib.sha256(f"points {self.seed} {epoch} {index}".encode()).digest()
+        example: dict[str, Any] = {
+            "index": index,
+            "flipped": flipped,
+            "seed": int.from_bytes(digest[:6], "big"),
+        }
+        targets = self._resized_targets(index)
+        if flipped:
+            targets = {name: target[:, ::-1] for name, target in targets.items()}
+        targets = {name: self._padded(target, IGNORE_INDEX * (name == "label")) for name, target in targets.items()}
+        if self.task != "semantic":
+            example["class_labels"], example["mask_labels"] = mask_targets(
+                targets["label"], targets.get("instance"), self.dataset.classes.thing_indices, self.task
+            )
+        example["label"] = torch.from_numpy(targets["label"].astype(np.int64))
+        if self.load_pixels:
+            example["pixel_values"] = self.pixel_values(index, flipped)
+        return example
+
+    def pixel_values(self, index: int, flipped: bool = False) -> torch.Tensor:
+        """Preprocessed image `index`: float32 `(1, 3, H, W)`."""
+        image = self._image(index)
+        if flipped:
+            image = flip_example({"image": image})["image"]
+        return self.image_processor(images=image, return_tensors="pt")["pixel_values"]
+
+    def image_digest(self, index: int) -> str:
+        """Hexadecimal digest of the decoded image `index`, before preprocessing."""
+        if index not in self._digests:
+            self._image(index)
+        return self._digests[index]
+
+    @property
+    def preprocessing(self) -> str:
+        """All settings of the image processor, as text."""
+        return json.dumps(self.image_processor.to_dict(), sort_keys=True, default=str)
+
+    def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) that an image of size (H, W) has after resizing, before padding."""
+        if not self.image_processor.do_resize:
+            return size
+        wanted = self.image_processor.size
+        return shorter_side_size(size, wanted["shortest_edge"], wanted["longest_edge"])
+
+    def _image(self, index: int) -> np.ndarray:
+        image = self.dataset[index]["image"]
+        if index not in self._digests:
+            digest = hashlib.sha256(str(image.shape).encode())
+            digest.update(np.ascontiguousarray(image))
+            self._digests[index] = digest.hexdigest()
+        return image
+
+    def _resized_targets(self, index: int) -> dict[str, np.ndarray]:
+        """`label` uint8 and perhaps `instance`, `(h, w)` at the size of the image without padding."""
+        if index in self._targets:
+            return self._targets[index]
+        if self.task == "semantic":
+            targets = {"label": self.dataset.read_label(index)}
+        else:
+            example = self.dataset[index]
+            targets = {name: example[name] for name in ("label", "instance") if name in example}
+        height, width = self.resized_size(targets["label"].shape)
+        for name, target in targets.items():
+            resized = Image.fromarray(target).resize((width, height), Image.Resampling.NEAREST)
+            targets[name] = np.asarray(resized)
+        size_bytes = sum(target.nbytes for target in targets.values())
+        if self._target_bytes + size_bytes <= TARGET_MEMORY:
+            self._targets[index] = targets
+            self._target_bytes += size_bytes
+        return targets
+
+    def _padded(self, target: np.ndarray, value: int) -> np.ndarray:
+        divisor = self.image_processor.size_divisibility
+        padding = [(0, math.ceil(side / divisor) * divisor - side) for side in target.shape]
+        return np.pad(target, padding, constant_values=value)
+
+
+class EvaluationExamples(SegmentationExamples):
+    """The same images with their labels at original size."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns `index`, `label` int64 `(H, W)` and perhaps `pixel_values` `(1, 3, H', W')`."""
+        label = self.dataset.read_label(index)
+        example = {"index": index, "label": torch.from_numpy(label.astype(np.int64))}
+        if self.load_pixels:
+            example["pixel_values"] = self.pixel_values(index)
+        return example
+
+
+def collate_examples(examples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Lists of what differs in size, tensors of what does not: `index` `(B,)`, `flipped` and `seed` stay lists."""
+    batch: dict[str, Any] = {"index": torch.tensor([example["index"] for example in examples])}
+    for name in examples[0]:
+        if name != "index":
+            batch[name] = [example[name] for example in examples]
+    return batch
+
+
+class TrainingBatchSampler(BatchSampler):
+    """
+    An endless order of training, cut into batches for one of several processes.
+
+    Images come in rounds; every round is a permutation of its own, drawn from (seed, round). The rounds follow each
+    other without gaps, so that every batch is full and every image is seen equally often, whatever the batch size. An
+    epoch, as the trainer counts it, is as many full batches as cover the images once.
+
+    Args:
+        num_images: of the data set.
+        batch_size: of one process and one forward pass.
+        steps: forward passes of one process in one optimizer step (gradient accumulation).
+        num_processes, process_index: who reads which part of a step: the images of one optimizer step are the same
+            however they are divided.
+        seed: of the permutations.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        steps: int = 1,
+        num_processes: int = 1,
+        process_index: int = 0,
+        seed: int = 0,
+    ):
+        if batch_size < 1 or num_images < 1:
+            raise SSPromptError(f"cannot make batches of {batch_size} of {num_images} images; both must be at least 1")
+        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+        self.num_processes, self.process_index = num_processes, process_index
+        self.step_size = batch_size * steps * num_processes
+        self.steps_per_epoch = math.ceil(num_images / self.step_size)
+        self.epoch = 0
+        self.drop_last = False
+
+    def set_epoch(self, epoch: int):
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch * self.step_size // (self.batch_size * self.num_processes)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Lists of (round, index of the image)."""
+        start = self.epoch * self.steps_per_epoch * self.step_size
+        group = self.batch_size * self.num_processes
+        for batch in range(len(self)):
+            first = start + batch * group + self.process_index * self.batch_size
+            yield [self.place(position) for position in range(first, first + self.batch_size)]
+
+    def place(self, position: int) -> tuple[int, int]:
+        """Round and image at a position of the endless order."""
+        round_, offset = divmod(position, self.num_images)
+        return round_, self._permutation(round_)[offset]
+
+    def _permutation(self, round_: int) -> list[int]:
+        # sorted digests, as in the choice of shots: no generator whose stream could change between versions
+        if getattr(self, "_permuted", (None, None))[0] != round_:
+            keys = [
+                hashlib.sha256(f"order {self.seed} {round_} {index}".encode()).digest()
+                for index in range(self.num_images)
+            ]
+            self._permuted = round_, sorted(range(self.num_images), key=keys.__getitem__)
+        return self._permuted[1]

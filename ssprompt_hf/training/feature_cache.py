@@ -1,0 +1,293 @@
+"""The frozen part of the model runs once per image, and once for its mirror image.
+
+What is kept of an image is an *entry*, a flat dict of tensors: either everything the mask decoder needs
+(`SeemImageFeatures`), or, if only class embeddings are learned, what the decoder answered, as class embeddings enter
+nothing but the last similarity.
+"""
+
+import hashlib
+import os
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from transformers.utils import logging
+
+from ..errors import SSPromptError
+from ..file_utils import atomic_path
+from ..models.seem.mask_decoder import SeemImageFeatures
+from ..tuners.prompt_layer import PromptLayer
+
+logger = logging.get_logger(__name__)
+
+Entry = dict[str, torch.Tensor]
+KINDS = ("features", "predictions")
+STORAGES = ("memory", "device", "disk", "none")
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Hexadecimal digest of all parameters and persistent buffers of `model`: names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    """The tensor's values; through uint8, as numpy knows no bfloat16."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def entry_bytes(entry: Entry) -> int:
+    """Memory that an entry takes."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in entry.values())
+
+
+@torch.no_grad()
+def compute_entry(model: nn.Module, pixel_values: torch.Tensor, kind: str, keep_projections: bool = False) -> Entry:
+    """
+    What is kept of one image.
+
+    Args:
+        model: a `SeemForUniversalSegmentation`, in eval mode.
+        pixel_values: `(1, 3, H, W)`. Always one image: results of larger batches differ by rounding, and would depend
+            on the company an image was first seen in.
+        kind: `"features"` or `"predictions"` (see the head of this module).
+        keep_projections: also keep keys and values of the decoder's layers, which take about 1.5 times the memory of
+            the features themselves, instead of computing them at every step.
+    """
+    if kind == "predictions":
+        output = model(pixel_values=pixel_values, output_objects=True)
+        entry = {
+            "class_queries_embeds": output.class_queries_embeds,
+            "masks_queries_logits": output.masks_queries_logits,
+        }
+        padded_size = output.padded_size
+    else:
+        features = model.get_image_features(pixel_values, prepare=keep_projections)
+        padded_size = features.padded_size
+        entry = {"mask_features": features.mask_features}
+        for name in ("multi_scale_features", "keys", "values", "attention_features"):
+            for index, tensor in enumerate(getattr(features, name) or ()):
+                entry[f"{name}.{index}"] = tensor
+    # views would keep more memory alive than they show, and cannot be written to a file
+    entry = {name: tensor.contiguous() for name, tensor in entry.items()}
+    return entry | {"padded_size": torch.tensor(padded_size)}
+
+
+def model_inputs(entries: list[Entry], device: torch.device | str | None = None) -> dict:
+    """
+    Arguments of `SeemForUniversalSegmentation.forward` for a batch of images of one size.
+
+    Args:
+        entries: of `compute_entry`, same kind and shapes.
+        device: where the model is.
+
+    Returns:
+        `image_features`, or `class_queries_embeds` and `masks_queries_logits`.
+    """
+    batch = {
+        name: torch.cat([entry[name].to(device, non_blocking=True) for entry in entries])
+        for name in entries[0]
+        if name != "padded_size"
+    }
+    padded_size = tuple(entries[0]["padded_size"].tolist())
+    if "class_queries_embeds" in batch:
+        return batch
+    tuples: dict[str, list] = {}
+    for name in list(batch):
+        if "." in name:
+            tuples.setdefault(name.split(".")[0], []).append(batch.pop(name))
+    levels = {name: tuple(tensors) for name, tensors in tuples.items()}
+    return {"image_features": SeemImageFeatures(**batch, **levels, padded_size=padded_size)}
+
+
+class FeatureCache:
+    """
+    Entries by key, in memory or in files, up to a limit.
+
+    When the limit is reached nothing is thrown out for something new: training goes through its images in rounds, so
+    that whatever replaced the oldest entry would itself be gone when its turn came. What does not fit is computed
+    again each time.
+
+    Args:
+        storage: `"memory"` (of the host), `"device"` (where the model is), `"disk"` or `"none"`.
+        directory: of the files, for `"disk"`. Several processes, and several runs, may share it.
+        max_bytes: limit of all entries together. In a directory, files that this run has not used make room, the
+            oldest first.
+
+    Raises:
+        SSPromptError: an unknown storage, a limit that is not positive, or no directory where one is needed.
+    """
+
+    def __init__(
+        self, storage: str = "memory", directory: str | os.PathLike | None = None, max_bytes: int = 4 * 2**30
+    ):
+        if storage not in STORAGES:
+            raise SSPromptError(f"feature_cache is {storage!r}; it must be one of {', '.join(STORAGES)}")
+        if storage == "disk" and directory is None:
+            raise SSPromptError("feature_cache 'disk' needs feature_cache_dir")
+        if max_bytes <= 0:
+            raise SSPromptError(f"the limit of the feature cache is {max_bytes} bytes; it must be positive")
+        self.storage, self.max_bytes = storage, max_bytes
+        self.directory = None if directory is None else Path(directory)
+        self.hits = self.misses = 0
+        self._memory: dict[str, Entry] = {}
+        self._memory_bytes = 0
+        self._used: set[str] = set()
+        self._started = time.time_ns()
+        self._told_full = False
+
+    def get_or_compute(self, key: str, compute: Callable[[], Entry], store: bool = True) -> Entry:
+        """The entry under `key`, else what `compute` returns, which is stored if there is room and `store` is true."""
+        entry = self._read(key)
+        if entry is not None:
+            self.hits += 1
+            return entry
+        self.misses += 1
+        entry = compute()
+        if store and self.storage != "none":
+            self._write(key, entry)
+        return entry
+
+    def _read(self, key: str) -> Entry | None:
+        if self.storage != "disk":
+            return self._memory.get(key)
+        path = self._path(key)
+        try:
+            with safe_open(path, "pt") as file:
+                entry = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+                expected = (file.metadata() or {}).get("crc32")
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError) as error:
+            logger.warning(f"{path} is damaged ({error}); the features are computed again")
+            path.unlink(missing_ok=True)
+            return None
+        if expected != _checksum(entry):
+            logger.warning(f"{path} is damaged (wrong checksum); the features are computed again")
+            path.unlink(missing_ok=True)
+            return None
+        self._used.add(path.name)
+        return entry
+
+    def _write(self, key: str, entry: Entry):
+        size = entry_bytes(entry)
+        if self.storage == "disk":
+            if not self._make_room(size):
+                self._tell_full()
+                return
+            entry = {name: tensor.cpu() for name, tensor in entry.items()}
+            with atomic_path(self._path(key)) as temporary:
+                save_file(entry, temporary, metadata={"crc32": _checksum(entry)})
+            self._used.add(self._path(key).name)
+        elif self._memory_bytes + size > self.max_bytes:
+            self._tell_full()
+        else:
+            self._memory[key] = entry if self.storage == "device" else {k: v.cpu() for k, v in entry.items()}
+            self._memory_bytes += size
+
+    def _make_room(self, size: int) -> bool:
+        """Whether `size` bytes fit into the directory, after files that this run has not used have been deleted."""
+        files = []
+        for path in self.directory.glob("*.safetensors") if self.directory.is_dir() else ():
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # another process cleared it away
+                continue
+            files.append((status.st_mtime_ns, status.st_size, path))
+        total = sum(file_size for _, file_size, _ in files)
+        # younger files are those of another process of this run
+        unused = sorted(file for file in files if file[2].name not in self._used and file[0] < self._started)
+        if total - sum(file_size for _, file_size, _ in unused) + size > self.max_bytes:
+            return False
+        for _, file_size, path in unused:
+            if total + size <= self.max_bytes:
+                break
+            path.unlink(missing_ok=True)
+            total -= file_size
+        return True
+
+    def _path(self, key: str) -> Path:
+        return self.directory / f"{key}.safetensors"
+
+    def _tell_full(self):
+        if not self._told_full:
+            self._told_full = True
+            logger.warning(
+                f"the feature cache is full ({self.max_bytes / 2**30:.1f} GiB): the frozen part runs again for the "
+                "images that did not fit. Raise feature_cache_gb, or use feature_cache='disk'"
+            )
+
+
+def _checksum(entry: Entry) -> str:
+    value = 0
+    for name in sorted(entry):
+        value = zlib.crc32(_bytes(entry[name]), zlib.crc32(name.encode(), value))
+    return f"{value:08x}"
+
+
+class FeatureSource:
+    """
+    Entries of the images of a data set, from the cache or from the model.
+
+    Args:
+        model: the `SeemForUniversalSegmentation` inside the adapted model. It is put in eval mode.
+        cache: where entries are kept.
+        preprocessing: a text that changes whenever pixel values of the same image would.
+        keep_projections: see `compute_entry`.
+    """
+
+    def __init__(self, model: nn.Module, cache: FeatureCache, preprocessing: str, keep_projections: bool = False):
+        self.model, self.cache, self.keep_projections = model, cache, keep_projections
+        self.kind = "features" if spatial_prompts_are_adapted(model) else "predictions"
+        self._context = f"{self.kind} {keep_projections} {preprocessing}"
+        self._fingerprint: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything an entry depends on but the image. Hashed once; the base model is frozen."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256(self._context.encode())
+            frozen = self.model.model
+            digest.update(weights_digest(frozen.backbone).encode())
+            digest.update(weights_digest(frozen.pixel_decoder).encode())
+            if self.kind == "predictions" or self.keep_projections:
+                digest.update(weights_digest(frozen.mask_decoder).encode())
+            if self.kind == "predictions":
+                digest.update(_bytes(frozen.object_queries()))
+            digest.update(f"{self.model.dtype} {torch.is_autocast_enabled(self.model.device.type)}".encode())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def __call__(
+        self, image_digest: str, flipped: bool, pixel_values: Callable[[], torch.Tensor], store: bool = True
+    ) -> Entry:
+        """
+        Args:
+            image_digest: of the image's bytes before preprocessing.
+            flipped: whether the mirror image is meant.
+            pixel_values: returns `(1, 3, H, W)`; called only if the entry has to be computed.
+            store: whether to keep what was computed.
+        """
+        key = ""
+        if self.cache.storage != "none":
+            key = hashlib.sha256(f"{self.fingerprint} {image_digest} {flipped}".encode()).hexdigest()
+        self.model.eval()
+        return self.cache.get_or_compute(
+            key,
+            lambda: compute_entry(self.model, pixel_values().to(self.model.device), self.kind, self.keep_projections),
+            store,
+        )
+
+
+def spatial_prompts_are_adapted(model: nn.Module) -> bool:
+    """Whether a tuner has wrapped a spatial prompt slot of the `SeemForUniversalSegmentation` `model`."""
+    slots = (model.get_submodule(model.prompt_slots[name]) for name in ("object_queries", "point_tokens"))
+    return any(isinstance(slot, PromptLayer) for slot in slots)

@@ -1,0 +1,274 @@
+"""Losses of semantic, instance and panoptic training.
+
+Every loss is a mean over images of a loss that depends on one image alone. So the same images give the same gradient
+whether they come in one batch, in several accumulated ones, or from several processes.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
+
+from ..data.classes import IGNORE_INDEX
+from ..errors import SSPromptError
+
+SEMANTIC_LOSSES = ("dice", "balanced", "nll", "cross_entropy")
+RESOLUTIONS = ("mask", "label")
+
+
+def class_scores(class_queries_logits: torch.Tensor, masks_queries_logits: torch.Tensor) -> torch.Tensor:
+    """
+    Class scores of semantic inference: the sum over queries of class probability times mask probability.
+
+    Args:
+        class_queries_logits: `(B, Q, K + 1)`; the last class, "no object", is dropped after the softmax.
+        masks_queries_logits: `(B, Q, h, w)`.
+
+    Returns:
+        float32 (float64 for float64 input) `(B, K, h, w)`, not negative, in general not summing to 1.
+    """
+    dtype = torch.promote_types(class_queries_logits.dtype, torch.float32)
+    probabilities = class_queries_logits.softmax(dim=-1, dtype=dtype)[..., :-1]
+    masks = masks_queries_logits.to(dtype).sigmoid().flatten(2)
+    # `matmul` would run in half precision under autocast, where small probabilities vanish
+    with torch.autocast(masks.device.type, enabled=False):
+        return (probabilities.transpose(1, 2) @ masks).unflatten(2, masks_queries_logits.shape[-2:])
+
+
+def label_shares(labels: torch.Tensor, num_classes: int, size: tuple[int, int]) -> torch.Tensor:
+    """
+    How many label pixels of each class lie in each cell of a coarser grid.
+
+    A loss weighted by these counts equals the loss at label resolution of scores that are constant in a cell; nothing
+    thin is lost, as it would be by sampling one pixel a cell.
+
+    Args:
+        labels: integer `(B, H, W)`, class index, 255 ignored.
+        num_classes: K.
+        size: `(h, w)` of the grid.
+
+    Returns:
+        float32 `(B, K, h, w)`; a cell without labelled pixels is 0 in all classes.
+    """
+    batch_size, height, width = labels.shape
+    rows = torch.arange(height, device=labels.device) * size[0] // height
+    columns = torch.arange(width, device=labels.device) * size[1] // width
+    cells = rows[:, None] * size[1] + columns
+    num_cells = size[0] * size[1]
+    counts = []
+    for label in labels:
+        kept = label != IGNORE_INDEX
+        index = label[kept].long() * num_cells + cells[kept]
+        counts.append(torch.bincount(index, minlength=num_classes * num_cells))
+    return torch.stack(counts).view(batch_size, num_classes, *size).float()
+
+
+class SemanticLoss(nn.Module):
+    """
+    A loss per pixel on the class scores of semantic inference.
+
+    Args:
+        form:
+            - `"cross_entropy"`: softmax cross-entropy with the scores as logits, as the paper's text reads;
+            - `"nll"`: negative log-likelihood of the scores normalised to sum to 1, which is the cross-entropy with
+              the logarithms of the scores as logits;
+            - `"balanced"`: the same, pixels weighted by the square root of their class's inverse frequency;
+            - `"dice"`: one minus the soft Dice coefficient of the normalised scores, averaged over the classes that
+              are present.
+        class_frequencies: `(K,)`, share or number of training pixels of each class; needed by `"balanced"`.
+        resolution: `"mask"`: scores at the resolution of the masks, against the shares of the labels in each cell.
+            `"label"`: masks are first enlarged to the labels, as in inference; one image at a time, and again in the
+            backward pass, as this takes a hundred times the memory of the labels.
+
+    Raises:
+        SSPromptError: an unknown form or resolution, or no frequencies where they are needed.
+    """
+
+    def __init__(self, form: str = "dice", class_frequencies: torch.Tensor | None = None, resolution: str = "mask"):
+        super().__init__()
+        if form not in SEMANTIC_LOSSES:
+            raise SSPromptError(f"semantic_loss is {form!r}; it must be one of {', '.join(SEMANTIC_LOSSES)}")
+        if resolution not in RESOLUTIONS:
+            raise SSPromptError(f"loss_resolution is {resolution!r}; it must be 'mask' or 'label'")
+        self.form, self.resolution = form, resolution
+        weights = None
+        if form == "balanced":
+            if class_frequencies is None:
+                raise SSPromptError("the loss 'balanced' needs the class frequencies of the training labels")
+            frequencies = class_frequencies.float() / class_frequencies.sum()
+            # a class that never occurs would have an infinite weight, which meets no pixel
+            weights = frequencies.clamp(min=1e-8).rsqrt()
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def forward(
+        self, class_queries_logits: torch.Tensor, masks_queries_logits: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Args:
+            class_queries_logits: `(B, Q, K + 1)`.
+            masks_queries_logits: `(B, Q, h, w)`, over the padded image.
+            labels: integer `(B, H, W)`, class index, 255 ignored, over the padded image.
+
+        Returns:
+            `(B,)`, the loss of each image; 0 for an image without labelled pixels.
+        """
+        if labels.shape[0] != len(class_queries_logits):
+            raise ValueError(f"{labels.shape[0]} label maps for {len(class_queries_logits)} images")
+        num_classes = class_queries_logits.shape[-1] - 1
+        outside = labels[(labels != IGNORE_INDEX) & (labels >= num_classes)]
+        if len(outside):
+            raise SSPromptError(
+                f"labels hold class index {int(outside[0])}, but the model has {num_classes} classes (0 to "
+                f"{num_classes - 1}): set the class names of the data set"
+            )
+        if self.resolution == "mask":
+            counts = label_shares(labels, num_classes, masks_queries_logits.shape[-2:])
+            return self._image_losses(class_scores(class_queries_logits, masks_queries_logits), counts)
+        return torch.cat(
+            [
+                checkpoint(self._label_resolution_loss, *(item[None] for item in example), use_reentrant=False)
+                for example in zip(class_queries_logits, masks_queries_logits, labels)
+            ]
+        )
+
+    def _label_resolution_loss(self, class_logits, mask_logits, labels):
+        masks = F.interpolate(mask_logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+        counts = label_shares(labels, class_logits.shape[-1] - 1, labels.shape[-2:])
+        return self._image_losses(class_scores(class_logits, masks), counts)
+
+    def _image_losses(self, scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """`scores` and `counts` `(B, K, h, w)` -> `(B,)`."""
+        scores, counts = scores.flatten(2), counts.flatten(2).to(scores.dtype)
+        if self.form == "dice":
+            return self._dice(scores, counts)
+        if self.form == "cross_entropy":
+            log_probabilities = scores.log_softmax(dim=1)
+        else:
+            # a floor far below any score that matters keeps the gradient of unseen classes finite
+            log_probabilities = scores.clamp(min=1e-8).log()
+            log_probabilities = log_probabilities - log_probabilities.logsumexp(dim=1, keepdim=True)
+        if self.class_weights is not None:
+            counts = counts * self.class_weights[:, None]
+        total = counts.sum(dim=(1, 2))
+        return -(counts * log_probabilities).sum(dim=(1, 2)) / total.clamp(min=torch.finfo(total.dtype).tiny)
+
+    @staticmethod
+    def _dice(scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        probabilities = scores / scores.sum(dim=1, keepdim=True).clamp(min=1e-8)
+        labelled = counts.sum(dim=1, keepdim=True)
+        areas = counts.sum(dim=2)
+        overlap = (probabilities * counts).sum(dim=2)
+        predicted = (probabilities * labelled).sum(dim=2)
+        present = areas > 0
+        losses = (1 - 2 * overlap / (predicted + areas).clamp(min=1e-8)) * present
+        return losses.sum(dim=1) / present.sum(dim=1).clamp(min=1)
+
+
+@dataclass
+class MatchingWeights:
+    """Weights of matching cost and loss; the defaults are those SEEM and Mask2Former are trained with."""
+
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    no_object_weight: float = 0.1
+    train_num_points: int = 12544
+    oversample_ratio: float = 3.0
+    importance_sample_ratio: float = 0.75
+
+
+class _ImageMatchingLoss(Mask2FormerLoss):
+    """Mask2Former's criterion, normalised by the targets of its own image on its own process."""
+
+    def get_num_masks(self, class_labels: list[torch.Tensor], device: torch.device) -> torch.Tensor:
+        count = sum(len(labels) for labels in class_labels)
+        return torch.as_tensor(max(count, 1), dtype=torch.float, device=device)
+
+
+class MatchingLoss(nn.Module):
+    """
+    Hungarian matching of queries to segments, then cross-entropy on classes, binary cross-entropy and Dice on masks.
+
+    Masks are compared at random points. They are drawn per image from a seed that the caller gives, so that neither
+    the batch nor the process an image falls in, nor an interruption, changes them.
+
+    Args:
+        num_classes: K.
+        weights: of costs and losses.
+    """
+
+    def __init__(self, num_classes: int, weights: MatchingWeights | None = None):
+        super().__init__()
+        weights = weights or MatchingWeights()
+        config = SimpleNamespace(
+            num_labels=num_classes,
+            class_weight=weights.class_weight,
+            mask_weight=weights.mask_weight,
+            dice_weight=weights.dice_weight,
+            no_object_weight=weights.no_object_weight,
+            train_num_points=weights.train_num_points,
+            oversample_ratio=weights.oversample_ratio,
+            importance_sample_ratio=weights.importance_sample_ratio,
+        )
+        self.weights = {
+            "loss_cross_entropy": weights.class_weight,
+            "loss_mask": weights.mask_weight,
+            "loss_dice": weights.dice_weight,
+        }
+        self.criterion = _ImageMatchingLoss(config, self.weights)
+
+    def forward(
+        self,
+        class_queries_logits: torch.Tensor,
+        masks_queries_logits: torch.Tensor,
+        class_labels: list[torch.Tensor],
+        mask_labels: list[torch.Tensor],
+        seeds: list[int],
+    ) -> torch.Tensor:
+        """
+        Args:
+            class_queries_logits: `(B, Q, K + 1)`.
+            masks_queries_logits: `(B, Q, h, w)`, over the padded image.
+            class_labels: one int64 `(M,)` an image; M may be 0.
+            mask_labels: one bool or float `(M, H, W)` an image, over the padded image.
+            seeds: of the random points, one an image.
+
+        Returns:
+            `(B,)`, the weighted loss of each image.
+        """
+        device = class_queries_logits.device
+        losses = []
+        for index, seed in enumerate(seeds):
+            class_logits = class_queries_logits[index : index + 1].float()
+            mask_logits = masks_queries_logits[index : index + 1].float()
+            # half precision makes the matching unstable
+            with _seeded(seed, device), torch.autocast(device.type, enabled=False):
+                if len(class_labels[index]) == 0:
+                    losses.append(self._loss_without_targets(class_logits))
+                    continue
+                parts = self.criterion(mask_logits, class_logits, [mask_labels[index].float()], [class_labels[index]])
+            losses.append(sum(weight * parts[name] for name, weight in self.weights.items()))
+        return torch.stack(losses)
+
+    def _loss_without_targets(self, class_logits: torch.Tensor) -> torch.Tensor:
+        """Every query should answer "no object"; there are no masks to compare."""
+        nothing = class_logits.new_full(class_logits.shape[:2], class_logits.shape[-1] - 1, dtype=torch.long)
+        return self.weights["loss_cross_entropy"] * F.cross_entropy(class_logits.transpose(1, 2), nothing)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers from `seed`; afterwards the generators go on as if nothing had been drawn."""
+    if device.type == "cpu":
+        fork = torch.random.fork_rng([])
+    else:
+        fork = torch.random.fork_rng([device], device_type=device.type)
+    with fork:
+        torch.manual_seed(seed)
+        yield

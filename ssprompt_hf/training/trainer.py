@@ -1,0 +1,338 @@
+"""`transformers.Trainer` for prompts: nothing but the prompts is trained, saved or computed more than once."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_utils import EvalPrediction
+from transformers.utils import logging
+
+from ..data.dataset import SegmentationDataset
+from ..data.few_shot import label_statistics
+from ..errors import SSPromptError
+from ..metrics import confusion_matrix, scores_from_confusion
+from ..models.seem.post_processing import MaskGeometry, semantic_scores
+from .arguments import SSPromptTrainingArguments
+from .examples import EvaluationExamples, SegmentationExamples, TrainingBatchSampler, collate_examples
+from .feature_cache import Entry, FeatureCache, FeatureSource, model_inputs
+from .losses import MatchingLoss, SemanticLoss
+
+logger = logging.get_logger(__name__)
+
+
+class PromptDataLoader(DataLoader):
+    """A loader whose batch sampler is told the epoch, as the trainer tells its loaders."""
+
+    def set_epoch(self, epoch: int):
+        """Called by the trainer before each epoch."""
+        self.batch_sampler.set_epoch(epoch)
+
+
+class SSPromptTrainer(Trainer):
+    """
+    Trains the prompts of an adapted model.
+
+    The frozen part runs once per image and once per mirror image; what it computed is kept in the feature cache. Two
+    processes give the result of one, up to rounding, and a run that was killed and resumed the result of one that was
+    not, bit for bit: the order of images and their mirroring depend on the seed alone, and the loss of a batch is the
+    mean over its images.
+
+    Args:
+        model: a `PeftModel` (`SSPromptModel`, or from `get_peft_model`) around a `SeemForUniversalSegmentation` with
+            class names.
+        args: settings.
+        image_processor: the base model's `SeemImageProcessor`.
+        train_dataset: images to learn from, already chosen.
+        eval_dataset: images for `evaluate`.
+        kwargs: those of `transformers.Trainer`.
+
+    Raises:
+        SSPromptError: the data sets' classes are not those of the model, or nothing in the model can be trained.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: SSPromptTrainingArguments,
+        image_processor,
+        train_dataset: SegmentationDataset | None = None,
+        eval_dataset: SegmentationDataset | None = None,
+        **kwargs: Any,
+    ):
+        if args.n_gpu > 1:
+            # DataParallel would split the features of a batch at every step; several GPUs are for several processes
+            args._n_gpu = 1
+        self.image_processor = image_processor
+        self.compare_zero_shot = False
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collate_examples,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            compute_metrics=self._add_confusions,
+            **kwargs,
+        )
+        # our loss is a mean over images
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = False
+        for dataset in (train_dataset, eval_dataset):
+            if dataset is not None:
+                self._check_classes(dataset)
+        self.train_examples = self.matching_loss = self.semantic_loss = None
+        if train_dataset is not None:
+            self._init_training(train_dataset)
+        self.feature_cache = self._make_cache()
+        self._feature_source: FeatureSource | None = None
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The `SeemForUniversalSegmentation` inside."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    def _check_classes(self, dataset: SegmentationDataset):
+        classes = self.base_model.class_embeddings()
+        known = 0 if classes is None else len(classes) - 1
+        if known != len(dataset.classes):
+            raise SSPromptError(
+                f"{dataset.name} has {len(dataset.classes)} classes, the model {known}: call "
+                "set_class_names(dataset.classes.names, tokenizer) before the adapter is made"
+            )
+
+    def _init_training(self, dataset: SegmentationDataset):
+        args = self.args
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise SSPromptError("nothing in the model can be trained: add an adapter (get_peft_model) first")
+        self.train_examples = SegmentationExamples(
+            dataset,
+            self.image_processor,
+            task=args.task,
+            seed=args.data_seed if args.data_seed is not None else args.seed,
+            random_flip=args.random_flip,
+            load_pixels=args.feature_cache == "none",
+        )
+        if args.task != "semantic":
+            self.matching_loss = MatchingLoss(len(dataset.classes)).to(args.device)
+            return
+        frequencies = None
+        if args.semantic_loss == "balanced":
+            frequencies = torch.from_numpy(label_statistics(dataset).pixel_counts.sum(0))
+        self.semantic_loss = SemanticLoss(args.semantic_loss, frequencies, args.loss_resolution).to(args.device)
+
+    def _make_cache(self) -> FeatureCache:
+        args = self.args
+        storage = args.feature_cache
+        if storage == "memory" and args.world_size > 1:
+            storage = "disk"
+        directory = args.feature_cache_dir or os.path.join(args.output_dir, "feature_cache")
+        return FeatureCache(storage, directory, int(args.feature_cache_gb * 2**30))
+
+    # Data
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of this process; not prepared by accelerate, which would divide them once more."""
+        args = self.args
+        sampler = TrainingBatchSampler(
+            len(self.train_examples),
+            args.train_batch_size,
+            args.gradient_accumulation_steps,
+            args.world_size,
+            args.process_index,
+            self.train_examples.seed,
+        )
+        self._fill_cache(sampler)
+        return PromptDataLoader(
+            self.train_examples,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+        )
+
+    def get_eval_dataloader(self, eval_dataset: SegmentationDataset | None = None) -> DataLoader:
+        """Batches of `eval_dataset`, or of the one given at the beginning, divided among the processes."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if dataset is None:
+            raise SSPromptError("evaluation needs an eval_dataset")
+        self._check_classes(dataset)
+        self._eval_examples = EvaluationExamples(dataset, self.image_processor)
+        loader = DataLoader(
+            self._eval_examples,
+            batch_size=self.args.eval_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
+        return self.accelerator.prepare(loader)
+
+    def _fill_cache(self, sampler: TrainingBatchSampler):
+        """With several processes: each computes its share of all entries before any of them is needed."""
+        if self.args.world_size == 1 or self.feature_cache.storage != "disk":
+            return
+        positions = self.args.max_steps * sampler.step_size
+        if self.args.max_steps <= 0:
+            positions = int(self.args.num_train_epochs * sampler.steps_per_epoch * sampler.step_size)
+        needed = dict.fromkeys(
+            (index, self.train_examples.is_flipped(round_, index))
+            for round_, index in map(sampler.place, range(positions))
+        )
+        for place, (index, flipped) in enumerate(needed):
+            if place % self.args.world_size == self.args.process_index:
+                self._entry(self.train_examples, index, flipped)
+        self.accelerator.wait_for_everyone()
+
+    # Features
+
+    def _entry(
+        self,
+        examples: SegmentationExamples,
+        index: int,
+        flipped: bool = False,
+        pixel_values: torch.Tensor | None = None,
+        store: bool = True,
+    ) -> Entry:
+        """What the frozen part says of one image."""
+        with self.accelerator.autocast():
+            if self._feature_source is None:
+                self.base_model.to(self.args.device)
+                self._feature_source = FeatureSource(
+                    self.base_model, self.feature_cache, examples.preprocessing, self.args.keep_projections
+                )
+            return self._feature_source(
+                "" if self.feature_cache.storage == "none" else examples.image_digest(index),
+                flipped,
+                (lambda: examples.pixel_values(index, flipped)) if pixel_values is None else (lambda: pixel_values),
+                store,
+            )
+
+    # Training
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """The mean of the images' losses. Images of one size go through the decoder together."""
+        pixel_values = inputs.get("pixel_values") or [None] * len(inputs["index"])
+        entries = [
+            self._entry(self.train_examples, index, flipped, pixels)
+            for index, flipped, pixels in zip(inputs["index"].tolist(), inputs["flipped"], pixel_values)
+        ]
+        groups: dict[tuple, list[int]] = {}
+        for place, entry in enumerate(entries):
+            groups.setdefault(tuple(entry["padded_size"].tolist()), []).append(place)
+        total = torch.zeros((), device=self.args.device)
+        for places in groups.values():
+            outputs = model(
+                **model_inputs([entries[place] for place in places], self.args.device),
+                output_auxiliary_predictions=self.args.auxiliary_loss,
+            )
+            predictions = [outputs, *(outputs.auxiliary_predictions or ())]
+            for prediction in predictions:
+                total = total + self._image_losses(prediction, inputs, places).sum() / len(predictions)
+        return total / len(entries)
+
+    def _image_losses(self, prediction: Any, inputs: dict[str, Any], places: list[int]) -> torch.Tensor:
+        logits = prediction["class_queries_logits"], prediction["masks_queries_logits"]
+        if self.semantic_loss is not None:
+            return self.semantic_loss(*logits, torch.stack([inputs["label"][place] for place in places]))
+        class_labels, mask_labels, seeds = (
+            [inputs[name][place] for place in places] for name in ("class_labels", "mask_labels", "seed")
+        )
+        return self.matching_loss(*logits, class_labels, mask_labels, seeds)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: the estimate of transformers is for language models."""
+        return 0
+
+    # Evaluation
+
+    def evaluate_with_zero_shot(self, eval_dataset: SegmentationDataset | None = None) -> dict[str, dict]:
+        """
+        Scores of the adapted model and of the base model as it came, with one pass of the frozen part.
+
+        Returns:
+            `{"zero_shot": scores, "adapted": scores}`, each as `scores_from_confusion` gives them, by class name.
+        """
+        self.compare_zero_shot = True
+        try:
+            self.evaluate(eval_dataset)
+        finally:
+            self.compare_zero_shot = False
+        names = self._eval_examples.dataset.classes.names
+        return {
+            name: scores_from_confusion(matrix, names)
+            for name, matrix in zip(("adapted", "zero_shot"), self._confusions)
+        }
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any):
+        """As in `transformers`, with empty counts to begin with."""
+        self._confusions: torch.Tensor | int = 0
+        return super().evaluation_loop(*args, **kwargs)
+
+    @torch.no_grad()
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, torch.Tensor, torch.Tensor]:
+        """One stack of confusion matrices an image, `(B, 1 or 2, K, K + 1)`; they are all that is gathered."""
+        # what is evaluated once need not be kept
+        store = self.args.eval_strategy != "no"
+        confusions = []
+        for index, label in zip(inputs["index"].tolist(), inputs["label"]):
+            entry = self._entry(self._eval_examples, index, store=store)
+            matrices = []
+            for context in self._compared():
+                with context:
+                    outputs = model(**model_inputs([entry], self.args.device))
+                geometry = MaskGeometry(
+                    tuple(entry["padded_size"].tolist()),
+                    self._eval_examples.resized_size(tuple(label.shape)),
+                    tuple(label.shape),
+                )
+                scores = semantic_scores(outputs.class_queries_logits[0], outputs.masks_queries_logits[0], geometry)
+                label = label.to(scores.device)
+                matrices.append(confusion_matrix(scores.argmax(dim=0), label, len(scores)))
+            confusions.append(torch.stack(matrices))
+        return None, torch.stack(confusions), inputs["index"].to(self.args.device)
+
+    def _compared(self) -> Iterator[contextlib.AbstractContextManager]:
+        yield contextlib.nullcontext()
+        if self.compare_zero_shot:
+            # the default prompts of the adapter's classes, which the base model itself need not know
+            yield self.model.base_model.zero_shot() if isinstance(self.model, PeftModel) else contextlib.nullcontext()
+
+    def _add_confusions(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
+        self._confusions = self._confusions + torch.as_tensor(prediction.predictions).sum(0).cpu()
+        if not compute_result:
+            return {}
+        scores = scores_from_confusion(self._confusions[0], self._eval_examples.dataset.classes.names)
+        metrics = {name: scores[name] for name in ("mean_iou", "mean_accuracy", "pixel_accuracy")}
+        return metrics | {f"iou_{name}": value for name, value in scores["per_class_iou"].items()}
+
+
+def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
+    """
+    The newest checkpoint that was written to its end, or None.
+
+    The trainer's state is the last file of a checkpoint; a process killed while writing leaves it missing or cut off.
+    """
+    folders = []
+    for folder in Path(output_dir).glob("checkpoint-*"):
+        try:
+            folders.append((json.loads((folder / "trainer_state.json").read_text())["global_step"], str(folder)))
+        except (OSError, ValueError, KeyError):
+            logger.warning(f"{folder} was not written to its end and is left alone")
+    return max(folders)[1] if folders else None
