@@ -15,6 +15,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.utils import ModelOutput
 
 from .configuration_seem import SeemTextConfig
+from .cpu_ops import Linear
 from .prompt_templates import PROMPT_TEMPLATES
 
 BACKGROUND_CLASS = "background"
@@ -91,7 +92,10 @@ class SeemTextModel(nn.Module):
         super().__init__()
         self.config = config
         self.text_encoder = CLIPTextModel(config)
-        self.projection = nn.Linear(config.hidden_size, projection_dim, bias=False)
+        for module in self.text_encoder.modules():
+            if type(module) is nn.Linear:
+                module.__class__ = Linear  # same parameters, a faster product on the CPU
+        self.projection = Linear(config.hidden_size, projection_dim, bias=False)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The word embeddings, (vocab_size, hidden_size)."""
@@ -173,7 +177,7 @@ class SeemTextModel(nn.Module):
         tokenizer,
         templates: tuple[str, ...] | None = None,
         add_background: bool = False,
-        batch_size: int = 16,
+        batch_size: int = 4,
     ) -> torch.FloatTensor:
         """
         Class embeddings by the official ensemble: each name in each template, each embedding normalised with
@@ -185,7 +189,7 @@ class SeemTextModel(nn.Module):
             templates (`tuple[str]`, *optional*): sentences with one `{}`; by default the 81 official ones. `("{}",)`
                 is the bare name.
             add_background (`bool`, *optional*, defaults to `False`): append the row of "background".
-            batch_size (`int`, *optional*, defaults to 16): packs of up to 256 tokens that run together.
+            batch_size (`int`, *optional*, defaults to 4): packs of up to 256 tokens that run together.
 
         Returns:
             `torch.FloatTensor` of shape `(K, P)`, or `(K + 1, P)` with the background last: unit vectors.
