@@ -1,12 +1,16 @@
 """The two pixel decoders of SEEM: an FPN with a transformer on its coarsest map, and Mask2Former's deformable one."""
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import Mask2FormerConfig
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoder,
+    Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
     Mask2FormerSinePositionEmbedding,
 )
 
@@ -24,8 +28,10 @@ def sine_positions(height: int, width: int, channels: int, like: torch.Tensor) -
     They are computed in float32 at least: half precision cannot tell neighbouring positions of a large map apart.
     """
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    embedding = Mask2FormerSinePositionEmbedding(channels // 2, normalize=True)
-    return embedding(torch.Size((1, channels, height, width)), like.device, dtype).to(like.dtype)
+    positions = Mask2FormerSinePositionEmbedding.build_sine_position_embedding(
+        (1, channels, height, width), like.device, dtype, channels // 2, normalize=True, scale=2 * math.pi
+    )
+    return positions.to(like.dtype)
 
 
 class SeemPixelDecoderAttention(nn.Module):
@@ -182,6 +188,26 @@ class SeemDeformablePixelDecoder(Mask2FormerPixelDecoder):
         with torch.autocast(feature_maps[0].device.type, enabled=False):
             outputs = super().forward([features.to(dtype) for features in feature_maps])
         return outputs.mask_features, list(outputs.multi_scale_features)
+
+
+def init_deformable_weights(module: nn.Module):
+    """
+    Initialise what the general rules of a `PreTrainedModel` leave open in [`SeemDeformablePixelDecoder`].
+
+    The points that a query samples start on a ring around it, one direction a head ("Deformable DETR", Zhu et al.,
+    2021, appendix A.4). To be called from `_init_weights` with every module; does nothing for other modules.
+    """
+    if isinstance(module, SeemDeformablePixelDecoder):
+        init.normal_(module.level_embed)
+    elif isinstance(module, Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
+        angles = torch.arange(module.n_heads) * (2 * math.pi / module.n_heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        directions = directions / directions.abs().amax(dim=-1, keepdim=True)
+        distances = torch.arange(1, module.n_points + 1)
+        ring = directions[:, None, None] * distances[:, None]  # (heads, 1, points, 2)
+        init.copy_(module.sampling_offsets.bias, ring.expand(-1, module.n_levels, -1, -1).flatten())
+        for layer in (module.sampling_offsets.weight, module.attention_weights.weight, module.attention_weights.bias):
+            init.zeros_(layer)
 
 
 PIXEL_DECODERS = {"fpn": SeemFPNPixelDecoder, "deformable": SeemDeformablePixelDecoder}
