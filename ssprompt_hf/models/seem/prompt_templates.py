@@ -1,4 +1,4 @@
-"""The 81 sentence templates of the official class-name ensemble (CLIP's prompt engineering for ImageNet, with "{}." added)."""
+"""The 81 sentences of the official class-name ensemble: CLIP's ImageNet templates and the bare name."""
 
 PROMPT_TEMPLATES = (
     "{}.",
