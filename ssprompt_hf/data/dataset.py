@@ -141,7 +141,7 @@ class ColumnSource:
 
     def read(self, row: int) -> dict[str, Any]:
         values = self.table[row]
-        image = _read_image(values[self.image_column], self._where(values, row, self.image_column))
+        image = read_image(values[self.image_column], self._where(values, row, self.image_column))
         example = {"image": image, "label": self._label(values, row, image.shape[:2])}
         if self.instance_column is not None:
             where = self._where(values, row, self.instance_column)
@@ -200,7 +200,7 @@ def _open(value: Any, source: str, decode: bool = True) -> Image.Image:
         ) from error
 
 
-def _read_image(value: Any, source: str) -> np.ndarray:
+def read_image(value: Any, source: str) -> np.ndarray:
     """uint8 (H, W, 3), RGB, turned upright as its EXIF data says."""
     image = ImageOps.exif_transpose(_open(value, source))
     if image.mode.startswith("I;16"):  # Pillow would clip at 255

@@ -53,7 +53,7 @@ def load_segmentation_folder(data_dir: str | os.PathLike, split: str | None = "t
 
     data_dir = Path(data_dir)
     images, labels, instances, names = _find_layout(data_dir, split)
-    image_files = _files(images, IMAGE_SUFFIXES)
+    image_files = list_files(images, IMAGE_SUFFIXES)
     if names is not None:
         image_files = _listed_files(image_files, names, data_dir / f"{split}.txt")
     if not image_files:
@@ -137,7 +137,7 @@ def _label_folder(data_dir: Path) -> Path:
     return labels
 
 
-def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """Files below `folder` with one of `suffixes`, sorted by relative path; hidden ones are left out."""
     found = []
     for root, folders, files in os.walk(folder, followlinks=True):
@@ -166,7 +166,7 @@ def _listed_files(files: list[Path], names: list[str], source: Path) -> list[Pat
 
 def _partners(image_files: list[Path], images: Path, folder: Path, what: str) -> list[Path]:
     """For each image the file of `folder` at the same relative place with its stem plus one of `LABEL_ENDINGS`."""
-    present = {path.relative_to(folder).with_suffix(""): path for path in _files(folder, LABEL_SUFFIXES)}
+    present = {path.relative_to(folder).with_suffix(""): path for path in list_files(folder, LABEL_SUFFIXES)}
     partners, missing = [], []
     for image in image_files:
         key = image.relative_to(images).with_suffix("")

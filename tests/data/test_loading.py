@@ -145,5 +145,5 @@ def test_labels_are_read_without_their_images(monkeypatch):
         raise AssertionError("image decoded")
 
     dataset = wrap_dataset(table(text=[Value("string").dtype] * 2), CLASSES)
-    monkeypatch.setattr(module, "_read_image", fail)
+    monkeypatch.setattr(module, "read_image", fail)
     assert dataset.read_label(0).shape == (4, 6)
