@@ -119,6 +119,13 @@ class PromptConfig(PeftConfig):
             if value is not None and value < 1:
                 raise AdapterError(f"{name} is {value}; it must be at least 1")
 
+    @classmethod
+    def peft_type_name(cls) -> str | None:
+        """The `peft_type` in the files of this method; None for a class that is no method."""
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+        return next((key.value for key, value in PEFT_TYPE_TO_CONFIG_MAPPING.items() if value is cls), None)
+
     def save_pretrained(self, save_directory: str | os.PathLike, auto_mapping_dict: dict | None = None, **kwargs):
         """Write `adapter_config.json`, under a temporary name first; arguments as in PEFT."""
         from peft.utils import CONFIG_NAME

@@ -1,0 +1,454 @@
+"""`SSPromptModel`: a base model and its adapters, from names to pictures."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import HfApi
+from peft import PeftModel
+from PIL import Image
+from torch import nn
+from transformers import AutoTokenizer
+
+from .data.dataset import read_image
+from .data.folder import IMAGE_SUFFIXES, list_files
+from .errors import AdapterError, NoImagesError
+from .file_utils import atomic_path
+from .hub.adapters import ADAPTER_WEIGHTS, CARD, fetch_adapter, read_adapter, replacing_folder
+from .hub.base_models import resolve_base_model
+from .hub.cards import render_adapter_card
+from .hub.registry import BASE_MODELS
+from .models.seem.image_processing_seem import SeemImageProcessor
+from .models.seem.modeling_seem import SeemForUniversalSegmentation
+from .results import SegmentationResult, build_result
+from .tuners import PromptConfig, PromptTuner, SSPromptConfig
+from .tuners.config import ANY_BASE_MODEL, TASKS, check_choice
+
+ImageLike = str | os.PathLike | Image.Image | np.ndarray
+
+
+class SSPromptModel(PeftModel):
+    """
+    A [`~peft.PeftModel`] that finds base models and adapters by name, predicts from images, and writes adapters with
+    their card.
+
+    ```python
+    model = SSPromptModel.from_pretrained("seem-nano", adapter="my-adapter")
+    result = model.predict("street.jpg")
+    result.overlay().save("overlay.png")
+    ```
+
+    Everything that PEFT offers works on it. A model loaded for inference keeps the active adapter merged into the
+    base model; switching, disabling and training take it out by themselves.
+
+    Args:
+        model ([`SeemForUniversalSegmentation`]): the base model.
+        peft_config ([`PromptConfig`]): configuration of the first adapter.
+        adapter_name (`str`, *optional*, defaults to `"default"`): its name.
+        image_processor ([`SeemImageProcessor`], *optional*): prepares images; by default with standard settings.
+        kwargs: as for `PeftModel`.
+    """
+
+    # Class attributes, as PEFT's constructor already calls methods that ask for them.
+    _keep_merged = False
+    image_processor = None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        peft_config: PromptConfig,
+        adapter_name: str = "default",
+        image_processor: SeemImageProcessor | None = None,
+        **kwargs,
+    ):
+        super().__init__(model, peft_config, adapter_name, **kwargs)
+        self.image_processor = image_processor or SeemImageProcessor()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        base: str | os.PathLike | nn.Module | None = None,
+        adapter: str | os.PathLike | None = None,
+        adapter_name: str = "default",
+        is_trainable: bool = False,
+        config: PromptConfig | None = None,
+        class_names: list[str] | None = None,
+        thing_class_ids: list[int] | None = None,
+        keep_prompt_encoders: bool = False,
+        check_base_model: bool = True,
+        namespace: str | None = None,
+        revision: str | None = None,
+        adapter_revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **kwargs: Any,
+    ) -> "SSPromptModel":
+        """
+        Load a base model and, if one is named, an adapter.
+
+        Args:
+            base: a name such as `"seem-t"`, a folder, a Hub id, or a model. Without it, the one the adapter names.
+            adapter: a folder, a Hub id, or a bare name under `namespace`. Without it the model starts with an
+                untrained adapter, which changes nothing.
+            adapter_name: what the adapter is called in this model.
+            is_trainable: keep the adapter apart, ready to be trained, in place of merging it.
+            config: configuration of the untrained adapter; by default `SSPromptConfig()`.
+            class_names, thing_class_ids: give the base model other classes first; needs its text encoder and its
+                tokenizer, and no `adapter`, which brings its own.
+            keep_prompt_encoders: keep the text encoder and the encoder of strokes, which segmentation by class names
+                has no use for once the class embeddings are known.
+            check_base_model: refuse an adapter that was made for another base model.
+            namespace, adapter_revision: where a bare adapter name is looked up, and which version of it is taken.
+            revision, cache_dir, token, local_files_only: as for transformers' models.
+            kwargs: for the base model's `from_pretrained`, such as `dtype` or `device_map`.
+
+        Raises:
+            UnknownNameError, DownloadError: something cannot be found.
+            AdapterError: the adapter's files are damaged, or do not fit the base model.
+        """
+        access = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+        folder = None
+        if adapter is not None:
+            if class_names is not None or config is not None:
+                raise AdapterError("an adapter brings its own classes and configuration: pass these without `adapter`")
+            folder = fetch_adapter(adapter, namespace, adapter_revision, **access)
+            config = read_adapter(folder).config
+            config.inference_mode = not is_trainable
+            if not check_base_model:
+                config.base_model_fingerprint = ANY_BASE_MODEL
+            base = config.base_model_name_or_path if base is None else base
+        if base is None:
+            raise AdapterError("no base model: pass its name, folder or Hub id, for instance 'seem-nano'")
+        config = SSPromptConfig() if config is None else config
+        if isinstance(base, nn.Module):
+            model, image_processor = base, None
+        else:
+            needs_points = getattr(config, "spatial_source", None) == "point_grid" and folder is None
+            model, image_processor = _load_base_model(
+                base,
+                revision,
+                access,
+                use_text_model=keep_prompt_encoders or class_names is not None,
+                use_spatial_prompt_encoder=keep_prompt_encoders or needs_points,
+                **kwargs,
+            )
+        if class_names is not None:
+            model.set_class_names(class_names, _load_tokenizer(model, access), thing_class_ids)
+            if not keep_prompt_encoders and not isinstance(base, nn.Module):
+                model.drop_text_model()
+        loaded = cls(model, config, adapter_name, image_processor=image_processor)
+        if folder is not None:
+            loaded.load_adapter(folder, adapter_name, is_trainable=is_trainable)
+        loaded.eval()
+        loaded._keep_merged = not is_trainable
+        loaded._merge_if_kept()
+        return loaded
+
+    # Merging, for inference
+
+    def _merge_if_kept(self) -> None:
+        layers = self.base_model._layers()
+        can_merge = self.active_adapters and not self._adapters_disabled and not self.training
+        # A point grid without tokens yet has nothing to merge.
+        if self._keep_merged and can_merge and not any(layer.merged for layer in layers):
+            self.base_model.merge_adapter()
+
+    @contextmanager
+    def _unmerged(self) -> Iterator[None]:
+        self.base_model.unmerge_adapter()
+        try:
+            yield
+        finally:
+            self._merge_if_kept()
+
+    def merge(self) -> nn.Module:
+        """The base model with the active adapter's prompts and class names for good, free of PEFT."""
+        return self.merge_and_unload()
+
+    def train(self, mode: bool = True) -> "SSPromptModel":
+        """As in PyTorch, but the frozen base model stays in evaluation mode."""
+        super().train(mode)
+        if isinstance(getattr(self, "base_model", None), PromptTuner):
+            if mode:
+                self.base_model.unmerge_adapter()
+            else:
+                self._merge_if_kept()
+        return self
+
+    # Adapters
+
+    def load_adapter(
+        self,
+        model_id: str | os.PathLike,
+        adapter_name: str | None = None,
+        is_trainable: bool = False,
+        namespace: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        check_base_model: bool = True,
+        **kwargs: Any,
+    ):
+        """
+        Load a further adapter, or new weights for one that is there. `set_adapter` makes it the active one.
+
+        Args:
+            model_id: a folder, a Hub id, or a bare name under `namespace`.
+            adapter_name: what to call it; by default the last part of `model_id`.
+            is_trainable, kwargs: as in PEFT.
+            namespace, revision, cache_dir, token, local_files_only, check_base_model: as in `from_pretrained`.
+
+        Returns:
+            as in PEFT, the missing and unexpected keys (there are none).
+
+        Raises:
+            UnknownNameError, DownloadError: the adapter cannot be found.
+            AdapterError: its files are damaged, or do not fit the base model.
+        """
+        folder = fetch_adapter(model_id, namespace, revision, cache_dir, token, local_files_only)
+        config = read_adapter(folder).config
+        if adapter_name is None:
+            adapter_name = Path(os.fspath(model_id)).name.replace(".", "_")
+        with self._unmerged():
+            if adapter_name not in self.peft_config:
+                config.inference_mode = not is_trainable
+                if not check_base_model:
+                    config.base_model_fingerprint = ANY_BASE_MODEL
+                self.add_adapter(adapter_name, config)
+                if is_trainable:
+                    self.set_requires_grad(adapter_name)
+            elif config.class_names != self.peft_config[adapter_name].class_names:
+                raise AdapterError(
+                    f"{folder} has other classes than the adapter {adapter_name!r} that is already loaded: load it "
+                    "under another name"
+                )
+            kwargs.setdefault("torch_device", str(self.device))
+            return super().load_adapter(folder, adapter_name, is_trainable=is_trainable, **kwargs)
+
+    def set_adapter(self, adapter_name: str, inference_mode: bool = False) -> None:
+        """Make an adapter the active one; the model's class names become its own."""
+        with self._unmerged():
+            super().set_adapter(adapter_name, inference_mode=inference_mode or self._keep_merged)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """As in PEFT."""
+        with self._unmerged():
+            super().delete_adapter(adapter_name)
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """The base model as it was, with its own classes. See `zero_shot` for its answers about the adapter's."""
+        with self._unmerged(), super().disable_adapter():
+            yield
+
+    # Files
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        safe_serialization: bool = True,
+        selected_adapters: list[str] | None = None,
+        is_main_process: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Write the adapters, each with its card: `"default"` to the folder itself, others to sub-folders, as in PEFT.
+        Every file appears whole or not at all.
+
+        Raises:
+            AdapterError: `safe_serialization=False`; pickles are not written.
+        """
+        if not safe_serialization:
+            raise AdapterError("adapters are written as safetensors only: leave safe_serialization=True")
+        if not is_main_process:
+            return
+        selected = list(self.peft_config) if selected_adapters is None else list(selected_adapters)
+        with replacing_folder(save_directory) as folder:
+            # Prompts are no vocabulary; PEFT would ask the Hub for the base model's.
+            kwargs["save_embedding_layers"] = False
+            super().save_pretrained(folder, selected_adapters=selected, **kwargs)
+            for name in selected:
+                own = Path(folder) if name == "default" else Path(folder, name)
+                self._write_card(own, name, adapter=Path(save_directory).name)
+
+    def create_or_update_model_card(self, output_dir: str) -> None:
+        """Write the card of the active adapter, unless another file is there."""
+        if not Path(output_dir, CARD).exists() and isinstance(self.active_adapter, str):
+            self._write_card(Path(output_dir), self.active_adapter, adapter=Path(output_dir).name)
+
+    def _write_card(self, folder: Path, adapter_name: str, adapter: str) -> None:
+        weights = folder / ADAPTER_WEIGHTS
+        learned = (
+            getattr(layer, attribute)[adapter_name].numel()
+            for layer in self.base_model._layers()
+            for attribute in layer.adapter_layer_names
+            if adapter_name in getattr(layer, attribute)
+            and attribute not in layer.frozen_peft_weight_names.get(adapter_name, ())
+        )
+        card = render_adapter_card(
+            self.peft_config[adapter_name],
+            parameters=sum(learned),
+            num_bytes=weights.stat().st_size if weights.is_file() else 0,
+            adapter=adapter,
+        )
+        with atomic_path(folder / CARD) as temporary:
+            temporary.write_text(card, encoding="utf-8")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        adapter_name: str | None = None,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """
+        Upload one adapter, by default the active one, with its card.
+
+        Args:
+            repo_id: `user/name`, or a name under your own account; made if it is not there.
+            adapter_name: which adapter.
+            commit_message, private, token, revision, create_pr: as for transformers' models.
+
+        Returns:
+            the address of the commit.
+        """
+        adapter_name = adapter_name or self.active_adapter
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, selected_adapters=[adapter_name])
+            own = Path(folder) if adapter_name == "default" else Path(folder, adapter_name)
+            self._write_card(own, adapter_name, adapter=repo_id)
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=own,
+                commit_message=commit_message or "Upload adapter",
+                revision=revision,
+                create_pr=create_pr,
+            )
+        return str(commit.commit_url)
+
+    # Prediction
+
+    @torch.no_grad()
+    def predict(
+        self,
+        images: ImageLike | list[ImageLike],
+        task: str | None = None,
+        batch_size: int = 1,
+        threshold: float | None = None,
+        image_size: int | None = None,
+    ) -> SegmentationResult | list[SegmentationResult]:
+        """
+        Segment images.
+
+        Args:
+            images: a PIL image, an array (H, W, 3) of uint8, a file, a folder (all images in and below it), or a list
+                of these.
+            task: `"semantic"`, `"instance"` or `"panoptic"`; by default the adapter's.
+            batch_size: images per pass of the model.
+            threshold: least score of instances (by default 0.5) and panoptic segments (by default the processor's).
+            image_size: shorter side in pixels to which images are resized; by default the adapter's, or the
+                processor's.
+
+        Returns:
+            one result for one image, otherwise a list in the order of the images.
+
+        Raises:
+            NoImagesError: a folder without images, or a path that is not there.
+            UnreadableFileError: a file that is no image.
+            AdapterError: an unknown task.
+        """
+        config = self.peft_config[self.active_adapter] if self.active_adapters else None
+        task = task or (config.task if config is not None else "semantic")
+        check_choice("task", task, TASKS)
+        items = list(images) if isinstance(images, (list, tuple)) else [images]
+        sources = [source for item in items for source in _sources(item)]
+        image_size = image_size or (config.image_size if config is not None else None)
+        results = []
+        for start in range(0, len(sources), batch_size):
+            results += self._predict_batch(sources[start : start + batch_size], task, threshold, image_size)
+        is_single = not isinstance(images, (list, tuple)) and not _is_folder(images)
+        return results[0] if is_single else results
+
+    def _predict_batch(self, sources: list, task: str, threshold: float | None, image_size: int | None) -> list:
+        pictures = [_read(source) for source in sources]
+        resize = (
+            {} if image_size is None else {"size": {**dict(self.image_processor.size), "shortest_edge": image_size}}
+        )
+        inputs = self.image_processor(pictures, return_tensors="pt", **resize).to(self.device)
+        outputs = self(**inputs)
+        model_config = self.get_base_model().config
+        arguments = {} if task == "semantic" else {"thing_class_ids": model_config.thing_class_ids}
+        if task == "instance":
+            arguments["threshold"] = 0.5 if threshold is None else threshold
+        elif task == "panoptic":
+            arguments["threshold"] = threshold
+        processed = getattr(self.image_processor, f"post_process_{task}_segmentation")(outputs, **arguments)
+        if task == "semantic":
+            processed = [{"segmentation": segmentation} for segmentation in processed]
+        names = model_config.class_names
+        adapter = self.peft_config.get(self.active_adapter) if isinstance(self.active_adapter, str) else None
+        colors = adapter.colors if adapter is not None and adapter.class_names == names else None
+        return [
+            build_result(task, one, picture, names, colors, source if isinstance(source, str) else None)
+            for one, picture, source in zip(processed, pictures, sources)
+        ]
+
+
+def _load_base_model(name: str | os.PathLike, revision: str | None, access: dict, **kwargs: Any):
+    """The model and its image processor."""
+    folder = resolve_base_model(name, revision=revision, **access)
+    # A converted checkpoint is a folder of this machine; only a Hub id is still to be downloaded.
+    access = {**access, "revision": revision or "main"} if folder == os.fspath(name) else {}
+    model = SeemForUniversalSegmentation.from_pretrained(folder, **access, **kwargs)
+    try:
+        image_processor = SeemImageProcessor.from_pretrained(folder, **access)
+    except OSError:  # a base model without a file for its processor has standard settings
+        image_processor = SeemImageProcessor(size_divisibility=model.config.size_divisibility)
+    if os.fspath(name) in BASE_MODELS:
+        # Adapters record the name, not where this machine keeps the files.
+        model.name_or_path = os.fspath(name)
+    return model, image_processor
+
+
+def _load_tokenizer(model: nn.Module, access: dict):
+    folder = resolve_base_model(model.name_or_path, **access)
+    return AutoTokenizer.from_pretrained(folder, **(access if folder == model.name_or_path else {}))
+
+
+def _is_folder(item: Any) -> bool:
+    return isinstance(item, (str, os.PathLike)) and os.path.isdir(item)
+
+
+def _sources(item: ImageLike) -> list:
+    """Files as text, everything else as it is."""
+    if not isinstance(item, (str, os.PathLike)):
+        return [item]
+    path = Path(item)
+    if path.is_dir():
+        files = list_files(path, IMAGE_SUFFIXES)
+        if not files:
+            raise NoImagesError(f"{path}: no images; looked for files ending in {', '.join(IMAGE_SUFFIXES)}")
+        return [str(file) for file in files]
+    if not path.is_file():
+        raise NoImagesError(f"{path}: no such file or folder")
+    return [str(path)]
+
+
+def _read(source: Any) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source.convert("RGB")
+    if isinstance(source, str):
+        return Image.fromarray(read_image({"path": source, "bytes": None}, source))
+    return Image.fromarray(np.asarray(source)).convert("RGB")
