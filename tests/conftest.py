@@ -36,3 +36,12 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def hub():
+    """A Hugging Face Hub on the loopback; see `hub_server.LocalHub`."""
+    from hub_server import LocalHub
+
+    with LocalHub() as server:
+        yield server

@@ -139,6 +139,9 @@ class LocalHub:
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
         monkeypatch.setattr(hf_api.api, "endpoint", self.endpoint)
+        if "transformers" in sys.modules:
+            # Made at its first use, with the endpoint of that time.
+            monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
         monkeypatch.setenv("HF_ENDPOINT", self.endpoint)
         monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
         if token:
@@ -245,9 +248,9 @@ class _HubHandler(_Handler):
                 return self.reply(200, {"errors": [], "warnings": []})
             if url.path == "/api/whoami-v2" and self.authorized():
                 return self.reply(200, {"type": "user", "name": USER, "fullname": USER, "orgs": [], "auth": {}})
-            if not self.authorized() and (self.command != "GET" or url.path == "/api/whoami-v2"):
-                if "/paths-info/" not in url.path:
-                    return self.reply(401, {"error": "Invalid credentials"})
+            is_public = self.command == "GET" and url.path != "/api/whoami-v2"
+            if not (self.authorized() or is_public or "/paths-info/" in url.path):
+                return self.reply(401, {"error": "Invalid credentials"})
             if url.path in ("/api/repos/create", "/api/repos/delete"):
                 return self.create_or_delete(url.path.endswith("create"), json.loads(self.body))
             if match := self.API.fullmatch(url.path):
@@ -320,7 +323,9 @@ class _HubHandler(_Handler):
             asked = self.asked_paths()
             return self.reply(200, [self.entry(path, files[path]) for path in asked if path in files])
         if action == "commits":
-            log = [{"id": c, "title": m, "message": "", "authors": [], "date": _DATE} for c, m in repo.messages.items()]
+            log = [
+                {"id": c, "title": m, "message": "", "authors": [], "date": _DATE} for c, m in repo.messages.items()
+            ]
             return self.reply(200, log[::-1])
         if action == "preupload":
             return self.preupload(json.loads(self.body)["files"], files)

@@ -4,6 +4,7 @@ A base-model name stands for an architecture (arguments of `SeemConfig`) and, wh
 in the official layout on the Hub. An adapter name is a folder, a Hub id, or a bare name under a namespace.
 """
 
+import copy
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -186,9 +187,8 @@ def base_model_config(name: str):
     names = convertible_names()
     if name not in names:
         raise UnknownNameError(f"{name!r} is not the name of an official SEEM model; choose one of {', '.join(names)}")
-    arguments = BASE_MODELS[name].config
     # A copy: configurations may change the dictionaries they are built from.
-    return SeemConfig(**{**arguments, "backbone_config": dict(arguments["backbone_config"])})
+    return SeemConfig(**copy.deepcopy(BASE_MODELS[name].config))
 
 
 def resolve_adapter_name(name: str | os.PathLike, namespace: str | None = None) -> str:

@@ -43,7 +43,8 @@ def convert_seem_checkpoint(
         output_dir: the folder to write; it must not exist or be empty. By default the model is kept in the cache of
             converted models, where `from_pretrained(name)` finds it.
         config: the architecture, for a model that has no name; `name` must then be None.
-        tokenizer: tokenizer of the text encoder, saved with the image processor if given: checkpoints have none.
+        tokenizer: of the text encoder, to be saved with the image processor, as checkpoints have none; a tokenizer, or
+            the folder or Hub id of one (a warning if it is not found).
 
     Returns:
         the folder, with `config.json`, `model.safetensors` and `preprocessor_config.json` (`processor_config.json` and
@@ -82,6 +83,10 @@ def convert_seem_checkpoint(
         output_dir = local_model_dir(name)
         check_output_dir(output_dir)
     mappings = match_tensors(state_dict, config, checkpoint, name)
+    if isinstance(tokenizer, str | os.PathLike):
+        from ...hub.base_models import load_tokenizer
+
+        tokenizer = load_tokenizer(tokenizer)
     with atomic_output_dir(Path(output_dir)) as folder:
         _write(folder, state_dict, mappings, config, tokenizer)
     return Path(output_dir)
@@ -200,21 +205,18 @@ def match_tensors(
     problems = [
         f"{len(items)} {what}: {listed(items)}"
         for items, what in (
-            (list(missing), "missing (by their names in this package)"),
+            (list(missing), "missing (names as in this package)"),
             (unexpected, "unexpected"),
             (wrong, "of another shape or type"),
         )
         if items
     ]
-    others = [other for other in matching_names(state_dict) if other != name]
-    advice = "Check that the file is complete and an official SEEM checkpoint."
-    if others and name not in matching_names(state_dict):
-        advice = f"Its backbone is that of {' and '.join(others)}: pass {' or '.join(f'--name {n}' for n in others)}."
-    raise CheckpointError(
-        f"the tensors of {path} are not those of {name or 'the given config'}.\n  "
-        + "\n  ".join(problems)
-        + f"\n{advice}"
-    )
+    names = matching_names(state_dict)
+    advice = "check that the file is complete and an official SEEM checkpoint"
+    if names and name not in names:
+        advice = f"its backbone is that of {' and '.join(names)}: pass {' or '.join(f'--name {n}' for n in names)}"
+    what = name or "a model of the given config"
+    raise CheckpointError(f"the tensors of {path} are not those of {what}: {advice}. {'; '.join(problems)}")
 
 
 def expected_shapes(config: SeemConfig) -> dict[str, tuple[int, ...]]:
@@ -264,8 +266,23 @@ def atomic_output_dir(folder: Path) -> Iterator[Path]:
         raise
 
 
-def _write(folder: Path, state_dict: dict, mappings: dict[str, TensorMapping], config: SeemConfig, tokenizer):
+def _image_processor(config: SeemConfig):
     from .image_processing_seem import SeemImageProcessor
+
+    size = {}
+    if config.backbone_config.model_type == "seem_sam_vit":
+        # SAM's position embeddings are for one square size. The official test size is 1000, at most 1024.
+        limit = config.backbone_config.image_size
+        size = {"size": {"shortest_edge": 1000 * limit // 1024, "longest_edge": limit}}
+    return SeemImageProcessor(
+        size_divisibility=config.size_divisibility,
+        object_mask_threshold=config.object_mask_threshold,
+        overlap_threshold=config.overlap_threshold,
+        **size,
+    )
+
+
+def _write(folder: Path, state_dict: dict, mappings: dict[str, TensorMapping], config: SeemConfig, tokenizer):
     from .processing_seem import SeemProcessor
 
     tensors = {
@@ -279,7 +296,7 @@ def _write(folder: Path, state_dict: dict, mappings: dict[str, TensorMapping], c
     dtypes = {tensor.dtype for tensor in tensors.values()}
     config.dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
     config.save_pretrained(folder)
-    image_processor = SeemImageProcessor(size_divisibility=config.size_divisibility)
+    image_processor = _image_processor(config)
     processor = image_processor if tokenizer is None else SeemProcessor(image_processor, tokenizer)
     processor.save_pretrained(folder)
 

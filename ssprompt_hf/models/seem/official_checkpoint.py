@@ -48,8 +48,11 @@ def _check_file(path: Path):
         raise CheckpointError(f"there is no file {path}")
     if not path.is_file():
         raise CheckpointError(f"{path} is a folder; pass the checkpoint file in it")
-    with path.open("rb") as file:
-        head = file.read(64)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if head.startswith(b"PK\x03\x04"):
         # The directory of a zip file is at its end.
         if not zipfile.is_zipfile(path):

@@ -153,7 +153,7 @@ PIXEL_DECODER_RULES = {"fpn": FPN_RULES, "deformable": DEFORMABLE_RULES}
 
 
 def official_parts(config: SeemConfig) -> tuple[tuple[str, str, Rules], ...]:
-    """The parts of the model: (official prefix, our prefix, rules) of each; the first prefix that fits a name holds."""
+    """The parts of the model: (official prefix, our prefix, rules) of each; the first prefix that fits holds."""
     return (
         ("backbone.", "model.backbone.", BACKBONE_RULES[config.backbone_config.model_type]),
         ("sem_seg_head.pixel_decoder.", "model.pixel_decoder.", PIXEL_DECODER_RULES[config.pixel_decoder_type]),

@@ -1,0 +1,86 @@
+"""The command `ssprompt-hf`: one function adds each sub-command, another runs it.
+
+Heavy modules are imported where a command runs, so that `--help` and mistakes in the arguments answer at once.
+"""
+
+import argparse
+import sys
+
+from .errors import SSPromptError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """
+    Run the command line.
+
+    Args:
+        arguments: by default those of the process.
+
+    Returns:
+        the exit code: 0, or 2 after an error of the user, which is one line on stderr (130 after Ctrl-C).
+    """
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except SSPromptError as error:
+        print(f"{parser.prog} {options.command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog} {options.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all sub-commands; each stores the function that runs it as `run`."""
+    parser = argparse.ArgumentParser(
+        prog="ssprompt-hf", description="Adapt promptable segmentation models with learned prompts."
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    add_convert(commands)
+    return parser
+
+
+def add_convert(commands):
+    """`convert`: an official checkpoint to a folder for `from_pretrained`."""
+    from .hub.registry import BASE_MODELS, TOKENIZER_REPO, convertible_names
+
+    names = "\n".join(f"  {name:<16} {BASE_MODELS[name].description}" for name in convertible_names())
+    parser = commands.add_parser(
+        "convert",
+        help="convert an official SEEM checkpoint",
+        description="Convert an official SEEM checkpoint (.pt) to a folder that from_pretrained loads.",
+        epilog=f"names:\n{names}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the file, for instance seem_focalt_v0.pt")
+    parser.add_argument(
+        "--name",
+        metavar="NAME",
+        help="the architecture (see below); by default told by the tensors and the file's name",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="the folder to write; by default the model is kept in the cache, where from_pretrained(NAME) finds it",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="DIR_OR_ID",
+        default=TOKENIZER_REPO,
+        help="tokenizer to save with the model (default: %(default)s); 'none' for none",
+    )
+    parser.set_defaults(run=run_convert)
+
+
+def run_convert(options: argparse.Namespace):
+    """Run `convert`; raises as `convert_seem_checkpoint`."""
+    from .models.seem.conversion import convert_seem_checkpoint
+
+    tokenizer = None if options.tokenizer == "none" else options.tokenizer
+    print(convert_seem_checkpoint(options.checkpoint, options.name, options.output, tokenizer=tokenizer))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
