@@ -21,6 +21,7 @@ def _plain_cpu(*tensors: torch.Tensor) -> bool:
     return (
         all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -72,7 +73,8 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     Returns:
         `(..., out_features)`.
     """
-    if not _ONEDNN_LINEAR or x.numel() * weight.shape[0] < MIN_LINEAR_SIZE or not _plain_cpu(x, weight):
+    # Sizes are looked at last: compilers would record them as conditions of the graph.
+    if not _ONEDNN_LINEAR or not _plain_cpu(x, weight) or x.numel() * weight.shape[0] < MIN_LINEAR_SIZE:
         return F.linear(x, weight, bias)
     return _OneDnnLinear.apply(x.contiguous(), weight.contiguous(), bias)
 
@@ -136,6 +138,10 @@ def _winograd_matrices() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 _FILTER_TRANSFORM, _INPUT_TRANSFORM, _OUTPUT_TRANSFORM = _winograd_matrices()
+
+
+def _num_tiles(x: torch.Tensor) -> int:
+    return -(-x.shape[2] // _TILE) * -(-x.shape[3] // _TILE)
 
 
 def _winograd(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -202,8 +208,11 @@ def conv3x3(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
         `(batch, out_channels, height, width)`, equal to `F.conv2d(x, weight, bias, padding=1)` up to about 1e-6 of the
         largest value.
     """
-    enough_tiles = -(-x.shape[2] // _TILE) * -(-x.shape[3] // _TILE) >= MIN_WINOGRAD_TILES
-    if min(weight.shape[:2]) < MIN_WINOGRAD_CHANNELS or not enough_tiles or not _plain_cpu(x, weight):
+    if (
+        not _plain_cpu(x, weight)
+        or min(weight.shape[:2]) < MIN_WINOGRAD_CHANNELS
+        or _num_tiles(x) < MIN_WINOGRAD_TILES
+    ):
         return F.conv2d(x, weight, bias, padding=1)
     return _WinogradConv3x3.apply(x, weight, bias)
 
