@@ -14,7 +14,7 @@ from ...errors import CheckpointError
 # Where training scripts put the state dict, and what wrappers put before its names.
 _STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict")
 _WRAPPER_PREFIXES = ("module.", "model.", "_orig_mod.")
-_MAX_LISTED = 8
+_MAX_LISTED = 5
 
 
 def read_official_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
