@@ -1,12 +1,15 @@
 """A tiny adapted model and a few drawn scenes, the same whenever they are made; run as a script, it trains.
 
-    python tiny.py '{"output_dir": "...", "max_steps": 6}' [--kill-at STEP] [--resume]
+python tiny.py '{"output_dir": "...", "max_steps": 6}' [--kill-at STEP] [--resume]
 """
 
 import argparse
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import torch
 from peft import get_peft_model
@@ -20,6 +23,7 @@ from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.training.trainer import SSPromptTrainer, last_complete_checkpoint
 from ssprompt_hf.tuners.ssprompt import SSPromptConfig
 
+SCRIPT = Path(__file__).resolve()
 WIDTH = 32
 
 
@@ -73,6 +77,21 @@ def tiny_trainer(output_dir, model=None, train=None, evaluation=None, callbacks=
     model = tiny_adapted() if model is None else model
     train = tiny_images() if train is None else train
     return SSPromptTrainer(model, args, tiny_processor(), train, evaluation, callbacks=callbacks)
+
+
+def run_python(*command, check: bool = True) -> subprocess.CompletedProcess:
+    """Runs `python command` in a process of its own: one thread, no GPU, off the network."""
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [sys.executable, *map(str, command)]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    if check and process.returncode:
+        raise AssertionError(f"{command} failed ({process.returncode}):\n{process.stdout}\n{process.stderr}")
+    return process
 
 
 class KillAt(TrainerCallback):

@@ -1,0 +1,179 @@
+"""The cache of the frozen part: exact, within its limit, and safe against damage."""
+
+import os
+
+import pytest
+import torch
+from tiny_training import tiny_adapted, tiny_images, tiny_processor, tiny_seem, tiny_trainer
+
+from ssprompt_hf.errors import SSPromptError
+from ssprompt_hf.training import feature_cache
+from ssprompt_hf.training.examples import SegmentationExamples
+from ssprompt_hf.training.feature_cache import FeatureCache, FeatureSource, entry_bytes
+
+SEMANTIC_ONLY = {"spatial_embedding": False, "spatial_weight": False}
+
+
+def entry(value: float = 0.0, size: int = 100):
+    return {"mask_features": torch.full((1, size), value), "padded_size": torch.tensor([32, 64])}
+
+
+def loss_and_gradients(tmp_path, config, **arguments):
+    """Of the second pass over a batch, so that a cache has been filled; and how often the backbone ran."""
+    trainer = tiny_trainer(tmp_path, tiny_adapted(**config), **arguments)
+    runs = []
+    trainer.base_model.model.backbone.register_forward_hook(lambda *_: runs.append(1))
+    for _ in range(2):
+        trainer.model.zero_grad()
+        batch = next(iter(trainer.get_train_dataloader()))
+        loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch))
+        loss.backward()
+    gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+    assert gradients and all(p.requires_grad or p.grad is None for p in trainer.model.parameters())
+    return loss.detach(), gradients, len(runs)
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments"),
+    [
+        ({}, {}),
+        ({}, {"keep_projections": True}),
+        ({}, {"semantic_loss": "nll", "auxiliary_loss": True}),
+        ({}, {"task": "panoptic"}),
+        (SEMANTIC_ONLY, {}),
+        (SEMANTIC_ONLY, {"task": "instance"}),
+    ],
+    ids=["both", "projections", "auxiliary", "panoptic", "semantic prompts", "semantic prompts, instances"],
+)
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+def test_cached_features_give_the_same_loss_and_gradients(tmp_path, config, arguments, storage):
+    arguments = {"per_device_train_batch_size": 3, **arguments}
+    loss, gradients, runs = loss_and_gradients(tmp_path, config, feature_cache="none", **arguments)
+    cached_loss, cached_gradients, cached_runs = loss_and_gradients(
+        tmp_path, config, feature_cache=storage, **arguments
+    )
+    assert torch.equal(loss, cached_loss)
+    assert gradients.keys() == cached_gradients.keys()
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient, cached_gradients[name]), name
+        if not name.endswith("ssprompt_weight.default"):  # w weighs nothing as long as e = z
+            assert gradient.abs().max() > 0, name
+    assert (runs, cached_runs) == (6, 3)
+
+
+@pytest.mark.parametrize("config", [{}, SEMANTIC_ONLY], ids=["features", "predictions"])
+def test_the_frozen_part_runs_once_an_image_and_once_a_mirror_image(tmp_path, config):
+    trainer = tiny_trainer(tmp_path, tiny_adapted(**config), max_steps=20)
+    runs = {"backbone": 0, "mask_decoder": 0}
+
+    def count(name):
+        module = getattr(trainer.base_model.model, name)
+        module.register_forward_hook(lambda *_: runs.__setitem__(name, runs[name] + 1))
+
+    count("backbone")
+    count("mask_decoder")
+    trainer.train()
+    assert runs["backbone"] == 2 * len(trainer.train_examples)
+    assert runs["mask_decoder"] == (2 * len(trainer.train_examples) if config else 20)
+    assert trainer.feature_cache.misses == runs["backbone"]
+
+
+def test_only_what_is_needed_is_kept():
+    for config, names in (({}, {"mask_features", "multi_scale_features"}), (SEMANTIC_ONLY, {"class_queries_embeds"})):
+        model = tiny_adapted(**config).get_base_model()
+        kept = FeatureSource(model, FeatureCache(), "")("digest", False, lambda: torch.zeros(1, 3, 32, 64))
+        assert names <= {name.split(".")[0] for name in kept}
+        assert "keys.0" not in kept
+
+
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+def test_limit(tmp_path, storage):
+    size = entry_bytes(entry())
+    cache = FeatureCache(storage, tmp_path, max_bytes=3 * size + (600 if storage == "disk" else 0))
+    calls = []
+    for _ in range(2):
+        for key in "abcde":
+            value = cache.get_or_compute(key, lambda key=key: calls.append(key) or entry(float(ord(key))))
+            assert value["mask_features"][0, 0] == ord(key)
+    # the first entries stay: whatever replaced them would be gone itself before its turn came again
+    assert calls[:5] == list("abcde")
+    assert set(calls[5:]) <= set("de") and "e" in calls[5:]
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= cache.max_bytes
+
+
+def test_files_of_earlier_runs_make_room(tmp_path):
+    old = FeatureCache("disk", tmp_path)
+    for key in "ab":
+        old.get_or_compute(key, entry)
+        os.utime(tmp_path / f"{key}.safetensors", ns=(ord(key), ord(key)))
+    size = sum(path.stat().st_size for path in tmp_path.iterdir()) // 2
+    cache = FeatureCache("disk", tmp_path, max_bytes=2 * size)
+    cache.get_or_compute("b", lambda: pytest.fail("b is there"))
+    cache.get_or_compute("c", entry)
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["b", "c"]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "text"])
+def test_damaged_files_are_computed_again(tmp_path, damage):
+    FeatureCache("disk", tmp_path).get_or_compute("key", lambda: entry(1.0))
+    path = tmp_path / "key.safetensors"
+    data = bytearray(path.read_bytes())
+    if damage == "truncate":
+        data = data[:-10]
+    elif damage == "flip":
+        data[-5] ^= 1
+    else:
+        data = b"" if damage == "empty" else b"no tensors at all, but some text"
+    path.write_bytes(data)
+    cache = FeatureCache("disk", tmp_path)
+    assert cache.get_or_compute("key", lambda: entry(2.0))["mask_features"][0, 0] == 2
+    assert (cache.misses, cache.hits) == (1, 0)
+    assert cache.get_or_compute("key", lambda: pytest.fail("written anew"))["mask_features"][0, 0] == 2
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(tensors, path, metadata):
+        path.write_bytes(b"half a file")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(feature_cache, "save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        FeatureCache("disk", tmp_path).get_or_compute("key", entry)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_half_precision_survives_the_disk(tmp_path):
+    kept = {"mask_features": torch.randn(1, 5).bfloat16(), "padded_size": torch.tensor([1, 2])}
+    FeatureCache("disk", tmp_path).get_or_compute("key", lambda: kept)
+    read = FeatureCache("disk", tmp_path).get_or_compute("key", lambda: pytest.fail("it is there"))
+    assert torch.equal(read["mask_features"], kept["mask_features"]) and read["mask_features"].dtype == torch.bfloat16
+
+
+def test_another_model_image_or_preprocessing_is_another_entry(tmp_path):
+    model = tiny_adapted().get_base_model()
+    source = FeatureSource(model, FeatureCache("disk", tmp_path), "settings")
+    assert source.fingerprint == FeatureSource(tiny_adapted().get_base_model(), FeatureCache(), "settings").fingerprint
+    assert source.fingerprint != FeatureSource(model, FeatureCache(), "others").fingerprint
+    assert source.fingerprint != FeatureSource(model, FeatureCache(), "settings", keep_projections=True).fingerprint
+    assert source.fingerprint != FeatureSource(tiny_seem(), FeatureCache(), "settings").fingerprint  # another kind
+    weight = next(model.model.backbone.parameters())
+    with torch.no_grad():
+        weight.view(-1)[-1] += 1e-3
+    assert source.fingerprint != FeatureSource(model, FeatureCache(), "settings").fingerprint
+
+    for digest, flipped in (("one", False), ("one", True), ("two", False)):
+        source(digest, flipped, lambda: torch.zeros(1, 3, 32, 64))
+    assert source.cache.misses == 3 and len(list(tmp_path.iterdir())) == 3
+
+    images = SegmentationExamples(tiny_images(2), tiny_processor())
+    assert images.image_digest(0) != images.image_digest(1)
+    assert images.image_digest(0) == SegmentationExamples(tiny_images(2), tiny_processor()).image_digest(0)
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(SSPromptError, match="'tape'"):
+        FeatureCache("tape")
+    with pytest.raises(SSPromptError, match="feature_cache_dir"):
+        FeatureCache("disk")
+    with pytest.raises(SSPromptError, match="must be positive"):
+        FeatureCache(max_bytes=0)

@@ -1,0 +1,284 @@
+"""The trainer: the same result whatever the batches, processes and interruptions; evaluation; what it refuses."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_training import SCRIPT, run_python, tiny_adapted, tiny_images, tiny_processor, tiny_seem, tiny_trainer
+
+from ssprompt_hf.data.classes import SegmentationClasses
+from ssprompt_hf.data.dataset import SegmentationDataset
+from ssprompt_hf.errors import SSPromptError
+from ssprompt_hf.metrics import confusion_matrix, scores_from_confusion
+from ssprompt_hf.training.arguments import SSPromptTrainingArguments
+from ssprompt_hf.training.examples import SegmentationExamples, TrainingBatchSampler
+from ssprompt_hf.training.trainer import last_complete_checkpoint
+
+
+def prompts(model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def trained(tmp_path, **arguments) -> dict[str, torch.Tensor]:
+    trainer = tiny_trainer(tmp_path, **arguments)
+    trainer.train()
+    return prompts(trainer.model)
+
+
+def assert_close(first, second, **tolerance):
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(
+            first[name], second[name], msg=lambda text, name=name: f"{name}: {text}", **tolerance
+        )
+
+
+class MixedSizes:
+    """A source of images of several sizes, one without any label."""
+
+    file_names = ("wide", "tall", "void", "wide too")
+
+    def read(self, row):
+        size = [(32, 64), (64, 32), (32, 64), (40, 70)][row]
+        generator = np.random.default_rng(row)
+        label = generator.integers(0, 11, size).astype(np.uint8)
+        return {"image": generator.integers(0, 256, (*size, 3)).astype(np.uint8), "label": label | 255 * (row == 2)}
+
+    def read_label(self, row):
+        return self.read(row)["label"]
+
+    def fingerprint(self):
+        return "mixed"
+
+
+def mixed_images():
+    return SegmentationDataset(SegmentationClasses.from_names(map(str, range(11))), MixedSizes(), "mixed")
+
+
+# Order
+
+
+def test_rounds_without_gaps():
+    sampler = TrainingBatchSampler(5, batch_size=2, steps=2, seed=3)
+    places = []
+    for epoch in range(5):
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert len(batches) == len(sampler) == 4
+        places += [place for batch in batches for place in batch]
+    assert len(places) == 40
+    for round_ in range(8):
+        assert {place[0] for place in places[5 * round_ : 5 * round_ + 5]} == {round_}
+        assert sorted(place[1] for place in places[5 * round_ : 5 * round_ + 5]) == list(range(5))
+    assert len({tuple(place[1] for place in places[5 * r : 5 * r + 5]) for r in range(8)}) > 1
+    other = TrainingBatchSampler(5, batch_size=2, steps=2, seed=4)
+    assert list(other) != list(TrainingBatchSampler(5, batch_size=2, steps=2, seed=3))
+
+
+def test_processes_and_accumulation_divide_the_same_steps():
+    whole = TrainingBatchSampler(7, batch_size=8, seed=0)
+    steps = [sorted(batch) for batch in whole]
+    parts = [list(TrainingBatchSampler(7, 2, 2, num_processes=2, process_index=rank)) for rank in (0, 1)]
+    for step, expected in enumerate(steps):
+        group = [place for part in parts for batch in part[2 * step : 2 * step + 2] for place in batch]
+        assert sorted(group) == expected
+
+
+def test_examples_mirror_images_and_labels_alike():
+    examples = SegmentationExamples(tiny_images(2), tiny_processor(), "panoptic", random_flip=True, load_pixels=True)
+    seen = {}
+    for epoch in range(8):
+        example = examples[epoch, 0]
+        seen.setdefault(example["flipped"], example)
+    plain, mirrored = seen[False], seen[True]
+    assert torch.equal(plain["label"], mirrored["label"].flip(1))
+    assert torch.equal(plain["pixel_values"], mirrored["pixel_values"].flip(3))
+    assert torch.equal(plain["mask_labels"].sum(0), mirrored["mask_labels"].sum(0).flip(1))
+    assert plain["mask_labels"].shape[1:] == plain["label"].shape == (32, 64)
+
+
+def test_padding_is_ignored():
+    examples = SegmentationExamples(mixed_images(), tiny_processor(), load_pixels=True)
+    example = examples[0, 3]  # 40x70 is resized to 32x56 and padded to 32x64
+    assert example["pixel_values"].shape[2:] == example["label"].shape == (32, 64)
+    assert (example["label"][:, 56:] == 255).all() and (example["label"][:, :56] != 255).all()
+
+
+# Training
+
+
+def test_only_prompts_change(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    trainer.train()
+    learned = set(prompts(trainer.model))
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, before[name]) == (name not in learned), name
+    assert not trainer.base_model.training
+
+
+@pytest.mark.parametrize("task", ["semantic", "panoptic"])
+def test_accumulation_and_sizes_of_batches_change_only_rounding(tmp_path, task):
+    whole = trained(tmp_path, per_device_train_batch_size=4, task=task)
+    parts = trained(tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=2, task=task)
+    assert_close(whole, parts, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.5}])
+@pytest.mark.parametrize("semantic_loss", ["dice", "balanced", "nll", "cross_entropy"])
+def test_the_loss_falls(tmp_path, semantic_loss, arguments):
+    trainer = tiny_trainer(
+        tmp_path,
+        max_steps=12,
+        per_device_train_batch_size=5,
+        semantic_loss=semantic_loss,
+        logging_steps=1,
+        **arguments,
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0]
+
+
+def test_half_precision(tmp_path):
+    exact = trained(tmp_path)
+    half = trained(tmp_path, bf16=True)
+    assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in half.values())
+    start = prompts(tiny_adapted())
+    name = next(name for name in exact if "object_queries" in name and "embedding" in name)
+    assert not torch.equal(half[name], start[name])
+    assert (
+        torch.nn.functional.cosine_similarity(
+            (half[name] - start[name]).flatten(), (exact[name] - start[name]).flatten(), 0
+        )
+        > 0.5
+    )
+
+
+def test_images_of_several_sizes_in_one_batch(tmp_path):
+    arguments = {"train": mixed_images(), "per_device_train_batch_size": 4}
+    cached = trained(tmp_path, **arguments)
+    assert_close(cached, trained(tmp_path, feature_cache="none", **arguments), rtol=0, atol=0)
+
+
+# Resuming
+
+
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
+    settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "task": "panoptic"}
+
+    def run(name, *options, **kwargs):
+        return run_python(SCRIPT, json.dumps({"output_dir": str(tmp_path / name), **settings}), *options, **kwargs)
+
+    run("whole")
+    assert run("killed", "--kill-at", "3", check=False).returncode == -signal.SIGKILL
+    # what a kill in the middle of writing the next checkpoint leaves behind
+    half = tmp_path / "killed" / "checkpoint-4"
+    half.mkdir()
+    (half / "trainer_state.json").write_text('{"global_step": 4, "epo')
+    run("killed", "--resume")
+    whole, resumed = (tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("whole", "killed"))
+    assert whole.read_bytes() == resumed.read_bytes()
+    # checkpoints hold the adapter, not the base model
+    size = sum(path.stat().st_size for path in (tmp_path / "whole" / "checkpoint-6").glob("*.safetensors"))
+    assert size == whole.stat().st_size < 20_000
+
+
+def test_the_last_complete_checkpoint(tmp_path):
+    assert last_complete_checkpoint(tmp_path) is None
+    for step, text in ((2, '{"global_step": 2}'), (10, '{"global_step": 10}'), (12, '{"global_'), (14, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if text is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+# Processes
+
+
+def test_two_processes_equal_one_up_to_rounding(tmp_path):
+    def run(name, batch_size, *launcher):
+        settings = {"output_dir": str(tmp_path / name), "max_steps": 6, "per_device_train_batch_size": batch_size}
+        run_python(*launcher, SCRIPT, json.dumps(settings), "--evaluate")
+        results = json.loads((tmp_path / name / "results-0.json").read_text())
+        return load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"), results
+
+    one, results = run("one", 2)
+    two, results_of_two = run("two", 1, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    assert_close(one, two, rtol=1e-4, atol=1e-6)
+    # three images on two processes: the one that fills up the last batch is not counted twice
+    for kind in ("zero_shot", "adapted"):
+        first, second = results["results"][kind], results_of_two["results"][kind]
+        assert first["pixel_accuracy"] == pytest.approx(second["pixel_accuracy"], abs=2e-3)
+    # nobody computes in training what the other has
+    other = json.loads((tmp_path / "two" / "results-1.json").read_text())
+    trained_on = results["misses"] - 3
+    evaluated_twice = 4
+    assert results_of_two["misses"] + other["misses"] == trained_on + evaluated_twice
+
+
+# Evaluation
+
+
+def test_evaluation_equals_a_plain_loop(tmp_path):
+    images = mixed_images()
+    trainer = tiny_trainer(tmp_path, train=images, evaluation=images, per_device_eval_batch_size=3)
+    trainer.train()
+    metrics = trainer.evaluate()
+    both = trainer.evaluate_with_zero_shot()
+    for name, model in (("adapted", trainer.model), ("zero_shot", tiny_seem())):
+        total = 0
+        for index in range(len(images)):
+            example = images[index]
+            inputs = tiny_processor()(images=example["image"], return_tensors="pt")
+            with torch.no_grad():
+                outputs = model(**inputs)
+            result = tiny_processor().post_process_semantic_segmentation(outputs, [example["label"].shape])[0]
+            total = total + confusion_matrix(result.numpy(), example["label"], 11)
+        expected = scores_from_confusion(total, images.classes.names)
+        assert both[name]["mean_iou"] == pytest.approx(expected["mean_iou"], abs=1e-3)
+        assert both[name]["per_class_iou"] == pytest.approx(expected["per_class_iou"], abs=2e-3, nan_ok=True)
+    assert metrics["eval_mean_iou"] == both["adapted"]["mean_iou"]
+    assert metrics["eval_iou_3"] == both["adapted"]["per_class_iou"]["3"]
+    assert both["zero_shot"] != both["adapted"]
+
+
+def test_evaluation_in_training_runs_the_frozen_part_once(tmp_path):
+    images = tiny_images(2, "validation")
+    trainer = tiny_trainer(tmp_path, evaluation=images, eval_strategy="steps", eval_steps=1, random_flip=False)
+    trainer.train()
+    assert trainer.feature_cache.misses == len(trainer.train_examples) + len(images)
+    assert len([entry for entry in trainer.state.log_history if "eval_mean_iou" in entry]) == 4
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"semantic_loss": "focal"}, "semantic_loss is 'focal'"),
+        ({"task": "depth"}, "task is 'depth'"),
+        ({"feature_cache": "tape"}, "feature_cache is 'tape'"),
+        ({"loss_resolution": "image"}, "loss_resolution is 'image'"),
+        ({"feature_cache_gb": 0}, "feature_cache_gb is 0"),
+        ({"remove_unused_columns": True}, "remove_unused_columns=False"),
+    ],
+)
+def test_bad_arguments(tmp_path, arguments, message):
+    with pytest.raises(SSPromptError, match=message):
+        SSPromptTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **arguments)
+
+
+def test_bad_models_and_data(tmp_path):
+    with pytest.raises(SSPromptError, match="nothing in the model can be trained"):
+        tiny_trainer(tmp_path, model=tiny_seem().requires_grad_(False))
+    with pytest.raises(SSPromptError, match="has 11 classes, the model 3"):
+        tiny_trainer(tmp_path, model=tiny_seem(3))
+    with pytest.raises(SSPromptError, match="need instance maps"):
+        tiny_trainer(tmp_path, train=mixed_images(), task="instance").train()
+    with pytest.raises(SSPromptError, match="needs an eval_dataset"):
+        tiny_trainer(tmp_path).evaluate()
