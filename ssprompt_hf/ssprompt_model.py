@@ -216,8 +216,9 @@ class SSPromptModel(PeftModel):
         config = read_adapter(folder).config
         if adapter_name is None:
             adapter_name = Path(os.fspath(model_id)).name.replace(".", "_")
+        is_new = adapter_name not in self.peft_config
         with self._unmerged():
-            if adapter_name not in self.peft_config:
+            if is_new:
                 config.inference_mode = not is_trainable
                 if not check_base_model:
                     config.base_model_fingerprint = ANY_BASE_MODEL
@@ -230,7 +231,12 @@ class SSPromptModel(PeftModel):
                     "under another name"
                 )
             kwargs.setdefault("torch_device", str(self.device))
-            return super().load_adapter(folder, adapter_name, is_trainable=is_trainable, **kwargs)
+            try:
+                return super().load_adapter(folder, adapter_name, is_trainable=is_trainable, **kwargs)
+            except AdapterError:
+                if is_new:  # half an adapter is of no use to anybody
+                    super().delete_adapter(adapter_name)
+                raise
 
     def set_adapter(self, adapter_name: str, inference_mode: bool = False) -> None:
         """Make an adapter the active one; the model's class names become its own."""

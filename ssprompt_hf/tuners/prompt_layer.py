@@ -29,7 +29,8 @@ class PromptLayer(nn.Module, BaseTunerLayer):
         # PEFT declares these on the class; an instance that changes them needs its own.
         self.frozen_peft_weight_names: dict[str, tuple[str, ...]] = {}
         self._active_adapter: list[str] = []
-        self.use_default_prompts = False
+        self.holds_classes = False
+        self.zero_shot = False
         # Names and thing ids of the slot's own classes; None if they have to be read from the model's configuration.
         self.base_classes: dict | None = None
         # What the slot held before merging. Buffers, so that they follow the model to other devices; never saved.
@@ -83,14 +84,14 @@ class PromptLayer(nn.Module, BaseTunerLayer):
         if self.merged:
             return self.base_layer()
         adapter = self._adapter_here(self.active_adapters)
-        if self.disable_adapters or adapter is None:
+        if adapter is None:
+            return self.base_layer()
+        if self.disable_adapters or self.zero_shot:
             prompt = self.base_layer()
             # A base without classes of its own can only be asked about the adapter's.
-            if prompt is not None or adapter is None:
-                return prompt
-            return self._cast(self.default_prompt(adapter))
-        if self.use_default_prompts:
-            return self._cast(self.default_prompt(adapter))
+            if self.holds_classes and (self.zero_shot or prompt is None):
+                return self._cast(self.default_prompt(adapter))
+            return prompt
         return self._cast(self.adapter_prompt(adapter))
 
     def enable_adapters(self, enabled: bool) -> None:

@@ -219,17 +219,17 @@ class PromptTuner(BaseTuner):
 
     @contextmanager
     def zero_shot(self) -> Iterator[None]:
-        """The base model with the default prompts of the active adapter, and so with the adapter's classes."""
+        """The base model with its own spatial prompts and the default embeddings of the active adapter's classes."""
         merged = next((layer.merged_adapters[:] for layer in self._layers() if layer.merged), None)
         if merged:
             self.unmerge_adapter()
         for layer in self._layers():
-            layer.use_default_prompts = True
+            layer.zero_shot = True
         try:
             yield
         finally:
             for layer in self._layers():
-                layer.use_default_prompts = False
+                layer.zero_shot = False
             if merged:
                 self.merge_adapter(merged)
 

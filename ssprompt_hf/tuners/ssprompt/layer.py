@@ -27,6 +27,7 @@ class SSPromptLayer(PromptLayer):
     def __init__(self, base_layer: nn.Module, like: torch.Tensor, kind: str):
         super().__init__(base_layer, like)
         self.kind = kind
+        self.holds_classes = kind == "semantic"
         self.num_fixed = 1 if kind == "semantic" else 0  # "background" stays what it is
         self.configs: dict[str, SSPromptConfig] = {}
         self.ssprompt_embedding = nn.ParameterDict()

@@ -1,0 +1,374 @@
+"""`SSPromptModel`: names in, pictures out, and adapter files that are whole or not there."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from prompted_seem import CLASSES, OTHER_CLASSES, logits, pixels, same, set_classes, small_seem, train
+from safetensors.torch import load_file, save_file
+
+from ssprompt_hf import SSPromptModel
+from ssprompt_hf.errors import AdapterError, DownloadError, NoImagesError, UnreadableFileError
+from ssprompt_hf.hub.adapters import read_adapter, replacing_folder
+from ssprompt_hf.hub.cards import metrics_table, render_adapter_card
+from ssprompt_hf.tuners import SSPromptConfig, SSPromptLayer
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture
+def base(tmp_path):
+    """The folder of a base model with all its parts."""
+    small_seem().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def adapter(base, tmp_path):
+    """The folder of a trained adapter."""
+    model = SSPromptModel.from_pretrained(base, is_trainable=True)
+    model.peft_config["default"].colors = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+    train(model).save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def image(height: int = 48, width: int = 80) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def merged(model) -> bool:
+    states = {layer.merged for layer in model.modules() if isinstance(layer, SSPromptLayer)}
+    assert len(states) == 1
+    return states.pop()
+
+
+def test_without_an_adapter_it_is_the_base_model(base):
+    model = SSPromptModel.from_pretrained(base)
+    assert same(logits(model), logits(small_seem()))
+    inner = model.get_base_model().model
+    assert inner.text_model is None and inner.spatial_prompt_encoder is None
+    kept = SSPromptModel.from_pretrained(base, keep_prompt_encoders=True).get_base_model().model
+    assert kept.text_model is not None and kept.spatial_prompt_encoder is not None
+
+
+def test_loaded_for_inference_it_is_merged_and_right(base, adapter):
+    trained = SSPromptModel.from_pretrained(base, adapter, is_trainable=True)
+    assert not merged(trained) and any(p.requires_grad for p in trained.parameters())
+    model = SSPromptModel.from_pretrained(base, adapter)
+    assert merged(model) and not any(p.requires_grad for p in model.parameters())
+    expected = logits(trained)
+    assert same(logits(model), expected)
+    for context in (model.disable_adapter, model.zero_shot):
+        with context():
+            assert same(logits(model), logits(small_seem()))
+        assert merged(model) and same(logits(model), expected)
+    model.train()
+    assert not merged(model) and same(logits(model), expected)
+    model.eval()
+    assert merged(model) and same(logits(model), expected)
+    plain = model.merge()
+    assert same(logits(plain), expected) and plain.config.class_names == CLASSES
+    # The base model is found by the name in the adapter, and may be given as a model.
+    assert same(logits(SSPromptModel.from_pretrained(adapter=adapter)), expected)
+    assert same(logits(SSPromptModel.from_pretrained(small_seem(), adapter)), expected)
+
+
+def test_switching_adapters_switches_classes(base, adapter, tmp_path):
+    other = small_seem()
+    set_classes(other, OTHER_CLASSES, [1, 3])
+    train(SSPromptModel(other, SSPromptConfig(task="panoptic"))).save_pretrained(tmp_path / "harbour")
+    model = SSPromptModel.from_pretrained(base, adapter)
+    first = logits(model)
+    model.load_adapter(tmp_path / "harbour")
+    assert merged(model) and same(logits(model), first)
+    model.set_adapter("harbour")
+    assert merged(model) and model.config.class_names == OTHER_CLASSES and model.config.thing_class_ids == [1, 3]
+    assert same(logits(model), logits(SSPromptModel.from_pretrained(base, tmp_path / "harbour")))
+    assert model.predict(image()).task == "panoptic"
+    with model.disable_adapter():
+        assert model.config.class_names == CLASSES
+    with pytest.warns(UserWarning, match="active adapter"):
+        model.delete_adapter("harbour")
+    assert same(logits(model), first) and model.config.class_names == CLASSES
+    with pytest.raises(AdapterError, match="has other classes"):
+        model.load_adapter(tmp_path / "harbour", "default")
+
+
+@pytest.mark.parametrize("task", ["semantic", "instance", "panoptic"])
+def test_predict(task, base, adapter, tmp_path):
+    model = SSPromptModel.from_pretrained(base, adapter)
+    result = model.predict(image(), task=task, threshold=0.0, image_size=64)
+    assert result.class_map.shape == result.segments_map.shape == (48, 80) and result.class_map.dtype == np.uint8
+    assert result.task == task and result.segments
+    for segment in result.segments:
+        mask = result.segments_map == segment.id
+        assert segment.area == mask.sum() > 0
+        assert set(result.class_map[mask]) == {segment.class_id} and segment.name == CLASSES[segment.class_id]
+        assert (segment.score is None) == (task == "semantic")
+    assert (result.class_map[result.segments_map == 0] == 255).all()
+    assert result.colors == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    assert result.overlay().size == (80, 48)
+    result.save(tmp_path / "labels.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "labels.png")), result.class_map)
+
+
+def test_predict_takes_images_files_folders_and_lists(base, tmp_path):
+    model = SSPromptModel.from_pretrained(base)
+    folder = tmp_path / "images"
+    (folder / "more").mkdir(parents=True)
+    for name in ("b.png", "a.png", "more/c.png"):
+        Image.fromarray(image()).save(folder / name)
+    one = model.predict(folder / "a.png", image_size=64)
+    assert one.path == str(folder / "a.png")
+    many = model.predict(folder, image_size=64, batch_size=2)
+    assert [result.path for result in many] == [str(folder / name) for name in ("a.png", "b.png", "more/c.png")]
+    for result in [*many, model.predict(image(), image_size=64), *model.predict([image()], image_size=64)]:
+        assert np.array_equal(result.class_map, one.class_map)
+    (tmp_path / "empty").mkdir()
+    (folder / "broken.png").write_bytes(b"no image")
+    for path, error in [("empty", NoImagesError), ("nowhere.png", NoImagesError), ("images", UnreadableFileError)]:
+        with pytest.raises(error):
+            model.predict(tmp_path / path)
+    with pytest.raises(AdapterError, match="'semantic', 'instance', 'panoptic'"):
+        model.predict(image(), task="depth")
+
+
+# Files
+
+
+def test_files_and_what_they_record(adapter):
+    assert sorted(path.name for path in adapter.iterdir()) == ["README.md", "adapter_config.json", WEIGHTS]
+    config, tensors = read_adapter(adapter)
+    assert config.class_names == CLASSES and config.thing_class_ids == [1]
+    assert config.base_model_fingerprint and set(config.versions) == {"ssprompt-hf", "peft", "transformers", "torch"}
+    assert {name.rsplit(".", 1)[1] for name in tensors} == {
+        "ssprompt_embedding",
+        "ssprompt_weight",
+        "ssprompt_default",
+    }
+
+
+def test_saving_is_all_or_nothing(base, adapter, monkeypatch):
+    before = {path.name: path.read_bytes() for path in adapter.iterdir()}
+    model = train(SSPromptModel.from_pretrained(base, adapter, is_trainable=True))
+
+    def fail(*_, **__):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("peft.peft_model.safe_save_file", fail)
+    with pytest.raises(OSError, match="no space"):
+        model.save_pretrained(adapter)
+    assert {path.name: path.read_bytes() for path in adapter.iterdir()} == before
+    assert sorted(path.name for path in adapter.parent.iterdir()) == ["adapter", "base"]
+    with pytest.raises(AdapterError, match="safetensors only"):
+        model.save_pretrained(adapter, safe_serialization=False)
+
+
+def test_the_configuration_arrives_last(tmp_path, monkeypatch):
+    order = []
+    rename = type(tmp_path).replace
+    monkeypatch.setattr(
+        type(tmp_path), "replace", lambda self, target: (order.append(target.name), rename(self, target))
+    )
+    with replacing_folder(tmp_path / "out") as folder:
+        for name in ("adapter_config.json", WEIGHTS, "README.md"):
+            (tmp_path / folder / name).write_text("x")
+    assert order[-1] == "adapter_config.json" and len(order) == 3
+
+
+def truncate(folder):
+    path = folder / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def only_a_pickle(folder):
+    torch.save({}, folder / "adapter_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
+def not_finite(folder):
+    tensors = load_file(folder / WEIGHTS)
+    next(iter(tensors.values())).fill_(torch.nan)
+    save_file(tensors, folder / WEIGHTS)
+
+
+def edit(**values):
+    def change(folder):
+        path = folder / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "is damaged .* copy or download it again"),
+        (only_a_pickle, "adapter_model.bin is a pickle"),
+        (lambda folder: (folder / WEIGHTS).unlink(), f"lacks {WEIGHTS}"),
+        (not_finite, "not finite"),
+        (lambda folder: (folder / "adapter_config.json").write_text('{"peft_ty'), "not JSON"),
+        (edit(peft_type="LORA"), "'LORA'; this package reads SSPROMPT"),
+        (edit(class_names=["one"], thing_class_ids=None, colors=None), r"has shape \(3,.* need \(1,"),
+        (edit(weight_range="odd"), "'unit', 'free'"),
+        (edit(base_model_fingerprint="0-0"), "made for another base model"),
+    ],
+)
+def test_damaged_files(damage, message, base, adapter):
+    damage(adapter)
+    with pytest.raises(AdapterError, match=message):
+        SSPromptModel.from_pretrained(base, adapter)
+    model = SSPromptModel.from_pretrained(base)
+    with pytest.raises(AdapterError, match=message):
+        model.load_adapter(adapter, "other")
+    assert list(model.peft_config) == ["default"]
+    assert same(logits(model), logits(small_seem()))
+
+
+def test_another_base_model_can_be_insisted_on(adapter, tmp_path):
+    small_seem(seed=1).save_pretrained(tmp_path / "another")
+    with pytest.raises(AdapterError, match="another set of weights"):
+        SSPromptModel.from_pretrained(tmp_path / "another", adapter)
+    SSPromptModel.from_pretrained(tmp_path / "another", adapter, check_base_model=False)
+
+
+def test_arguments_that_contradict_each_other(base, adapter):
+    with pytest.raises(AdapterError, match="brings its own classes"):
+        SSPromptModel.from_pretrained(base, adapter, class_names=["a"])
+    with pytest.raises(AdapterError, match="no base model"):
+        SSPromptModel.from_pretrained()
+
+
+def test_push_and_load_by_id_and_by_bare_name(base, adapter, hub, tmp_path, monkeypatch):
+    hub.patch_client(monkeypatch, tmp_path / "home", token=True)
+    monkeypatch.chdir(tmp_path)
+    model = SSPromptModel.from_pretrained(base, adapter)
+    expected = logits(model)
+    address = model.push_to_hub("tester/fog")
+    assert address.startswith(hub.endpoint)
+    files = hub.files("tester/fog")
+    assert {"README.md", "adapter_config.json", WEIGHTS} <= set(files)
+    assert 'adapter="tester/fog"' in files["README.md"].decode()
+    shutil.rmtree(adapter)
+    assert same(logits(SSPromptModel.from_pretrained(base, "tester/fog")), expected)
+    assert same(logits(SSPromptModel.from_pretrained(base, "fog", namespace="tester")), expected)
+    with pytest.raises(DownloadError, match="no adapter 'smog'"):
+        SSPromptModel.from_pretrained(base, "smog", namespace="tester")
+    hub.stop()
+    assert same(logits(SSPromptModel.from_pretrained(base, "tester/fog", local_files_only=True)), expected)
+    with pytest.raises(DownloadError, match="not in the cache"):
+        SSPromptModel.from_pretrained(base, "tester/rain", local_files_only=True)
+
+
+# Cards
+
+CARD = """---
+base_model: user/seem
+library_name: peft
+pipeline_tag: image-segmentation
+tags:
+- ssprompt-hf
+- ssprompt
+- panoptic-segmentation
+- prompt-learning
+---
+
+# SSPrompt adapter for street-scenes/fog
+
+Learned spatial and semantic prompts for the frozen promptable segmentation model `user/seem`: 12,345 numbers, 68 kB.
+The method is SSPrompt, from "Learning to Prompt Segment Anything Models"; nothing in the base model was changed.
+
+## Use
+
+```python
+from ssprompt_hf import SSPromptModel
+
+model = SSPromptModel.from_pretrained("user/seem", adapter="user/fog")
+result = model.predict("image.jpg")
+result.overlay().save("overlay.png")
+```
+
+No text encoder is needed: the default embeddings of the classes are in the adapter.
+
+## Results
+
+|  | mean_iou | accuracy |
+| --- | --- | --- |
+| zero-shot | 40.12 | 80.00 |
+| adapted | 55.56 |  |
+
+| metric | value |
+| --- | --- |
+| images | 100 |
+| loss | 0.1235 |
+
+## Training
+
+- task: panoptic
+- dataset: street-scenes/fog
+- shots: 16
+- seed: 0
+- shorter image side: 512 pixels
+- spatial prompts: embeddings learned
+- semantic prompts: embeddings and weights learned
+- spatial source: point grid
+- weights: between 0 and 1
+- 2 training images, listed in `adapter_config.json`
+
+## Classes
+
+| id | name | kind | colour |
+| --- | --- | --- | --- |
+| 0 | road | stuff | #804080 |
+| 1 | car \\| van | thing | #00008e |
+
+## Compatibility
+
+The adapter fits the base model with fingerprint `12-34`. It was made with peft 0.21.
+"""
+
+
+def test_the_whole_card():
+    config = SSPromptConfig(
+        base_model_name_or_path="user/seem",
+        task="panoptic",
+        class_names=["road", "car | van"],
+        thing_class_ids=[1],
+        colors=[[128, 64, 128], [0, 0, 142]],
+        image_size=512,
+        dataset="street-scenes/fog",
+        shots=16,
+        seed=0,
+        chosen_images=["a", "b"],
+        spatial_weight=False,
+        spatial_source="point_grid",
+        metrics={
+            "zero-shot": {"mean_iou": 40.123, "accuracy": 80.0, "per_class": [1, 2]},
+            "adapted": {"mean_iou": 55.555},
+            "images": 100,
+            "loss": 0.123456,
+        },
+        base_model_fingerprint="12-34",
+        versions={"peft": "0.21"},
+    )
+    assert render_adapter_card(config, 12345, 67890, "user/fog") == CARD
+
+
+def test_a_card_without_facts():
+    card = render_adapter_card(SSPromptConfig(), 1, 1)
+    assert "Not evaluated yet." in card and "base_model:" not in card and "$" not in card
+    assert metrics_table({"classes": [1.0]}) == "Not evaluated yet."
+
+
+def test_pixels_are_those_of_the_processor(base):
+    """`predict` is nothing but processor, model and post-processing."""
+    model = SSPromptModel.from_pretrained(base)
+    inputs = model.image_processor(image(), return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(**inputs)
+    expected = model.image_processor.post_process_semantic_segmentation(outputs)[0]
+    assert np.array_equal(model.predict(image()).class_map, expected.numpy())
+    assert pixels().shape == (2, 3, 64, 64)

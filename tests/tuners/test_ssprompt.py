@@ -1,0 +1,456 @@
+"""SSPrompt as a PEFT method: what is exact, what is learned, and what the errors say."""
+
+import copy
+import json
+import warnings
+
+import pytest
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from peft.utils import get_peft_model_state_dict
+from prompted_seem import (
+    CLASSES,
+    OTHER_CLASSES,
+    WIDTH,
+    class_embeddings,
+    logits,
+    loss,
+    pixels,
+    same,
+    set_classes,
+    small_seem,
+    train,
+)
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ssprompt_hf.errors import AdapterError
+from ssprompt_hf.models.fingerprint import fingerprint_difference, model_fingerprint
+from ssprompt_hf.tuners import PromptPeftType, SSPromptConfig, SSPromptLayer, point_grid_tokens
+
+POINTS = {"spatial_source": "point_grid", "point_grid_size": 3}
+VARIANTS = [
+    {},
+    {"spatial_embedding": False, "spatial_weight": False},
+    {"semantic_embedding": False, "semantic_weight": False},
+    {"spatial_weight": False, "semantic_weight": False},
+    {"weight_range": "free", "init_weight": 0.9},
+    {"normalize_class_embeddings": True},
+]
+
+
+def adapted(model=None, **config):
+    return get_peft_model(small_seem() if model is None else model, SSPromptConfig(**config))
+
+
+def layer(model, slot: str, name: str = "default") -> SSPromptLayer:
+    return model.get_base_model().get_submodule(model.get_base_model().prompt_slots[slot])
+
+
+def trained(**config):
+    return train(adapted(**config))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("config", VARIANTS)
+def test_untrained_disabled_and_no_adapter_are_the_same_bit_for_bit(config, dtype):
+    base = small_seem().to(dtype)
+    images = pixels().to(dtype)
+    expected = logits(base, images)
+    model = adapted(base, **config)
+    assert same(logits(model, images), expected)
+    with model.disable_adapter():
+        assert same(logits(model, images), expected)
+    assert same(logits(model.unload(), images), expected)
+
+
+@pytest.mark.parametrize("config", [*VARIANTS, POINTS])
+def test_merging_rounds_at_most_and_unmerging_restores(config):
+    base = small_seem()
+    zero_shot = logits(base)
+    model = adapted(base, **config)
+    if config is POINTS:
+        model.set_point_tokens(point_grid_tokens(base, [{"pixel_values": pixels()}], 3))
+    train(model)
+    learned = logits(model)
+    assert not same(learned, zero_shot)
+    model.merge_adapter()
+    assert same(logits(model), learned)  # the very same numbers go into the slot
+    model.unmerge_adapter()
+    assert same(logits(model), learned)
+    with model.disable_adapter():
+        assert same(logits(model), zero_shot)
+    merged = model.merge_and_unload(safe_merge=True)
+    assert type(merged) is type(base) and not any(isinstance(m, SSPromptLayer) for m in merged.modules())
+    assert same(logits(merged), learned)
+
+
+def test_a_merged_model_is_saved_and_loaded_like_any_other(tmp_path):
+    model = adapted(**POINTS)
+    model.set_point_tokens(point_grid_tokens(model.get_base_model(), [{"pixel_values": pixels()}], 3))
+    merged = train(model).merge_and_unload()
+    merged.save_pretrained(tmp_path)
+    assert same(logits(type(merged).from_pretrained(tmp_path).eval()), logits(merged))
+
+
+@pytest.mark.parametrize("config", VARIANTS)
+def test_saved_and_loaded_is_the_same_bit_for_bit(config, tmp_path):
+    model = trained(**config)
+    expected = logits(model)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(small_seem(), tmp_path)
+    assert same(logits(loaded), expected)
+    assert loaded.peft_config["default"].to_dict() == {
+        **model.peft_config["default"].to_dict(),
+        "inference_mode": True,
+        "auto_mapping": json.loads((tmp_path / "adapter_config.json").read_text())["auto_mapping"],
+    }
+    assert not any(p.requires_grad for p in loaded.parameters())
+    assert same(logits(PeftModel.from_pretrained(small_seem(), tmp_path, low_cpu_mem_usage=True)), expected)
+
+
+def test_an_adapter_brings_its_classes_to_a_base_without_any(tmp_path):
+    model = trained()
+    model.save_pretrained(tmp_path)
+    base = small_seem(class_names=None, use_text_model=False, use_spatial_prompt_encoder=False)
+    base.load_state_dict(model.unload().state_dict(), strict=False)
+    loaded = PeftModel.from_pretrained(base, tmp_path)
+    assert same(logits(loaded), logits(PeftModel.from_pretrained(small_seem(), tmp_path)))
+    assert loaded.config.class_names == CLASSES and loaded.config.id2label == dict(enumerate(CLASSES))
+    with loaded.disable_adapter():  # the default prompts, as the base has no class embeddings of its own
+        assert same(logits(loaded), logits(small_seem()))
+    assert loaded.unload().config.class_names is None
+
+
+def test_transformers_load_add_and_switch_adapters(tmp_path):
+    model = trained()
+    model.save_pretrained(tmp_path)
+    expected, base = logits(model), small_seem()
+    zero_shot = logits(base)
+    base.load_adapter(str(tmp_path))
+    assert same(logits(base), expected)
+    base.add_adapter(SSPromptConfig(), "fresh")
+    assert same(logits(base), zero_shot)
+    base.set_adapter("default")
+    assert same(logits(base), expected)
+    base.disable_adapters()
+    assert same(logits(base), zero_shot)
+    base.enable_adapters()
+    base.delete_adapter("fresh")
+    assert same(logits(base), expected)
+
+
+def test_adapters_with_different_classes_live_together(tmp_path):
+    model = trained()
+    first = logits(model)
+    base = model.get_base_model()
+    set_classes(base, OTHER_CLASSES, [1, 3])
+    model.add_adapter("harbour", SSPromptConfig(semantic_embedding=False, semantic_weight=False))
+    assert model.config.class_names == CLASSES  # the first is still the active one
+    assert same(logits(model), first)
+
+    model.set_adapter("harbour")
+    untrained = logits(model)
+    assert untrained[0].shape[-1] == len(OTHER_CLASSES) + 1
+    assert (model.config.class_names, model.config.thing_class_ids) == (OTHER_CLASSES, [1, 3])
+    train(model)
+    second = logits(model)
+    assert not same(second, untrained)
+    model.set_adapter("default")
+    assert same(logits(model), first)
+
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(small_seem(), tmp_path)
+    loaded.load_adapter(tmp_path / "harbour", "harbour")
+    assert same(logits(loaded), first)
+    loaded.set_adapter("harbour")
+    assert same(logits(loaded), second)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # PEFT tells which adapter is active now
+        loaded.delete_adapter("harbour")
+    assert loaded.active_adapters == ["default"] and loaded.config.class_names == CLASSES
+    assert same(logits(loaded), first)
+
+
+def test_adapters_of_different_slots_stay_in_step_when_one_is_deleted():
+    model = adapted()
+    model.add_adapter("a", SSPromptConfig(spatial_embedding=False, spatial_weight=False))
+    model.add_adapter("z", SSPromptConfig())
+    model.set_adapter("z")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        model.delete_adapter("z")
+    assert model.active_adapters == ["a"]
+    assert {tuple(one.active_adapters) for one in model.modules() if isinstance(one, SSPromptLayer)} == {("a",)}
+
+
+def test_zero_shot_keeps_the_adapters_classes():
+    model = trained()
+    base = model.get_base_model()
+    set_classes(base, OTHER_CLASSES)
+    with model.zero_shot():
+        assert same(logits(model), logits(small_seem()))
+    with model.disable_adapter():
+        assert logits(model)[0].shape[-1] == len(OTHER_CLASSES) + 1
+
+
+@pytest.mark.parametrize("config", [*VARIANTS, POINTS])
+def test_only_the_adapter_learns(config):
+    model = adapted(**config)
+    if config is POINTS:
+        model.set_point_tokens(point_grid_tokens(model.get_base_model(), [{"pixel_values": pixels()}], 3))
+    before = copy.deepcopy(model.state_dict())
+    train(model, steps=3)
+    for name, value in model.state_dict().items():
+        learned = ".ssprompt_embedding." in name or ".ssprompt_weight." in name
+        assert torch.equal(value, before[name]) != learned, name
+    gradients = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert gradients == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all("ssprompt_" in name for name in gradients)
+
+
+@pytest.mark.parametrize("weight_range", ["unit", "free"])
+def test_gradients_agree_with_finite_differences(weight_range):
+    base = small_seem().double()
+    model = adapted(
+        base, weight_range=weight_range, init_embeddings="noise", init_std=0.5, normalize_class_embeddings=True
+    )
+    slots = [layer(model, "object_queries"), layer(model, "class_embeddings")]
+
+    def prompts(*values):
+        state = {}
+        for slot, (embedding, weight) in zip(slots, (values[:2], values[2:])):
+            state[slot] = {"ssprompt_embedding.default": embedding, "ssprompt_weight.default": weight}
+        return tuple(torch.func.functional_call(slot, values, ()) for slot, values in state.items())
+
+    values = [getattr(slot, kind)["default"] for slot in slots for kind in slot.adapter_layer_names]
+    assert torch.autograd.gradcheck(prompts, values)
+
+
+def test_equation_background_and_weights():
+    model = adapted(init_embeddings="noise", init_std=1.0, init_weight=0.25)
+    slot, z = layer(model, "class_embeddings"), class_embeddings(CLASSES)
+    e = slot.ssprompt_embedding["default"]
+    torch.testing.assert_close(slot.prompt_weights("default"), torch.full((3,), 0.25))
+    torch.testing.assert_close(slot()[:-1], 0.25 * z[:-1] + 0.75 * e)
+    assert torch.equal(slot()[-1], z[-1])
+    fixed = layer(adapted(spatial_weight=False), "object_queries")
+    assert fixed.prompt_weights("default") == 0.5 and not len(fixed.ssprompt_weight)
+
+
+def test_a_normalised_class_embedding_keeps_the_default_length():
+    slot = layer(adapted(normalize_class_embeddings=True, init_embeddings="noise", init_std=1.0), "class_embeddings")
+    torch.testing.assert_close(slot().norm(dim=-1), torch.ones(4))
+
+
+def test_a_weight_alone_weighs_a_fixed_embedding():
+    model = adapted(semantic_embedding=False, init_embeddings="normal", init_std=0.3)
+    slot = layer(model, "class_embeddings")
+    before = slot.ssprompt_embedding["default"].clone()
+    train(model)
+    assert torch.equal(slot.ssprompt_embedding["default"], before)
+    assert slot.prompt_weights("default").std() > 0
+
+
+def test_the_base_stays_in_evaluation_mode():
+    model = adapted(small_seem(backbone_config={"model_type": "seem_focalnet", "embed_dim": 8, "drop_path_rate": 0.5}))
+    model.train()
+    assert model.training and not model.get_base_model().training
+    assert torch.equal(loss(model), loss(model))
+
+
+def test_an_adapter_stays_float32_on_a_bfloat16_base():
+    model = train(adapted(small_seem().bfloat16()), steps=1)
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    assert logits(model)[0].dtype == torch.bfloat16
+
+
+def test_the_adapter_of_the_paper_is_small(tmp_path):
+    base = small_seem(
+        class_names=None, hidden_dim=512, projection_dim=512, num_queries=100, decoder_layers=1, use_text_model=False
+    )
+    names = [f"class {index}" for index in range(19)]
+    base.set_class_embeddings(torch.nn.functional.normalize(torch.randn(20, 512), dim=-1), names)
+    adapted(base).save_pretrained(tmp_path)
+    assert (tmp_path / "adapter_model.safetensors").stat().st_size < 300_000
+    shapes = {
+        name.split("model.", 1)[1]: tuple(t.shape)
+        for name, t in load_file(tmp_path / "adapter_model.safetensors").items()
+    }
+    assert shapes == {
+        "model.model.object_queries.ssprompt_embedding": (100, 512),
+        "model.model.object_queries.ssprompt_weight": (100,),
+        "model.class_embeddings.ssprompt_embedding": (19, 512),
+        "model.class_embeddings.ssprompt_weight": (19,),
+        "model.class_embeddings.ssprompt_default": (20, 512),
+    }
+
+
+def test_trainable_parameters_and_status(capsys):
+    model = adapted()
+    expected = 6 * WIDTH + 6 + 3 * WIDTH + 3
+    assert model.get_nb_trainable_parameters()[0] == expected
+    model.print_trainable_parameters()
+    assert f"trainable params: {expected}" in capsys.readouterr().out
+    assert model.get_model_status().trainable_params == expected
+
+
+# The point grid
+
+
+def test_point_tokens_are_the_mean_over_images():
+    model = small_seem()
+    images = torch.cat([pixels(0), pixels(1)])
+    together = point_grid_tokens(model, [{"pixel_values": images}], 3)
+    apart = point_grid_tokens(model, [{"pixel_values": image[None]} for image in images], 3)
+    assert together.shape == (3, 9, WIDTH)
+    torch.testing.assert_close(together, apart)
+    padded = torch.nn.functional.pad(images[:1, :, :32], (0, 0, 0, 32))
+    sizes = torch.tensor([[32, 64]])
+    assert not torch.equal(
+        point_grid_tokens(model, [{"pixel_values": padded, "image_sizes": sizes}], 3),
+        point_grid_tokens(model, [{"pixel_values": padded}], 3),
+    )
+
+
+def test_point_grid_round_trip(tmp_path):
+    model = adapted(**POINTS)
+    with pytest.raises(AdapterError, match="set_point_tokens"):
+        logits(model)
+    with pytest.raises(AdapterError, match=r"shape \(3, 9, 32\)"):
+        model.set_point_tokens(torch.zeros(3, 4, WIDTH))
+    tokens = point_grid_tokens(model.get_base_model(), [{"pixel_values": pixels()}], 3)
+    model.set_point_tokens(tokens)
+    assert torch.equal(layer(model, "point_tokens")(), tokens)  # e starts at z
+    assert logits(train(model))[0].shape[1] == 9
+    model.save_pretrained(tmp_path)
+    assert same(logits(PeftModel.from_pretrained(small_seem(), tmp_path)), logits(model))
+    with pytest.raises(AdapterError, match="learns no point grid"):
+        adapted().set_point_tokens(tokens)
+    with pytest.raises(AdapterError, match="at least one image"):
+        point_grid_tokens(small_seem(), [], 3)
+    with pytest.raises(AdapterError, match="too small for a grid"):
+        point_grid_tokens(small_seem(), [{"pixel_values": pixels(), "image_sizes": [[2, 64]] * 2}], 3)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"spatial_source": "lines"}, "'object_queries', 'point_grid'"),
+        ({"weight_range": "open"}, "'unit', 'free'"),
+        ({"init_embeddings": "zeros"}, "'default', 'noise', 'normal'"),
+        ({"task": "depth"}, "'semantic', 'instance', 'panoptic'"),
+        ({"semantic_embedding": False}, "weighs the default prompts against themselves"),
+        (
+            dict.fromkeys(("spatial_embedding", "spatial_weight", "semantic_embedding", "semantic_weight"), False),
+            "nothing",
+        ),
+        ({"init_weight": 1.5}, "between 0 and 1"),
+        ({"point_grid_size": 0}, "point_grid_size is 0"),
+        ({"init_std": -1.0}, "must not be negative"),
+        ({"class_names": []}, "class_names is empty"),
+        ({"class_names": ["a", "a"]}, "'a' more than once"),
+        ({"class_names": ["a", " "]}, "' ', which is no name"),
+        ({"class_names": ["a"], "thing_class_ids": [1]}, "thing_class_ids holds 1"),
+        ({"class_names": ["a"], "colors": [[0, 0, 0], [1, 1, 1]]}, "2 colors"),
+        ({"colors": [[0, 0, 300]]}, r"\[0, 0, 300\]"),
+        ({"shots": 0}, "shots is 0"),
+    ],
+)
+def test_configurations_that_make_no_sense(config, message):
+    with pytest.raises(AdapterError, match=message):
+        SSPromptConfig(**config)
+
+
+def test_models_that_an_adapter_cannot_be_made_for():
+    with pytest.raises(AdapterError, match="has no prompt slots"):
+        get_peft_model(nn.Sequential(nn.Linear(2, 2)), SSPromptConfig())
+    with pytest.raises(AdapterError, match="set_class_names"):
+        adapted(small_seem(class_names=None))
+    with pytest.raises(
+        AdapterError, match=r"\['cat'\].*holds the embeddings of 3 other ones: call model.set_class_names"
+    ):
+        adapted(class_names=["cat"])
+    model = adapted()
+    with pytest.raises(AdapterError, match="cannot be active together"):
+        model.base_model.set_adapter(["default", "other"])
+    spatial_only = adapted(small_seem(class_names=None), semantic_embedding=False, semantic_weight=False)
+    assert list(get_peft_model_state_dict(spatial_only)) == [
+        "base_model.model.model.object_queries.ssprompt_embedding",
+        "base_model.model.model.object_queries.ssprompt_weight",
+    ]
+
+
+def test_an_adapter_of_another_base_model(tmp_path):
+    trained().save_pretrained(tmp_path)
+    with pytest.raises(AdapterError, match="another set of weights"):
+        PeftModel.from_pretrained(small_seem(seed=1), tmp_path)
+    with pytest.raises(AdapterError, match="another architecture"):
+        PeftModel.from_pretrained(small_seem(num_queries=7), tmp_path)
+    config = PeftConfig.from_pretrained(tmp_path)
+    config.base_model_fingerprint = "any"
+    PeftModel.from_pretrained(small_seem(seed=1), tmp_path, config=config)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("base_model.model.class_embeddings.ssprompt_default"), "lacks .*ssprompt_default"),
+        (lambda t: t.update(extra=torch.zeros(1)), "holds extra, which"),
+        (
+            lambda t: t.update({"base_model.model.class_embeddings.ssprompt_default": torch.zeros(3, WIDTH)}),
+            r"has shape \(3, 32\).* need \(4, 32\) \(one row a class, and one for the background\)",
+        ),
+        (
+            lambda t: t["base_model.model.model.object_queries.ssprompt_embedding"].fill_(torch.inf),
+            "not finite",
+        ),
+    ],
+)
+def test_files_that_do_not_fit(change, message, tmp_path):
+    trained().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    change(tensors)
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match=message):
+        PeftModel.from_pretrained(small_seem(), tmp_path)
+
+
+def test_a_loaded_configuration_alone_gives_no_class_embeddings(tmp_path):
+    trained().save_pretrained(tmp_path)
+    base = small_seem(class_names=None)
+    base.load_state_dict(
+        {k: v for k, v in small_seem().state_dict().items() if not k.startswith("class_")}, strict=False
+    )
+    model = get_peft_model(base, SSPromptConfig.from_pretrained(tmp_path))
+    with pytest.raises(AdapterError, match="default semantic prompts of adapter 'default' are missing"):
+        logits(model)
+
+
+# Fingerprints and registration
+
+
+def test_the_fingerprint_is_that_of_the_base_model(tmp_path):
+    base = small_seem()
+    expected = model_fingerprint(base)
+    base.save_pretrained(tmp_path)
+    lean = {"use_text_model": False, "use_spatial_prompt_encoder": False}
+    for arguments in (lean, {"dtype": torch.bfloat16}, {"dtype": torch.float64}):
+        assert model_fingerprint(type(base).from_pretrained(tmp_path, **arguments)) == expected
+    set_classes(base, OTHER_CLASSES)
+    assert model_fingerprint(base) == expected
+    half = model_fingerprint(copy.deepcopy(base).half())
+    assert half != expected and fingerprint_difference(half, expected) is None
+    model = train(adapted(base))
+    assert model_fingerprint(model.get_base_model()) == expected
+    model.merge_adapter()
+    assert model_fingerprint(model.get_base_model()) == expected
+    assert fingerprint_difference(model_fingerprint(model.merge_and_unload()), expected) == "weights"
+
+
+def test_the_peft_type_is_the_text_in_the_file():
+    assert PromptPeftType.SSPROMPT == "SSPROMPT" and hash(PromptPeftType.SSPROMPT) == hash("SSPROMPT")
+    assert SSPromptConfig.peft_type_name() == "SSPROMPT"
