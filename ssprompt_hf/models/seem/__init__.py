@@ -1,0 +1,47 @@
+"""SEEM as transformers models, registered with the Auto classes on import."""
+
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageSegmentation,
+    AutoModelForUniversalSegmentation,
+    AutoProcessor,
+)
+
+from .configuration_seem import SeemConfig, SeemDavitConfig, SeemFocalNetConfig, SeemSamVitConfig, SeemTextConfig
+from .image_processing_seem import SeemImageProcessor
+from .mask_decoder import SeemImageFeatures, SeemQueryStates
+from .modeling_seem import (
+    SeemForUniversalSegmentation,
+    SeemForUniversalSegmentationOutput,
+    SeemModel,
+    SeemPreTrainedModel,
+)
+from .processing_seem import SeemProcessor
+from .spatial_prompts import SeemSpatialPrompts
+
+AutoModel.register(SeemConfig, SeemModel)
+AutoModelForUniversalSegmentation.register(SeemConfig, SeemForUniversalSegmentation)
+# `pipeline("image-segmentation")` looks here.
+AutoModelForImageSegmentation.register(SeemConfig, SeemForUniversalSegmentation)
+AutoImageProcessor.register(
+    SeemConfig, image_processor_classes={"pil": SeemImageProcessor, "torchvision": SeemImageProcessor}
+)
+AutoProcessor.register(SeemConfig, SeemProcessor)
+
+__all__ = [
+    "SeemConfig",
+    "SeemDavitConfig",
+    "SeemFocalNetConfig",
+    "SeemForUniversalSegmentation",
+    "SeemForUniversalSegmentationOutput",
+    "SeemImageFeatures",
+    "SeemImageProcessor",
+    "SeemModel",
+    "SeemPreTrainedModel",
+    "SeemProcessor",
+    "SeemQueryStates",
+    "SeemSamVitConfig",
+    "SeemSpatialPrompts",
+    "SeemTextConfig",
+]

@@ -209,6 +209,7 @@ class SeemConfig(PreTrainedConfig):
     overlap_threshold: float = 0.8
     logit_scale_init_value: float = 2.6592
     initializer_range: float = 0.02
+    prompt_templates: list[str] | None = None
     class_names: list[str] | None = None
     thing_class_ids: list[int] | None = None
 

@@ -19,7 +19,6 @@ from transformers.utils import ModelOutput
 
 from .configuration_seem import SeemConfig
 
-
 NUM_LEVELS = 3  # the decoder always looks at three scales, in turn
 
 

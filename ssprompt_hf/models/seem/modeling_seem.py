@@ -375,10 +375,8 @@ class SeemForUniversalSegmentation(SeemPreTrainedModel):
         self.config.use_text_model = False
 
     @torch.no_grad()
-    def set_class_names(
-        self, class_names: list[str], tokenizer, thing_class_ids: list[int] | None = None, batch_size: int = 256
-    ):
-        """Embed class names by the text encoder (81 templates each, official ensemble) and keep the embeddings.
+    def set_class_names(self, class_names: list[str], tokenizer, thing_class_ids: list[int] | None = None):
+        """Embed class names by the text encoder (the ensemble of `config.prompt_templates`) and keep the embeddings.
 
         Args:
             class_names: without "background", which is added.
@@ -392,7 +390,7 @@ class SeemForUniversalSegmentation(SeemPreTrainedModel):
             )
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         embeddings = self.model.text_model.encode_class_names(
-            [*class_names, "background"], tokenizer, batch_size=batch_size
+            class_names, tokenizer, templates=self.config.prompt_templates, add_background=True
         )
         self.set_class_embeddings(embeddings, class_names, thing_class_ids)
 
