@@ -7,29 +7,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub import HfApi
 from peft import PeftModel
-from PIL import Image
 from torch import nn
 from transformers import AutoTokenizer
 
-from .data.dataset import read_image
-from .data.folder import IMAGE_SUFFIXES, list_files
-from .errors import AdapterError, NoImagesError
+from .errors import AdapterError
 from .file_utils import atomic_path
 from .hub.adapters import ADAPTER_WEIGHTS, CARD, fetch_adapter, read_adapter, replacing_folder
 from .hub.base_models import resolve_base_model
 from .hub.cards import render_adapter_card
 from .hub.registry import BASE_MODELS
+from .image_inputs import ImageLike, image_sources, open_image
 from .models.seem.image_processing_seem import SeemImageProcessor
 from .models.seem.modeling_seem import SeemForUniversalSegmentation
 from .results import SegmentationResult, build_result
 from .tuners import PromptConfig, PromptTuner, SSPromptConfig
 from .tuners.config import ANY_BASE_MODEL, TASKS, check_choice
-
-ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
 
 class SSPromptModel(PeftModel):
@@ -122,10 +117,12 @@ class SSPromptModel(PeftModel):
             config.inference_mode = not is_trainable
             if not check_base_model:
                 config.base_model_fingerprint = ANY_BASE_MODEL
-            base = config.base_model_name_or_path if base is None else base
+            if base is None:
+                base, revision = config.base_model_name_or_path, revision or config.revision
         if base is None:
             raise AdapterError("no base model: pass its name, folder or Hub id, for instance 'seem-nano'")
         config = SSPromptConfig() if config is None else config
+        config.revision = config.revision or revision
         if isinstance(base, nn.Module):
             model, image_processor = base, None
         else:
@@ -155,7 +152,6 @@ class SSPromptModel(PeftModel):
     def _merge_if_kept(self) -> None:
         layers = self.base_model._layers()
         can_merge = self.active_adapters and not self._adapters_disabled and not self.training
-        # A point grid without tokens yet has nothing to merge.
         if self._keep_merged and can_merge and not any(layer.merged for layer in layers):
             self.base_model.merge_adapter()
 
@@ -378,17 +374,15 @@ class SSPromptModel(PeftModel):
         config = self.peft_config[self.active_adapter] if self.active_adapters else None
         task = task or (config.task if config is not None else "semantic")
         check_choice("task", task, TASKS)
-        items = list(images) if isinstance(images, (list, tuple)) else [images]
-        sources = [source for item in items for source in _sources(item)]
+        sources, is_single = image_sources(images)
         image_size = image_size or (config.image_size if config is not None else None)
         results = []
         for start in range(0, len(sources), batch_size):
             results += self._predict_batch(sources[start : start + batch_size], task, threshold, image_size)
-        is_single = not isinstance(images, (list, tuple)) and not _is_folder(images)
         return results[0] if is_single else results
 
     def _predict_batch(self, sources: list, task: str, threshold: float | None, image_size: int | None) -> list:
-        pictures = [_read(source) for source in sources]
+        pictures = [open_image(source) for source in sources]
         resize = (
             {} if image_size is None else {"size": {**dict(self.image_processor.size), "shortest_edge": image_size}}
         )
@@ -431,30 +425,3 @@ def _load_base_model(name: str | os.PathLike, revision: str | None, access: dict
 def _load_tokenizer(model: nn.Module, access: dict):
     folder = resolve_base_model(model.name_or_path, **access)
     return AutoTokenizer.from_pretrained(folder, **(access if folder == model.name_or_path else {}))
-
-
-def _is_folder(item: Any) -> bool:
-    return isinstance(item, (str, os.PathLike)) and os.path.isdir(item)
-
-
-def _sources(item: ImageLike) -> list:
-    """Files as text, everything else as it is."""
-    if not isinstance(item, (str, os.PathLike)):
-        return [item]
-    path = Path(item)
-    if path.is_dir():
-        files = list_files(path, IMAGE_SUFFIXES)
-        if not files:
-            raise NoImagesError(f"{path}: no images; looked for files ending in {', '.join(IMAGE_SUFFIXES)}")
-        return [str(file) for file in files]
-    if not path.is_file():
-        raise NoImagesError(f"{path}: no such file or folder")
-    return [str(path)]
-
-
-def _read(source: Any) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return source.convert("RGB")
-    if isinstance(source, str):
-        return Image.fromarray(read_image({"path": source, "bytes": None}, source))
-    return Image.fromarray(np.asarray(source)).convert("RGB")

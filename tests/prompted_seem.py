@@ -1,10 +1,12 @@
 """A small SEEM with all its parts, random but always the same, for tests of adapters."""
 
 import torch
+from peft import get_peft_model
 from torch.nn.functional import normalize
 
 from ssprompt_hf.models.seem.configuration_seem import SeemConfig
 from ssprompt_hf.models.seem.modeling_seem import SeemForUniversalSegmentation
+from ssprompt_hf.tuners import SSPromptConfig
 
 WIDTH = 32
 CLASSES = ["road", "car", "sky"]
@@ -92,3 +94,11 @@ def train(model, steps: int = 2, lr: float = 0.5):
         loss(model).backward()
         optimizer.step()
     return model.eval()
+
+
+def adapted(model=None, **config):
+    return get_peft_model(small_seem() if model is None else model, SSPromptConfig(**config))
+
+
+def trained(**config):
+    return train(adapted(**config))

@@ -347,7 +347,7 @@ def test_the_whole_card():
         spatial_source="point_grid",
         metrics={
             "zero-shot": {"mean_iou": 40.123, "accuracy": 80.0, "per_class": [1, 2]},
-            "adapted": {"mean_iou": 55.555},
+            "adapted": {"mean_iou": 55.557},
             "images": 100,
             "loss": 0.123456,
         },

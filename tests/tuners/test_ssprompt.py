@@ -6,12 +6,12 @@ import warnings
 
 import pytest
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
-from peft.utils import get_peft_model_state_dict
+from peft import PeftModel
 from prompted_seem import (
     CLASSES,
     OTHER_CLASSES,
     WIDTH,
+    adapted,
     class_embeddings,
     logits,
     loss,
@@ -20,9 +20,9 @@ from prompted_seem import (
     set_classes,
     small_seem,
     train,
+    trained,
 )
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import load_file
 
 from ssprompt_hf.errors import AdapterError
 from ssprompt_hf.models.fingerprint import fingerprint_difference, model_fingerprint
@@ -39,16 +39,8 @@ VARIANTS = [
 ]
 
 
-def adapted(model=None, **config):
-    return get_peft_model(small_seem() if model is None else model, SSPromptConfig(**config))
-
-
 def layer(model, slot: str, name: str = "default") -> SSPromptLayer:
     return model.get_base_model().get_submodule(model.get_base_model().prompt_slots[slot])
-
-
-def trained(**config):
-    return train(adapted(**config))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -331,103 +323,6 @@ def test_point_grid_round_trip(tmp_path):
         point_grid_tokens(small_seem(), [], 3)
     with pytest.raises(AdapterError, match="too small for a grid"):
         point_grid_tokens(small_seem(), [{"pixel_values": pixels(), "image_sizes": [[2, 64]] * 2}], 3)
-
-
-# Errors
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"spatial_source": "lines"}, "'object_queries', 'point_grid'"),
-        ({"weight_range": "open"}, "'unit', 'free'"),
-        ({"init_embeddings": "zeros"}, "'default', 'noise', 'normal'"),
-        ({"task": "depth"}, "'semantic', 'instance', 'panoptic'"),
-        ({"semantic_embedding": False}, "weighs the default prompts against themselves"),
-        (
-            dict.fromkeys(("spatial_embedding", "spatial_weight", "semantic_embedding", "semantic_weight"), False),
-            "nothing",
-        ),
-        ({"init_weight": 1.5}, "between 0 and 1"),
-        ({"point_grid_size": 0}, "point_grid_size is 0"),
-        ({"init_std": -1.0}, "must not be negative"),
-        ({"class_names": []}, "class_names is empty"),
-        ({"class_names": ["a", "a"]}, "'a' more than once"),
-        ({"class_names": ["a", " "]}, "' ', which is no name"),
-        ({"class_names": ["a"], "thing_class_ids": [1]}, "thing_class_ids holds 1"),
-        ({"class_names": ["a"], "colors": [[0, 0, 0], [1, 1, 1]]}, "2 colors"),
-        ({"colors": [[0, 0, 300]]}, r"\[0, 0, 300\]"),
-        ({"shots": 0}, "shots is 0"),
-    ],
-)
-def test_configurations_that_make_no_sense(config, message):
-    with pytest.raises(AdapterError, match=message):
-        SSPromptConfig(**config)
-
-
-def test_models_that_an_adapter_cannot_be_made_for():
-    with pytest.raises(AdapterError, match="has no prompt slots"):
-        get_peft_model(nn.Sequential(nn.Linear(2, 2)), SSPromptConfig())
-    with pytest.raises(AdapterError, match="set_class_names"):
-        adapted(small_seem(class_names=None))
-    with pytest.raises(
-        AdapterError, match=r"\['cat'\].*holds the embeddings of 3 other ones: call model.set_class_names"
-    ):
-        adapted(class_names=["cat"])
-    model = adapted()
-    with pytest.raises(AdapterError, match="cannot be active together"):
-        model.base_model.set_adapter(["default", "other"])
-    spatial_only = adapted(small_seem(class_names=None), semantic_embedding=False, semantic_weight=False)
-    assert list(get_peft_model_state_dict(spatial_only)) == [
-        "base_model.model.model.object_queries.ssprompt_embedding",
-        "base_model.model.model.object_queries.ssprompt_weight",
-    ]
-
-
-def test_an_adapter_of_another_base_model(tmp_path):
-    trained().save_pretrained(tmp_path)
-    with pytest.raises(AdapterError, match="another set of weights"):
-        PeftModel.from_pretrained(small_seem(seed=1), tmp_path)
-    with pytest.raises(AdapterError, match="another architecture"):
-        PeftModel.from_pretrained(small_seem(num_queries=7), tmp_path)
-    config = PeftConfig.from_pretrained(tmp_path)
-    config.base_model_fingerprint = "any"
-    PeftModel.from_pretrained(small_seem(seed=1), tmp_path, config=config)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda t: t.pop("base_model.model.class_embeddings.ssprompt_default"), "lacks .*ssprompt_default"),
-        (lambda t: t.update(extra=torch.zeros(1)), "holds extra, which"),
-        (
-            lambda t: t.update({"base_model.model.class_embeddings.ssprompt_default": torch.zeros(3, WIDTH)}),
-            r"has shape \(3, 32\).* need \(4, 32\) \(one row a class, and one for the background\)",
-        ),
-        (
-            lambda t: t["base_model.model.model.object_queries.ssprompt_embedding"].fill_(torch.inf),
-            "not finite",
-        ),
-    ],
-)
-def test_files_that_do_not_fit(change, message, tmp_path):
-    trained().save_pretrained(tmp_path)
-    tensors = load_file(tmp_path / "adapter_model.safetensors")
-    change(tensors)
-    save_file(tensors, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(AdapterError, match=message):
-        PeftModel.from_pretrained(small_seem(), tmp_path)
-
-
-def test_a_loaded_configuration_alone_gives_no_class_embeddings(tmp_path):
-    trained().save_pretrained(tmp_path)
-    base = small_seem(class_names=None)
-    base.load_state_dict(
-        {k: v for k, v in small_seem().state_dict().items() if not k.startswith("class_")}, strict=False
-    )
-    model = get_peft_model(base, SSPromptConfig.from_pretrained(tmp_path))
-    with pytest.raises(AdapterError, match="default semantic prompts of adapter 'default' are missing"):
-        logits(model)
 
 
 # Fingerprints and registration
