@@ -63,6 +63,22 @@ def set_classes(model, class_names, thing_class_ids=()):
     model.set_class_embeddings(class_embeddings(class_names), list(class_names), list(thing_class_ids))
 
 
+def word_tokenizer():
+    """A CLIP-like tokenizer of a few words; the end-of-text token has the largest id of the small vocabulary."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"[pad]": 1, "the": 2, "sky": 3, "car": 4, "<start>": 0, "<end>": 49}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[pad]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", 0), ("<end>", 49)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[pad]", bos_token="<start>", eos_token="<end>", model_max_length=77
+    )
+
+
 def pixels(seed: int = 0) -> torch.Tensor:
     """Two images `(2, 3, 64, 64)`."""
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(seed))

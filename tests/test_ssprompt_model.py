@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from prompted_seem import CLASSES, OTHER_CLASSES, logits, pixels, same, set_classes, small_seem, train
+from prompted_seem import CLASSES, OTHER_CLASSES, logits, pixels, same, set_classes, small_seem, train, word_tokenizer
 from safetensors.torch import load_file, save_file
 
 from ssprompt_hf import SSPromptModel
@@ -52,6 +52,16 @@ def test_without_an_adapter_it_is_the_base_model(base):
     assert inner.text_model is None and inner.spatial_prompt_encoder is None
     kept = SSPromptModel.from_pretrained(base, keep_prompt_encoders=True).get_base_model().model
     assert kept.text_model is not None and kept.spatial_prompt_encoder is not None
+
+
+def test_other_classes_need_the_text_encoder_only_once(base):
+    word_tokenizer().save_pretrained(base)
+    model = SSPromptModel.from_pretrained(base, class_names=["the sky", "car"], thing_class_ids=[1])
+    assert model.get_base_model().model.text_model is None
+    assert (model.config.class_names, model.config.thing_class_ids) == (["the sky", "car"], [1])
+    expected = small_seem()
+    expected.set_class_names(["the sky", "car"], word_tokenizer())
+    assert same(logits(model), logits(expected))
 
 
 def test_loaded_for_inference_it_is_merged_and_right(base, adapter):
