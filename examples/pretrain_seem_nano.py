@@ -110,7 +110,7 @@ def draw_scenes(folder: Path, split: str, num_images: int, workers: int) -> dict
 
 def augment(image, label, instance, rng: np.random.Generator):
     """Mirror, zoom (0.8 to 1.6, then crop back to `SIZE`) and slight changes of colour."""
-    image, label, instance = (torch.from_numpy(np.ascontiguousarray(x)) for x in (image, label, instance))
+    image, label, instance = (torch.from_numpy(np.array(x)) for x in (image, label, instance))
     if rng.random() < 0.5:
         image, label, instance = image.flip(1), label.flip(1), instance.flip(1)
     image = image.permute(2, 0, 1).float()
@@ -119,10 +119,12 @@ def augment(image, label, instance, rng: np.random.Generator):
     if zoom > 1:
         h, w = int(height / zoom), int(width / zoom)
         top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
-        window = (slice(top, top + h), slice(left, left + w))
-        image = F.interpolate(image[:, *window][None], SIZE, mode="bilinear", align_corners=False)[0]
+        image = image[:, top : top + h, left : left + w]
+        image = F.interpolate(image[None], SIZE, mode="bilinear", align_corners=False)[0]
         label, instance = (
-            F.interpolate(x[window][None, None].double(), SIZE, mode="nearest")[0, 0].to(x.dtype)
+            F.interpolate(x[None, None, top : top + h, left : left + w].double(), SIZE, mode="nearest")[0, 0].to(
+                x.dtype
+            )
             for x in (label, instance)
         )
     gain = torch.tensor(rng.uniform(0.85, 1.15, (3, 1, 1)), dtype=torch.float32) * float(rng.uniform(0.8, 1.25))
@@ -141,6 +143,10 @@ def segments_of(label: torch.Tensor, instance: torch.Tensor) -> tuple[torch.Tens
     masks = masks[keep]
     classes = torch.stack([label[mask][0] for mask in masks]).long()
     return classes, masks
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    return (images - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(PIXEL_STD)[:, None, None]
 
 
 class Batches(torch.utils.data.Dataset):
@@ -297,10 +303,9 @@ def evaluate(model, tokenizer, scenes: dict[str, np.ndarray], batch_size: int = 
     model.eval()
     embeddings = embed_names(model, tokenizer, list(STREET_CLASSES))
     matrix = 0
-    mean, std = torch.tensor(PIXEL_MEAN)[:, None, None], torch.tensor(PIXEL_STD)[:, None, None]
     for start in range(0, len(scenes["label"]), batch_size):
         images = torch.from_numpy(scenes["image"][start : start + batch_size].copy()).permute(0, 3, 1, 2).float()
-        output = model(pixel_values=(images - mean) / std, class_embeddings=embeddings)
+        output = model(pixel_values=normalise(images), class_embeddings=embeddings)
         masks = F.interpolate(output.masks_queries_logits, SIZE, mode="bilinear", align_corners=False).sigmoid()
         scores = output.class_queries_logits.softmax(-1)[..., :-1].transpose(1, 2) @ masks.flatten(2)
         prediction = scores.argmax(1).unflatten(1, SIZE)

@@ -12,6 +12,7 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import logging
 
 from .post_processing import SeemPostProcessingMixin
+from .pretrained_names import ResolvesPretrainedNames
 from .prompt_rasterizer import rasterize_prompts
 
 logger = logging.get_logger(__name__)
@@ -52,7 +53,7 @@ class SeemImageProcessorKwargs(ImagesKwargs, total=False):
     overlap_threshold: float
 
 
-class SeemImageProcessor(SeemPostProcessingMixin, PilBackend):
+class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, PilBackend):
     r"""
     Image processor of SEEM: bicubic resize of the shorter side, normalisation, zero padding, prompts drawn into masks,
     and the post-processing of outputs.

@@ -1,8 +1,8 @@
 """The mask decoder of SEEM, versions 0 and 1.
 
-Every kind of prompt has its own copy of the object queries, and in the published attention pattern the copies never see
-each other. They are therefore decoded one after another by the same loop, with small dense self-attention, instead of
-together under one large mask:
+Every kind of prompt has its own copy of the object queries, and in the published attention pattern the copies never
+see each other. They are therefore decoded one after another by the same loop, with small dense self-attention, instead
+of together under one large mask:
 
 * generic segmentation: the object queries alone;
 * phrases: a copy of the queries and the tokens of the phrases, all attending to each other;
@@ -10,6 +10,7 @@ together under one large mask:
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from .configuration_seem import SeemConfig
+from .cpu_ops import Linear
 
 NUM_LEVELS = 3  # the decoder always looks at three scales, in turn
 
@@ -96,10 +98,10 @@ class SeemAttention(nn.Module):
     def __init__(self, hidden_dim: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
-        self.q_proj = nn.Linear(hidden_dim, hidden_dim)
-        self.k_proj = nn.Linear(hidden_dim, hidden_dim)
-        self.v_proj = nn.Linear(hidden_dim, hidden_dim)
-        self.out_proj = nn.Linear(hidden_dim, hidden_dim)
+        self.q_proj = Linear(hidden_dim, hidden_dim)
+        self.k_proj = Linear(hidden_dim, hidden_dim)
+        self.v_proj = Linear(hidden_dim, hidden_dim)
+        self.out_proj = Linear(hidden_dim, hidden_dim)
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """`(B, L, hidden_dim)` -> `(B, heads, L, head_dim)`."""
@@ -128,8 +130,8 @@ class SeemMaskDecoderLayer(GradientCheckpointingLayer):
         self.cross_attention_norm = nn.LayerNorm(config.hidden_dim)
         self.self_attention = SeemAttention(config.hidden_dim, config.num_attention_heads)
         self.self_attention_norm = nn.LayerNorm(config.hidden_dim)
-        self.fc1 = nn.Linear(config.hidden_dim, config.dim_feedforward)
-        self.fc2 = nn.Linear(config.dim_feedforward, config.hidden_dim)
+        self.fc1 = Linear(config.hidden_dim, config.dim_feedforward)
+        self.fc2 = Linear(config.dim_feedforward, config.hidden_dim)
         self.feedforward_norm = nn.LayerNorm(config.hidden_dim)
 
     def forward(
@@ -187,7 +189,7 @@ class SeemMLP(nn.Module):
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int):
         super().__init__()
         dims = [in_dim] + [hidden_dim] * (num_layers - 1) + [out_dim]
-        self.layers = nn.ModuleList(nn.Linear(n, k) for n, k in zip(dims[:-1], dims[1:]))
+        self.layers = nn.ModuleList(Linear(n, k) for n, k in pairwise(dims))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         for layer in self.layers[:-1]:
@@ -211,7 +213,7 @@ class SeemMaskDecoder(nn.Module):
             for _ in range(NUM_LEVELS)
         )
         self.mask_embedder = SeemMLP(config.hidden_dim, config.hidden_dim, config.mask_feature_size, 3)
-        self.class_projection = nn.Linear(config.hidden_dim, config.projection_dim, bias=False)
+        self.class_projection = Linear(config.hidden_dim, config.projection_dim, bias=False)
 
     def level_features(self, features: SeemImageFeatures) -> tuple[torch.Tensor, ...]:
         """The three maps `(B, hidden_dim, h_i, w_i)` with their level embeddings added."""

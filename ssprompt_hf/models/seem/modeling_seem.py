@@ -12,7 +12,8 @@ from transformers.utils import ModelOutput
 from .backbone import build_backbone
 from .configuration_seem import SeemConfig
 from .mask_decoder import SeemImageFeatures, SeemMaskDecoder, SeemQueryStates
-from .pixel_decoder import build_pixel_decoder
+from .pixel_decoder import build_pixel_decoder, init_deformable_weights
+from .pretrained_names import ResolvesPretrainedNames
 from .prompt_slots import SeemClassEmbeddings, SeemObjectQueries, SeemPointTokens
 from .spatial_prompts import SeemSpatialPromptEncoder, SeemSpatialPrompts
 from .text_encoder import SeemTextModel
@@ -84,7 +85,7 @@ class SeemForUniversalSegmentationOutput(ModelOutput):
     original_sizes: torch.Tensor | None = None
 
 
-class SeemPreTrainedModel(PreTrainedModel):
+class SeemPreTrainedModel(ResolvesPretrainedNames, PreTrainedModel):
     config_class = SeemConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
@@ -96,6 +97,7 @@ class SeemPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
+        init_deformable_weights(module)
         std = self.config.initializer_range
         if isinstance(module, SeemObjectQueries):
             init.normal_(module.weight)
@@ -167,8 +169,8 @@ class SeemModel(SeemPreTrainedModel):
             raise ValueError("this model has no spatial prompt encoder: load it with use_spatial_prompt_encoder=True")
         if self.config.decoder_version == "v0" and positive_prompt_masks.shape[1] != 1:
             raise ValueError(
-                f"decoder v0 segments one object per image and call, {positive_prompt_masks.shape[1]} were given: pass "
-                "one object at a time (image_features can be reused), or use a v1 model"
+                f"decoder v0 segments one object per image and call, {positive_prompt_masks.shape[1]} were given: "
+                "pass one object at a time (image_features can be reused), or use a v1 model"
             )
         return self.spatial_prompt_encoder(
             image_features.mask_features,
@@ -201,7 +203,7 @@ class SeemModel(SeemPreTrainedModel):
             positive_prompt_masks, negative_prompt_masks: `(B, objects, H, W)`, bool: strokes, points, boxes or masks.
             reference_prompts: strokes on another image, from `get_spatial_prompts`.
             previous_masks: `(B, objects, h, w)`, mask logits of the round before.
-            spatial_query_indices: which object queries are copied for strokes, `(queries,)`; by default the first ones.
+            spatial_query_indices: `(queries,)`, which object queries are copied for strokes; by default the first.
             output_objects: whether the object queries are decoded. By default only if there is no other prompt.
             output_auxiliary_predictions: also return the answers before each layer.
         """
@@ -260,8 +262,8 @@ class SeemModel(SeemPreTrainedModel):
             )
         if self.config.projection_dim != self.config.hidden_dim:
             raise ValueError(
-                f"phrases are tokens of the decoder: projection_dim ({self.config.projection_dim}) must equal hidden_dim "
-                f"({self.config.hidden_dim})"
+                f"phrases are tokens of the decoder: projection_dim ({self.config.projection_dim}) must equal "
+                f"hidden_dim ({self.config.hidden_dim})"
             )
         if input_ids.ndim != 3:
             raise ValueError(f"input_ids must be (batch, phrases, tokens), got shape {tuple(input_ids.shape)}")
@@ -385,8 +387,8 @@ class SeemForUniversalSegmentation(SeemPreTrainedModel):
         """
         if self.model.text_model is None:
             raise ValueError(
-                "class names need the text encoder, which this model was loaded without (use_text_model=False): load it, "
-                "or call set_class_embeddings"
+                "class names need the text encoder, which this model was loaded without (use_text_model=False): load "
+                "it, or call set_class_embeddings"
             )
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         embeddings = self.model.text_model.encode_class_names(

@@ -5,13 +5,14 @@ from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 
 from .image_processing_seem import PROMPT_ARGUMENTS, SeemImageProcessorKwargs
+from .pretrained_names import ResolvesPretrainedNames
 
 
 class SeemProcessorKwargs(ProcessingKwargs, total=False):
     images_kwargs: SeemImageProcessorKwargs
 
 
-class SeemProcessor(ProcessorMixin):
+class SeemProcessor(ResolvesPretrainedNames, ProcessorMixin):
     r"""
     A [`SeemImageProcessor`] and a CLIP-like tokenizer.
 
