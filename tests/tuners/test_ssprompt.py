@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -344,6 +346,14 @@ def test_the_fingerprint_is_that_of_the_base_model(tmp_path):
     model.merge_adapter()
     assert model_fingerprint(model.get_base_model()) == expected
     assert fingerprint_difference(model_fingerprint(model.merge_and_unload()), expected) == "weights"
+
+
+def test_the_models_bring_the_method_along(tmp_path):
+    """A user of transformers and PEFT alone never imports the tuners."""
+    trained().save_pretrained(tmp_path)
+    code = f"import ssprompt_hf.models.seem, peft; print(peft.PeftConfig.from_pretrained({str(tmp_path)!r}).peft_type)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "SSPROMPT" in done.stdout
 
 
 def test_the_peft_type_is_the_text_in_the_file():

@@ -8,6 +8,7 @@ from transformers import (
     AutoProcessor,
 )
 
+from ... import tuners as _tuners  # noqa: F401  # so that transformers and PEFT can load adapters onto these models
 from .configuration_seem import SeemConfig, SeemDavitConfig, SeemFocalNetConfig, SeemSamVitConfig, SeemTextConfig
 from .image_processing_seem import SeemImageProcessor
 from .mask_decoder import SeemImageFeatures, SeemQueryStates
