@@ -6,6 +6,7 @@ Heavy modules are imported where a command runs, so that `--help` and mistakes i
 import argparse
 import sys
 
+from .commands import LazyParser, add_commands
 from .errors import SSPromptError
 
 
@@ -37,7 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ssprompt-hf", description="Adapt promptable segmentation models with learned prompts."
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=LazyParser)
+    add_commands(commands)
     add_convert(commands)
     return parser
 

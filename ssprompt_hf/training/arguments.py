@@ -46,8 +46,9 @@ class SSPromptTrainingArguments(TrainingArguments):
     lr_scheduler_type: str = "polynomial"
     lr_scheduler_kwargs: dict | str | None = field(default_factory=lambda: {"power": 0.9, "lr_end": 0.0})
     logging_steps: float = 20
-    save_strategy: str = "no"
-    report_to: str | list[str] | None = "none"
+    save_strategy: str = "steps"
+    save_steps: float = 50
+    save_total_limit: int | None = 2
     batch_eval_metrics: bool = True
     remove_unused_columns: bool = False
     dataloader_pin_memory: bool = False

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 from peft import get_peft_model
-from transformers import TrainerCallback
+from transformers import CLIPTokenizer, TrainerCallback
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from ssprompt_hf.data.loading import load_street_scenes
 from ssprompt_hf.models.seem.configuration_seem import SeemConfig
@@ -53,6 +54,27 @@ def tiny_seem(num_classes: int = 11) -> SeemForUniversalSegmentation:
     embeddings = torch.nn.functional.normalize(torch.randn(num_classes + 1, WIDTH), dim=-1)
     model.set_class_embeddings(embeddings, [f"class {index}" for index in range(num_classes)])
     return model
+
+
+def save_tiny_base(folder) -> str:
+    """A base model as users have it: weights, a tokenizer of bytes, an image processor; no class names yet."""
+    torch.manual_seed(0)
+    text = {"vocab_size": 514, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    text |= {"num_attention_heads": 2, "bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 513}
+    config = tiny_seem().config.to_dict() | {"use_text_model": True, "use_spatial_prompt_encoder": True}
+    config |= {"text_config": text | {"model_type": "seem_text"}, "class_names": None, "prompt_templates": ["{}"]}
+    model = SeemForUniversalSegmentation(SeemConfig.from_dict(config))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(3)
+    model.save_pretrained(folder)
+    symbols = list(bytes_to_unicode().values())
+    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=64).save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    return str(folder)
 
 
 def tiny_adapted(**config) -> torch.nn.Module:

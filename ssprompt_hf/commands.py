@@ -1,0 +1,244 @@
+"""The sub-commands about data and adapters: `demo`, `train`, `evaluate`, `predict` and `info`.
+
+Their options are fields of dataclasses that are slow to import, so a parser gets them when it is first used.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+DEMO_TASK = "street-scenes/fog"
+
+# Fields of transformers.TrainingArguments that --help lists besides our own; all the others can be given too.
+LISTED = (
+    "output_dir",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "optim",
+    "learning_rate",
+    "weight_decay",
+    "lr_scheduler_type",
+    "seed",
+    "bf16",
+    "use_cpu",
+    "logging_steps",
+    "save_strategy",
+    "save_steps",
+    "eval_strategy",
+    "eval_steps",
+    "report_to",
+    "dataloader_num_workers",
+)
+
+
+class LazyParser(argparse.ArgumentParser):
+    """A parser that is given its arguments by `fill(parser)` when it is asked to parse."""
+
+    fill: Callable[["LazyParser"], None] | None = None
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As in `argparse`."""
+        if self.fill is not None:
+            fill, self.fill = self.fill, None
+            fill(self)
+        return super().parse_known_args(args, namespace)
+
+
+def add_commands(commands: Any):
+    """Add all of this module's sub-commands to what `add_subparsers` returned."""
+    for name, text, fill, run in (
+        ("demo", "learn prompts for fog with 16 images a class, with nothing to download", _fill_demo, run_demo),
+        ("train", "learn prompts from a few labelled images", _fill_train, run_train),
+        ("evaluate", "score an adapter, or a base model without one", _fill_evaluate, run_evaluate),
+        ("predict", "segment images", _fill_predict, run_predict),
+        ("info", "tell what an adapter holds", _fill_info, run_info),
+    ):
+        parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        parser.fill = fill
+        parser.set_defaults(run=run)
+
+
+# Dataclasses as options
+
+
+def _add_fields(parser: argparse.ArgumentParser, title: str, cls: type, defaults: dict[str, Any] | None = None):
+    """Options for the fields of a dataclass, as transformers makes them; --help lists ours and the usual ones."""
+    from transformers import HfArgumentParser, TrainingArguments
+
+    inherited = {field.name for field in dataclasses.fields(TrainingArguments)} - set(LISTED)
+    options = HfArgumentParser(cls, add_help=False)
+    options.set_defaults(**(defaults or {}))
+    group = parser.add_argument_group(title)
+    for action in options._actions:
+        hidden = issubclass(cls, TrainingArguments) and action.dest in inherited
+        if hidden or action.option_strings[0].startswith("--no_"):
+            action.help = argparse.SUPPRESS
+        else:
+            # where we only changed a default, the text is that of transformers; some of these have a bare %
+            base = TrainingArguments.__dataclass_fields__.get(action.dest)
+            text = action.help or (base.metadata.get("help", "") if base else "")
+            text = text.split("\n")[0].split(". ")[0].rstrip(".").replace("%", "%%")
+            shown = action.default is not None and "default" not in text.lower()
+            action.help = text + (" (default: %(default)s)" if shown else "")
+        group._add_action(action)
+        # transformers adds a second name with dashes, which works but is not listed
+        action.option_strings = action.option_strings[:1]
+
+
+def _build(cls: type, options: argparse.Namespace) -> Any:
+    names = {field.name for field in dataclasses.fields(cls) if field.init}
+    return cls(**{name: value for name, value in vars(options).items() if name in names})
+
+
+# train, demo
+
+
+def _fill_train(parser: argparse.ArgumentParser):
+    from .training.arguments import SSPromptTrainingArguments
+    from .training.settings import DataArguments, PromptArguments
+
+    _add_fields(parser, "data", DataArguments)
+    _add_fields(parser, "prompts", PromptArguments)
+    _add_fields(parser, "training", SSPromptTrainingArguments)
+    parser.epilog = (
+        "All other arguments of transformers.TrainingArguments work, too. With several processes: "
+        "accelerate launch --num_processes N examples/train.py ..."
+    )
+
+
+def run_train(options: argparse.Namespace):
+    """Run `train`; raises as `train_adapter`."""
+    from .training.arguments import SSPromptTrainingArguments
+    from .training.run import METRICS, train_adapter
+    from .training.settings import DataArguments, PromptArguments
+
+    data, prompts = _build(DataArguments, options), _build(PromptArguments, options)
+    metrics = train_adapter(data, prompts, _build(SSPromptTrainingArguments, options))
+    if metrics:
+        print(f"wrote {Path(options.output_dir) / METRICS} and the adapter beside it")
+
+
+def _fill_demo(parser: argparse.ArgumentParser):
+    from .training.arguments import SSPromptTrainingArguments
+    from .training.settings import DataArguments, PromptArguments
+
+    data = {"dataset": DEMO_TASK, "dataset_options": '{"num_images": 100}', "eval_split": "test"}
+    _add_fields(parser, "data", DataArguments, data)
+    _add_fields(parser, "prompts", PromptArguments, {"shots": 16})
+    _add_fields(parser, "training", SSPromptTrainingArguments, {"output_dir": "out/demo"})
+
+
+def run_demo(options: argparse.Namespace):
+    """Run `demo`; raises as `train_adapter`."""
+    from .training.arguments import SSPromptTrainingArguments
+    from .training.run import ADAPTER, train_adapter
+    from .training.settings import DataArguments, PromptArguments
+
+    data, prompts = _build(DataArguments, options), _build(PromptArguments, options)
+    metrics = train_adapter(data, prompts, _build(SSPromptTrainingArguments, options))
+    if metrics:
+        print(
+            f"{prompts.shots}-shot SSPrompt on {data.dataset}: mean IoU {metrics['zero_shot_miou']:.1f} zero-shot, "
+            f"{metrics['ssprompt_miou']:.1f} adapted, after {metrics['train_seconds']:.0f} s of training "
+            f"{metrics['trainable_parameters']:,} numbers; the adapter ({metrics['adapter_bytes'] / 1000:.0f} kB) is "
+            f"in {Path(options.output_dir) / ADAPTER}"
+        )
+
+
+# evaluate
+
+
+def _fill_evaluate(parser: argparse.ArgumentParser):
+    from .training.arguments import SSPromptTrainingArguments
+    from .training.settings import DataArguments
+
+    parser.add_argument("--adapter", metavar="NAME", help="folder, Hub id or name; without it zero-shot segmentation")
+    _add_fields(parser, "data", DataArguments)
+    _add_fields(parser, "running", SSPromptTrainingArguments, {"output_dir": "out/evaluation"})
+
+
+def run_evaluate(options: argparse.Namespace):
+    """Run `evaluate`; raises as `evaluate_adapter`."""
+    from .training.arguments import SSPromptTrainingArguments
+    from .training.run import METRICS, evaluate_adapter
+    from .training.settings import DataArguments
+
+    args = _build(SSPromptTrainingArguments, options)
+    if evaluate_adapter(_build(DataArguments, options), options.adapter, args):
+        print(f"wrote {Path(options.output_dir) / METRICS}")
+
+
+# predict, info
+
+
+def _fill_predict(parser: argparse.ArgumentParser):
+    from .tuners.config import TASKS
+
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files or folders of them")
+    parser.add_argument("--adapter", metavar="NAME", help="folder, Hub id or name of an adapter")
+    parser.add_argument(
+        "--base_model", metavar="NAME", help="name, folder or Hub id (default: the adapter's, or seem-nano)"
+    )
+    parser.add_argument("--class_names", nargs="+", metavar="CLASS", help="what to look for, without an adapter")
+    parser.add_argument("--task", choices=TASKS, help="default: the adapter's, or semantic")
+    parser.add_argument("--threshold", type=float, metavar="SCORE", help="least score of segments")
+    parser.add_argument("--image_size", type=int, metavar="PIXELS", help="shorter side of the images for the model")
+    parser.add_argument("--output_dir", default="out/predictions", help="folder to write to (default: %(default)s)")
+
+
+def run_predict(options: argparse.Namespace):
+    """
+    Run `predict`: `<name>.png` (class ids, 255 for none) and `<name>-overlay.png` for every image, `segments.json`.
+
+    Raises:
+        SSPromptError: a model, adapter or image cannot be found or read; no class names; as the subclass says.
+    """
+    from .errors import SSPromptError
+    from .file_utils import write_json
+    from .ssprompt_model import SSPromptModel
+    from .training.run import DEFAULT_BASE_MODEL
+
+    if options.adapter is None:
+        base = options.base_model or DEFAULT_BASE_MODEL
+        model = SSPromptModel.from_pretrained(base, class_names=options.class_names)
+        if model.get_base_model().config.class_names is None:
+            raise SSPromptError("nothing to look for: give --adapter, or --class_names")
+    elif options.class_names is not None:
+        raise SSPromptError("an adapter brings its own classes: leave out --class_names or --adapter")
+    else:
+        model = SSPromptModel.from_pretrained(options.base_model, options.adapter)
+    output = Path(options.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    found: dict[str, list] = {}
+    for results in (
+        model.predict([image], options.task, threshold=options.threshold, image_size=options.image_size)
+        for image in options.images
+    ):
+        for result in results:
+            name = Path(result.path).stem
+            if name in found:  # images of the same name from several folders
+                name = f"{name}-{sum(other.split('-')[0] == name for other in found)}"
+            result.save(output / f"{name}.png")
+            result.overlay().save(output / f"{name}-overlay.png")
+            found[name] = [dataclasses.asdict(segment) for segment in result.segments]
+            print(f"{result.path}: {', '.join(segment.name for segment in result.segments[:6]) or 'nothing'}")
+    write_json(output / "segments.json", found)
+    print(f"wrote {len(found)} label maps and overlays to {output}")
+
+
+def _fill_info(parser: argparse.ArgumentParser):
+    parser.add_argument("adapter", metavar="ADAPTER", help="folder, Hub id or name of an adapter")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def run_info(options: argparse.Namespace):
+    """Run `info`; raises as `fetch_adapter` and `read_adapter`."""
+    from .adapter_info import adapter_info, describe_adapter
+    from .hub.adapters import fetch_adapter
+
+    info = adapter_info(fetch_adapter(options.adapter))
+    print(json.dumps(info, indent=2, default=str) if options.json else describe_adapter(info))

@@ -1,0 +1,252 @@
+"""Whole runs, from names of models and data to adapters and pictures, for the command line and the examples."""
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+from transformers.utils import logging
+
+from ..data.dataset import SegmentationDataset
+from ..data.few_shot import FewShotSelection, label_statistics, select_shots
+from ..errors import SSPromptError
+from ..file_utils import atomic_path, write_json
+from ..hub.adapters import ADAPTER_WEIGHTS
+from ..reporting import iou_table
+from ..ssprompt_model import SSPromptModel
+from ..tuners.ssprompt.point_grid import point_grid_tokens
+from ..visualization import comparison_picture
+from .arguments import SSPromptTrainingArguments
+from .settings import DataArguments, PromptArguments
+from .trainer import SSPromptTrainer, last_complete_checkpoint
+
+logger = logging.get_logger(__name__)
+
+DEFAULT_BASE_MODEL = "seem-nano"
+ADAPTER, METRICS, PICTURE = "adapter", "metrics.json", "picture.png"
+
+
+def train_adapter(
+    data: DataArguments, prompts: PromptArguments, args: SSPromptTrainingArguments, **facts: Any
+) -> dict[str, Any]:
+    """
+    Choose images, learn prompts, evaluate with and without them, and write `adapter/`, `metrics.json` and
+    `picture.png` into `args.output_dir`.
+
+    Args:
+        data, prompts, args: the settings; each class documents its own.
+        facts: further entries of `metrics.json`.
+
+    Returns:
+        what `metrics.json` holds; means over classes and IoUs in percent.
+
+    Raises:
+        SSPromptError: a setting, a file or a name is wrong; subclasses say which.
+    """
+    output = Path(args.output_dir)
+    with args.main_process_first(desc="reading the data"):
+        images = data.load(data.train_split)
+        evaluation = data.load_evaluation()
+        selection = _select(images, prompts, args.seed)
+    set_seed(args.seed)
+    chosen = images if selection is None else images.select(selection.indices)
+    model = _untrained_model(data, prompts, args, chosen, selection)
+    processor = _image_processor(model, data.image_size)
+    if prompts.spatial_source == "point_grid" and prompts.prompts != "semantic":
+        _set_point_tokens(model, processor, chosen)
+    trainer = SSPromptTrainer(model, args, processor, chosen, evaluation)
+    checkpoint = _checkpoint(output, prompts.resume, args)
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.perf_counter() - start
+    fractions = trainer.evaluate_with_zero_shot()
+    scores = {name: _percent(values) for name, values in fractions.items()}
+    model.peft_config["default"].metrics = {
+        title: {key: value for key, value in scores[name].items() if not isinstance(value, dict)}
+        for name, title in (("zero_shot", "zero-shot"), ("adapted", "SSPrompt"))
+    }
+    if not trainer.is_world_process_zero():
+        return {}
+    model.eval()
+    model.save_pretrained(output / ADAPTER)
+    metrics = {
+        "zero_shot_miou": scores["zero_shot"]["mean_iou"],
+        "ssprompt_miou": scores["adapted"]["mean_iou"],
+        "unit": "percent",
+        "adapter_bytes": (output / ADAPTER / ADAPTER_WEIGHTS).stat().st_size,
+        "train_seconds": round(seconds, 2),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "steps": trainer.state.global_step,
+        "base_model": model.peft_config["default"].base_model_name_or_path,
+        "dataset": images.name,
+        "shots": None if selection is None else selection.to_dict(),
+        "training_images": len(chosen),
+        "evaluation_images": len(evaluation),
+        "scores": scores,
+        "settings": {"data": dataclasses.asdict(data), "prompts": dataclasses.asdict(prompts)},
+        **facts,
+    }
+    write_json(output / METRICS, metrics)
+    _write_picture(output / PICTURE, model, evaluation, scores)
+    print(iou_table(fractions["adapted"], fractions["zero_shot"]))
+    return metrics
+
+
+def evaluate_adapter(data: DataArguments, adapter: str | None, args: SSPromptTrainingArguments) -> dict[str, Any]:
+    """
+    Score an adapter, or a base model without one, on a data set; writes `metrics.json` and `picture.png`.
+
+    Args:
+        data: the base model (by default the adapter's) and the data.
+        adapter: folder, Hub id or bare name; None for zero-shot segmentation by the data set's class names.
+        args: `output_dir`, batch size, precision.
+
+    Returns:
+        what `metrics.json` holds; in percent.
+
+    Raises:
+        SSPromptError: as `train_adapter`; also if the adapter's classes are not those of the data set.
+    """
+    with args.main_process_first(desc="reading the data"):
+        images = data.load_evaluation()
+    classes = images.classes
+    if adapter is None:
+        model = SSPromptModel.from_pretrained(
+            data.base_model or DEFAULT_BASE_MODEL, class_names=classes.names, thing_class_ids=classes.thing_indices
+        )
+    else:
+        model = SSPromptModel.from_pretrained(data.base_model, adapter)
+        names = model.peft_config["default"].class_names
+        if names != classes.names:
+            raise SSPromptError(
+                f"the adapter was made for the classes {', '.join(names or ['(none)'])}, {images.name} has "
+                f"{', '.join(classes.names)}: evaluate it on data with its own classes, in its own order"
+            )
+    processor = _image_processor(model, data.image_size or model.peft_config["default"].image_size)
+    trainer = SSPromptTrainer(model, args, processor, eval_dataset=images)
+    fractions = trainer.evaluate_with_zero_shot()
+    scores = {name: _percent(values) for name, values in fractions.items()}
+    if not trainer.is_world_process_zero():
+        return {}
+    if adapter is None:
+        del scores["adapted"]
+    metrics = {
+        **({} if adapter is None else {"ssprompt_miou": scores["adapted"]["mean_iou"]}),
+        "zero_shot_miou": scores["zero_shot"]["mean_iou"],
+        "unit": "percent",
+        "base_model": model.peft_config["default"].base_model_name_or_path,
+        "adapter": adapter,
+        "dataset": images.name,
+        "split": data.eval_split,
+        "evaluation_images": len(images),
+        "scores": scores,
+    }
+    output = Path(args.output_dir)
+    write_json(output / METRICS, metrics)
+    _write_picture(output / PICTURE, model, images, scores)
+    if adapter is None:
+        print(iou_table(fractions["zero_shot"], after_title="zero-shot"))
+    else:
+        print(iou_table(fractions["adapted"], fractions["zero_shot"]))
+    return metrics
+
+
+def _select(images: SegmentationDataset, prompts: PromptArguments, seed: int) -> FewShotSelection | None:
+    if prompts.shots is None:
+        return None
+    return select_shots(
+        label_statistics(images),
+        images.classes.names,
+        prompts.shots,
+        seed=seed,
+        mode=prompts.shot_mode,
+        allow_fewer=prompts.allow_fewer,
+    )
+
+
+def _untrained_model(
+    data: DataArguments,
+    prompts: PromptArguments,
+    args: SSPromptTrainingArguments,
+    chosen: SegmentationDataset,
+    selection: FewShotSelection | None,
+) -> SSPromptModel:
+    classes = chosen.classes
+    config = prompts.config(
+        task=args.task,
+        class_names=classes.names,
+        thing_class_ids=classes.thing_indices,
+        colors=[list(color) for color in classes.colors],
+        image_size=data.image_size,
+        dataset=chosen.name,
+        shots=None if selection is None else selection.shots,
+        seed=args.seed,
+        chosen_images=chosen.file_names,
+    )
+    return SSPromptModel.from_pretrained(
+        data.base_model or DEFAULT_BASE_MODEL,
+        config=config,
+        class_names=classes.names,
+        thing_class_ids=classes.thing_indices,
+        is_trainable=True,
+    )
+
+
+def _image_processor(model: SSPromptModel, image_size: int | None):
+    """The model's image processor, for images with a shorter side of `image_size` pixels."""
+    processor = model.image_processor
+    if image_size is not None:
+        size = {**dict(processor.size), "shortest_edge": image_size}
+        processor = type(processor).from_dict({**processor.to_dict(), "size": size})
+    return processor
+
+
+@torch.no_grad()
+def _set_point_tokens(model: SSPromptModel, processor, images: SegmentationDataset):
+    """The image-independent default of a point grid is the mean over the training images (eq. 2)."""
+    batches = (processor(images=images[index]["image"], return_tensors="pt") for index in range(len(images)))
+    size = model.peft_config["default"].point_grid_size
+    model.base_model.set_point_tokens(point_grid_tokens(model.get_base_model(), batches, size))
+
+
+def _checkpoint(output: Path, resume: bool, args: SSPromptTrainingArguments) -> str | None:
+    """The checkpoint to go on from. A run that starts anew first removes those of an earlier one."""
+    if resume:
+        checkpoint = last_complete_checkpoint(output)
+        logger.warning(f"going on from {checkpoint}" if checkpoint else f"no checkpoint in {output}: starting anew")
+        return checkpoint
+    if args.should_save:
+        for folder in output.glob("checkpoint-*"):
+            shutil.rmtree(folder)
+    return None
+
+
+def _percent(scores: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: {key: round(100 * x, 3) for key, x in value.items()}
+        if isinstance(value, dict)
+        else round(100 * value, 3)
+        for name, value in scores.items()
+    }
+
+
+def _write_picture(path: Path, model: SSPromptModel, images: SegmentationDataset, scores: dict[str, dict]):
+    """Image, truth and predictions of the image that shows the most classes (of the first 32; the first such)."""
+    statistics = label_statistics(images.select(range(min(len(images), 32))))
+    example = images[int((statistics.pixel_counts > 0).sum(1).argmax())]
+    predictions = {"zero_shot": None, "adapted": None}
+    if "adapted" in scores:
+        predictions["adapted"] = model.predict(example["image"], task="semantic").class_map
+    with model.zero_shot():
+        predictions["zero_shot"] = model.predict(example["image"], task="semantic").class_map
+    titles = {
+        name: f"{title}, mean IoU {scores[name]['mean_iou']:.1f} over all images"
+        for name, title in (("zero_shot", "zero-shot"), ("adapted", "SSPrompt"))
+        if name in scores
+    }
+    picture = comparison_picture(example["image"], images.classes, example["label"], **predictions, titles=titles)
+    with atomic_path(path) as temporary:
+        picture.save(temporary)

@@ -1,0 +1,150 @@
+"""What a run is about: the data, the base model and the method. Training itself: `SSPromptTrainingArguments`."""
+
+import json
+from dataclasses import dataclass, field
+
+from ..errors import SSPromptError
+from ..tuners import SSPromptConfig
+from ..tuners.ssprompt.config import SPATIAL_SOURCES
+
+PROMPTS = ("both", "spatial", "semantic")
+
+
+def parse_options(name: str, text: str | dict | None) -> dict:
+    """
+    Keyword arguments from JSON.
+
+    Raises:
+        SSPromptError: `text` is no JSON object.
+    """
+    if text is None or isinstance(text, dict):
+        return text or {}
+    try:
+        options = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SSPromptError(f"{name} is {text!r}, which is no JSON ({error})") from None
+    if not isinstance(options, dict):
+        raise SSPromptError(f"{name} is {text!r}; it must be a JSON object, for instance '{{\"num_images\": 50}}'")
+    return options
+
+
+@dataclass
+class DataArguments:
+    """
+    The base model and the data.
+
+    Args:
+        base_model: a name, folder or Hub id.
+        dataset: `street-scenes/<condition>[/<label set>]`, a folder, or a Hub id.
+        data_dir: folder with images, labels and a class file; in place of `dataset`.
+        classes: a class file, in place of the data set's own.
+        dataset_options: JSON; for street scenes `num_images`, `size`, `seed`, for Hub data sets column names.
+        train_split, eval_split: names of the splits.
+        image_size: shorter side of the images in pixels; by default the adapter's or the image processor's.
+        max_eval_images: evaluate on the first so many images only.
+    """
+
+    base_model: str | None = field(
+        default=None,
+        metadata={"help": "name, folder or Hub id of the base model (default: the adapter's, or seem-nano)"},
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "street-scenes/fog, street-scenes/clear/custom, ..., a folder, or a Hub id"}
+    )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "folder with images, labels and a class file, in place of --dataset"}
+    )
+    classes: str | None = field(default=None, metadata={"help": "class file, in place of the data set's own"})
+    dataset_options: str | None = field(
+        default=None,
+        metadata={"help": "JSON: num_images, size, seed of street scenes; column names of a Hub data set"},
+    )
+    train_split: str = field(default="train", metadata={"help": "split to choose training images from"})
+    eval_split: str = field(default="val", metadata={"help": "split to evaluate on"})
+    image_size: int | None = field(
+        default=None, metadata={"help": "shorter side of the images in pixels (default: the base model's)"}
+    )
+    max_eval_images: int | None = field(default=None, metadata={"help": "evaluate on the first so many images only"})
+
+    def __post_init__(self):
+        for name in ("image_size", "max_eval_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SSPromptError(f"{name} is {value}; it must be at least 1")
+
+    def load(self, split: str):
+        """
+        The data set's `split`.
+
+        Raises:
+            DatasetError: what is missing or wrong.
+        """
+        from ..data import load_segmentation_dataset
+
+        options = parse_options("dataset_options", self.dataset_options)
+        return load_segmentation_dataset(self.dataset, self.data_dir, split, self.classes, **options)
+
+    def load_evaluation(self):
+        """The images to evaluate on."""
+        dataset = self.load(self.eval_split)
+        if self.max_eval_images is not None:
+            dataset = dataset.select(range(min(len(dataset), self.max_eval_images)))
+        return dataset
+
+
+@dataclass
+class PromptArguments:
+    """
+    The method and the choice of images.
+
+    Args:
+        shots: training images of each class (or in all); by default all images are used.
+        shot_mode: `per_class` or `total`.
+        allow_fewer: classes with fewer images than shots take what there is.
+        prompts: which prompts are learned: `both` (SSPrompt), `spatial` (SpaPrompt) or `semantic` (SemPrompt).
+        learn_weights: learn the weights `w` besides the embeddings `e`.
+        spatial_source: `object_queries` or `point_grid`.
+        prompt_options: JSON; any other field of `SSPromptConfig`.
+        resume: go on from the last checkpoint in `output_dir`.
+    """
+
+    shots: int | None = field(
+        default=None, metadata={"help": "choose images so that each class is seen in so many (default: all images)"}
+    )
+    shot_mode: str = field(default="per_class", metadata={"help": "shots are images per_class, or in total"})
+    allow_fewer: bool = field(
+        default=False, metadata={"help": "where a class is seen in fewer images than shots, take what there is"}
+    )
+    prompts: str = field(default="both", metadata={"help": "prompts to learn: both, spatial or semantic"})
+    learn_weights: bool = field(default=True, metadata={"help": "learn one weight a prompt besides its embedding"})
+    spatial_source: str = field(
+        default="object_queries", metadata={"help": "what the spatial prompts are: object_queries or point_grid"}
+    )
+    prompt_options: str | None = field(default=None, metadata={"help": "JSON: other fields of SSPromptConfig"})
+    resume: bool = field(default=False, metadata={"help": "go on from the last checkpoint in --output_dir"})
+
+    def __post_init__(self):
+        for name, choices in (("prompts", PROMPTS), ("spatial_source", SPATIAL_SOURCES)):
+            if getattr(self, name) not in choices:
+                raise SSPromptError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+
+    def config(self, **fields) -> SSPromptConfig:
+        """
+        The configuration of the adapter; `fields` are those that describe the data.
+
+        Raises:
+            SSPromptError: `prompt_options` names no field of `SSPromptConfig`, or contradicts another.
+        """
+        spatial, semantic = self.prompts != "semantic", self.prompts != "spatial"
+        learned = {
+            "spatial_embedding": spatial,
+            "spatial_weight": spatial and self.learn_weights,
+            "semantic_embedding": semantic,
+            "semantic_weight": semantic and self.learn_weights,
+            "spatial_source": self.spatial_source,
+        }
+        options = parse_options("prompt_options", self.prompt_options)
+        unknown = sorted(set(options) - set(SSPromptConfig.__dataclass_fields__))
+        if unknown:
+            raise SSPromptError(f"prompt_options holds {unknown[0]!r}, which is no field of SSPromptConfig")
+        return SSPromptConfig(**(fields | learned | options))
