@@ -5,6 +5,7 @@ Heavy modules are imported where a command runs, so that `--help` and mistakes i
 
 import argparse
 import sys
+import warnings
 
 from .commands import LazyParser, add_commands
 from .errors import SSPromptError
@@ -22,6 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
+    # transformers, peft and torch tell each other about coming changes; users can do nothing about these
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, message=".*(is_gradient_checkpointing|broadcast_buffers)"
+    )
     try:
         options.run(options)
     except SSPromptError as error:

@@ -199,14 +199,16 @@ def run_predict(options: argparse.Namespace):
     """
     from .errors import SSPromptError
     from .file_utils import write_json
+    from .hub.base_models import resolve_base_model
+    from .models.seem.configuration_seem import SeemConfig
     from .ssprompt_model import SSPromptModel
     from .training.run import DEFAULT_BASE_MODEL
 
     if options.adapter is None:
         base = options.base_model or DEFAULT_BASE_MODEL
-        model = SSPromptModel.from_pretrained(base, class_names=options.class_names)
-        if model.get_base_model().config.class_names is None:
+        if options.class_names is None and SeemConfig.from_pretrained(resolve_base_model(base)).class_names is None:
             raise SSPromptError("nothing to look for: give --adapter, or --class_names")
+        model = SSPromptModel.from_pretrained(base, class_names=options.class_names)
     elif options.class_names is not None:
         raise SSPromptError("an adapter brings its own classes: leave out --class_names or --adapter")
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import set_seed
+from transformers import TrainingArguments, set_seed
 from transformers.utils import logging
 
 from ..data.dataset import SegmentationDataset
@@ -86,7 +86,7 @@ def train_adapter(
         "training_images": len(chosen),
         "evaluation_images": len(evaluation),
         "scores": scores,
-        "settings": {"data": dataclasses.asdict(data), "prompts": dataclasses.asdict(prompts)},
+        "settings": _settings(data, prompts, args),
         **facts,
     }
     write_json(output / METRICS, metrics)
@@ -222,6 +222,13 @@ def _checkpoint(output: Path, resume: bool, args: SSPromptTrainingArguments) -> 
         for folder in output.glob("checkpoint-*"):
             shutil.rmtree(folder)
     return None
+
+
+def _settings(data: DataArguments, prompts: PromptArguments, args: SSPromptTrainingArguments) -> dict[str, Any]:
+    """All settings of the data and the method, and those of training that are not the defaults of transformers."""
+    usual = TrainingArguments(output_dir=args.output_dir, use_cpu=args.use_cpu).to_dict()
+    training = {name: value for name, value in args.to_dict().items() if name not in usual or usual[name] != value}
+    return {"data": dataclasses.asdict(data), "prompts": dataclasses.asdict(prompts), "training": training}
 
 
 def _percent(scores: dict[str, Any]) -> dict[str, Any]:

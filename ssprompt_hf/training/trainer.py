@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,15 @@ class SSPromptTrainer(Trainer):
             )
 
     # Training
+
+    def train(self, *args: Any, **kwargs: Any):
+        """As in `transformers`; afterwards the files that stood in for the memory of several processes are removed."""
+        output = super().train(*args, **kwargs)
+        if self.feature_cache.storage != self.args.feature_cache:
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                shutil.rmtree(self.feature_cache.directory, ignore_errors=True)
+        return output
 
     def compute_loss(
         self,

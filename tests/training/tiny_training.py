@@ -101,9 +101,9 @@ def tiny_trainer(output_dir, model=None, train=None, evaluation=None, callbacks=
     return SSPromptTrainer(model, args, tiny_processor(), train, evaluation, callbacks=callbacks)
 
 
-def run_python(*command, check: bool = True) -> subprocess.CompletedProcess:
+def run_python(*command, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
     """Runs `python command` in a process of its own: one thread, no GPU, off the network."""
-    environment = os.environ | {
+    environment |= os.environ | {
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "CUDA_VISIBLE_DEVICES": "",
