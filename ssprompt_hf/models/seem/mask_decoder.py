@@ -48,7 +48,19 @@ class SeemImageFeatures(ModelOutput):
     padded_size: tuple[int, int] | None = None
 
     def expand(self, batch_size: int) -> "SeemImageFeatures":
-        """The same image for every one of `batch_size` prompts, without copying."""
+        """The same image for every one of `batch_size` prompts, without copying.
+
+        Raises:
+            ValueError: there are several images, and not `batch_size` of them.
+        """
+        images = len(self.mask_features)
+        if images == batch_size:
+            return self
+        if images != 1:
+            raise ValueError(
+                f"prompts for {batch_size} images were passed with {images} images: pass one set of prompts an image, "
+                "or any number of sets with one image"
+            )
 
         def expand(value):
             if isinstance(value, tuple):

@@ -199,14 +199,20 @@ class SeemModel(SeemPreTrainedModel):
             pixel_values: `(B, 3, H, W)`, normalised and padded; or
             image_features: of an earlier call. One image serves any number of prompts: features of batch size 1 are
                 expanded to the batch of the prompts.
-            input_ids, attention_mask: `(B, phrases, T)`; phrases that are all padding are left out.
+            input_ids, attention_mask: `(phrases, T)`, looked for in every image, or `(B, phrases, T)`, where phrases
+                that are all padding are not seen by the others.
             positive_prompt_masks, negative_prompt_masks: `(B, objects, H, W)`, bool: strokes, points, boxes or masks.
             reference_prompts: strokes on another image, from `get_spatial_prompts`.
             previous_masks: `(B, objects, h, w)`, mask logits of the round before.
             spatial_query_indices: `(queries,)`, which object queries are copied for strokes; by default the first.
             output_objects: whether the object queries are decoded. By default only if there is no other prompt.
             output_auxiliary_predictions: also return the answers before each layer.
+
+        Raises:
+            ValueError: prompts do not fit the images, each other or the model.
         """
+        if positive_prompt_masks is None and negative_prompt_masks is not None:
+            raise ValueError("negative_prompt_masks were passed without positive_prompt_masks: pass both")
         if image_features is None:
             if pixel_values is None:
                 raise ValueError("pass pixel_values or image_features")
@@ -265,16 +271,23 @@ class SeemModel(SeemPreTrainedModel):
                 f"phrases are tokens of the decoder: projection_dim ({self.config.projection_dim}) must equal "
                 f"hidden_dim ({self.config.hidden_dim})"
             )
-        if input_ids.ndim != 3:
-            raise ValueError(f"input_ids must be (batch, phrases, tokens), got shape {tuple(input_ids.shape)}")
-        batch_size, num_phrases, _ = input_ids.shape
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        text = self.text_model(input_ids.flatten(0, 1), attention_mask.flatten(0, 1))
-        length = text.token_embeddings.shape[1]  # the text encoder stops at the longest phrase
-        tokens = text.token_embeddings.unflatten(0, (batch_size, num_phrases)).flatten(1, 2)
-        valid = attention_mask[..., :length].flatten(1).bool()
-        features = features if len(features.mask_features) == batch_size else features.expand(batch_size)
+        if input_ids.ndim not in (2, 3):
+            raise ValueError(
+                f"input_ids must be (phrases, tokens) or (batch, phrases, tokens), got shape {tuple(input_ids.shape)}"
+            )
+        if attention_mask is not None:
+            attention_mask = attention_mask.flatten(0, -2)
+        text = self.text_model(input_ids.flatten(0, -2), attention_mask)
+        # Phrases for every image are encoded once.
+        batch_size = len(features.mask_features) if input_ids.ndim == 2 else len(input_ids)
+        tokens, valid, embeds = (
+            value[None].expand(batch_size, *value.shape)
+            if input_ids.ndim == 2
+            else value.unflatten(0, input_ids.shape[:2])
+            for value in (text.token_embeddings, text.attention_mask, text.text_embeds)
+        )
+        tokens, valid = tokens.flatten(1, 2), valid.flatten(1)
+        features = features.expand(batch_size)
         queries, positions = self.object_queries(), self.mask_decoder.query_positions
         seen = F.pad(valid, (len(queries), 0), value=True)
         # Padding is seen by nobody; it sees itself, so that its row of attention is defined.
@@ -287,7 +300,7 @@ class SeemModel(SeemPreTrainedModel):
             self_mask=self_mask[:, None],
         )
         output.phrase_states = self.mask_decoder.predict(states)
-        output.phrase_embeds = text.text_embeds.unflatten(0, (batch_size, num_phrases))
+        output.phrase_embeds = embeds
 
     def _decode_strokes(
         self,
@@ -298,7 +311,12 @@ class SeemModel(SeemPreTrainedModel):
         query_indices: torch.Tensor | None,
     ):
         batch_size, num_objects = prompts.mask_embeds.shape[:2]
-        features = features if len(features.mask_features) == batch_size else features.expand(batch_size)
+        features = features.expand(batch_size)
+        if previous_masks is not None and previous_masks.shape[:2] != (batch_size, num_objects):
+            raise ValueError(
+                f"previous_masks of shape {tuple(previous_masks.shape)} were passed for strokes on {batch_size} images "
+                f"with {num_objects} objects each: pass spatial_masks_logits of the round before"
+            )
         device = prompts.mask_embeds.device
         queries, positions = self.object_queries(), self.mask_decoder.query_positions
         if query_indices is None:
@@ -426,6 +444,11 @@ class SeemForUniversalSegmentation(SeemPreTrainedModel):
     def class_logits(self, class_embeds: torch.Tensor, class_embeddings: torch.Tensor) -> torch.Tensor:
         """Scaled cosine similarity of `class_embeds` `(B, Q, D)` with `class_embeddings` `(C, D)` or `(B, C, D)`,
         which are taken as they are: `(B, Q, C)`."""
+        if class_embeddings.shape[-1] != class_embeds.shape[-1]:
+            raise ValueError(
+                f"class_embeddings of shape {tuple(class_embeddings.shape)} must have {class_embeds.shape[-1]} columns "
+                "(projection_dim)"
+            )
         class_embeds = class_embeds / (class_embeds.norm(dim=-1, keepdim=True) + 1e-7)
         return self.model.logit_scale.exp() * class_embeds @ class_embeddings.transpose(-1, -2)
 

@@ -12,6 +12,7 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoder,
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
     Mask2FormerSinePositionEmbedding,
+    multi_scale_deformable_attention,
 )
 
 from .configuration_seem import SeemConfig
@@ -158,6 +159,62 @@ class SeemFPNPixelDecoder(nn.Module):
         return self.mask_projection(features), multi_scale_features[:NUM_LEVELS]
 
 
+class SeemDeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
+    """
+    Mask2Former's, with sampling in float32 at least, as in the official code.
+
+    Half precision cannot address the pixels of a map, and PyTorch's sampling of half-precision maps on the CPU returns
+    arbitrary values for positions outside of them.
+    """
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        position_embeddings: torch.Tensor,
+        spatial_shapes_list: list[tuple[int, int]],
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            hidden_states, position_embeddings: `(B, N, C)`, all levels one after another.
+            encoder_hidden_states: `(B, N, C)`, what is sampled.
+            spatial_shapes_list: height and width of every level; no image is padded, so that every query's reference
+                point is the centre of its pixel.
+
+        Returns:
+            `(B, N, C)` and the weights of the sampled points, `(B, N, heads, levels, points)`.
+        """
+        dtype, device = torch.promote_types(hidden_states.dtype, torch.float32), hidden_states.device
+        queries = hidden_states + position_embeddings
+        values = self.value_proj(encoder_hidden_states).unflatten(-1, (self.n_heads, -1)).to(dtype)
+        points = (self.n_heads, self.n_levels, self.n_points)
+        offsets = self.sampling_offsets(queries).to(dtype).unflatten(-1, (*points, 2))
+        weights = self.attention_weights(queries).unflatten(-1, (self.n_heads, -1)).softmax(-1, dtype=dtype)
+        weights = weights.unflatten(-1, points[1:])
+        centres = []
+        for height, width in spatial_shapes_list:
+            rows = (torch.arange(height, dtype=dtype, device=device) + 0.5) / height
+            columns = (torch.arange(width, dtype=dtype, device=device) + 0.5) / width
+            centres.append(torch.stack([columns.repeat(height), rows.repeat_interleave(width)], dim=-1))
+        sizes = torch.tensor([(width, height) for height, width in spatial_shapes_list], dtype=dtype, device=device)
+        locations = torch.cat(centres)[None, :, None, None, None] + offsets / sizes[:, None]
+        sampled = multi_scale_deformable_attention(values, spatial_shapes_list, locations, weights)
+        return self.output_proj(sampled.to(hidden_states.dtype)), weights
+
+
+class SeemDeformablePositions(nn.Module):
+    """`sine_positions` with the arguments of the module that it replaces."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """`(1, channels, height, width)` for maps of `shape`."""
+        return sine_positions(*shape[-2:], self.channels, like=torch.empty(0, device=device, dtype=dtype))
+
+
 class SeemDeformablePixelDecoder(Mask2FormerPixelDecoder):
     """
     Mask2Former's pixel decoder (deformable attention over the three coarser maps), set up from a `SeemConfig`.
@@ -180,10 +237,13 @@ class SeemDeformablePixelDecoder(Mask2FormerPixelDecoder):
             common_stride=4,
         )
         super().__init__(mask2former, in_channels)
+        self.position_embedding = SeemDeformablePositions(config.feature_size)
+        for layer in self.encoder.layers:
+            layer.self_attn.__class__ = SeemDeformableAttention  # the same parameters
 
     def forward(self, feature_maps: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Takes and returns what [`SeemFPNPixelDecoder`] does."""
-        # As in the official code: half precision is too coarse for the sampling positions.
+        # As in the official code, autocast does not reach in here.
         dtype = self.level_embed.dtype
         with torch.autocast(feature_maps[0].device.type, enabled=False):
             outputs = super().forward([features.to(dtype) for features in feature_maps])
@@ -199,7 +259,7 @@ def init_deformable_weights(module: nn.Module):
     """
     if isinstance(module, SeemDeformablePixelDecoder):
         init.normal_(module.level_embed)
-    elif isinstance(module, Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
+    elif isinstance(module, SeemDeformableAttention):
         angles = torch.arange(module.n_heads) * (2 * math.pi / module.n_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
         directions = directions / directions.abs().amax(dim=-1, keepdim=True)
