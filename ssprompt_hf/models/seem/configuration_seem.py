@@ -161,6 +161,8 @@ class SeemConfig(PreTrainedConfig):
         Number of object queries (the spatial prompts).
     num_point_tokens (`int`, *optional*):
         Points of a grid that the model was merged with; see `SeemPointTokens`. None in base models.
+    num_point_coordinates (`int`, *optional*):
+        The same for points that are sampled from each image; see `SeemPointCoordinates`.
     num_spatial_memories (`int`, *optional*, defaults to 32):
         Memory tokens that carry the previous mask of an interactive session.
     max_spatial_points (`int`, *optional*, defaults to 512):
@@ -201,6 +203,7 @@ class SeemConfig(PreTrainedConfig):
     pre_norm: bool = False
     num_queries: int = 101
     num_point_tokens: int | None = None
+    num_point_coordinates: int | None = None
     num_spatial_memories: int = 32
     queries_per_object: int = 3
     max_spatial_points: int = 512

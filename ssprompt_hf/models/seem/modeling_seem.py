@@ -14,7 +14,7 @@ from .configuration_seem import SeemConfig
 from .mask_decoder import SeemImageFeatures, SeemMaskDecoder, SeemQueryStates
 from .pixel_decoder import build_pixel_decoder, init_deformable_weights
 from .pretrained_names import ResolvesPretrainedNames
-from .prompt_slots import SeemClassEmbeddings, SeemObjectQueries, SeemPointTokens
+from .prompt_slots import SeemClassEmbeddings, SeemObjectQueries, SeemPointCoordinates, SeemPointTokens
 from .spatial_prompts import SeemSpatialPromptEncoder, SeemSpatialPrompts
 from .text_encoder import SeemTextModel
 
@@ -106,8 +106,9 @@ class SeemPreTrainedModel(ResolvesPretrainedNames, PreTrainedModel):
             init.normal_(module.level_embeddings)
         elif isinstance(module, SeemSpatialPromptEncoder):
             init.normal_(module.polarity)
-        elif isinstance(module, (SeemClassEmbeddings, SeemPointTokens)) and module.weight is not None:
-            init.zeros_(module.weight)
+        elif isinstance(module, (SeemClassEmbeddings, SeemPointTokens, SeemPointCoordinates)):
+            if module.weight is not None:
+                init.zeros_(module.weight)
         elif isinstance(module, SeemModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
             if module.memory_features is not None:
@@ -125,6 +126,7 @@ class SeemModel(SeemPreTrainedModel):
         self.mask_decoder = SeemMaskDecoder(config)
         self.object_queries = SeemObjectQueries(config.num_queries, config.hidden_dim)
         self.point_tokens = SeemPointTokens(config.num_point_tokens, config.hidden_dim)
+        self.point_coordinates = SeemPointCoordinates(config.num_point_coordinates)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.spatial_prompt_encoder = None
         self.memory_features = self.memory_positions = None
@@ -179,6 +181,29 @@ class SeemModel(SeemPreTrainedModel):
             negative_prompt_masks,
         )
 
+    def get_point_tokens(
+        self, image_features: SeemImageFeatures, points: torch.Tensor, image_sizes: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        """What the visual sampler says of single positive points; differentiable in their coordinates.
+
+        Args:
+            image_features: of B images.
+            points: `(P, 2)`, x and y in 0..1.
+            image_sizes: `(B, 2)`, height and width in pixels of the part of each image that is not padding, which the
+                coordinates are shares of. By default the whole padded image.
+
+        Returns:
+            three tensors `(B, P, hidden_dim)`, coarsest level first.
+        """
+        if self.spatial_prompt_encoder is None:
+            raise ValueError("points need the spatial prompt encoder: load it with use_spatial_prompt_encoder=True")
+        points = points.expand(len(image_features.mask_features), -1, -1)
+        if image_sizes is not None:
+            height, width = image_features.padded_size
+            shares = torch.as_tensor(image_sizes, device=points.device) / points.new_tensor([height, width])
+            points = points * shares.flip(-1)[:, None].to(points.dtype)
+        return self.spatial_prompt_encoder.point_tokens(self.mask_decoder.level_features(image_features), points)
+
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -192,6 +217,7 @@ class SeemModel(SeemPreTrainedModel):
         spatial_query_indices: torch.Tensor | None = None,
         output_objects: bool | None = None,
         output_auxiliary_predictions: bool = False,
+        image_sizes: torch.Tensor | None = None,
         **kwargs,
     ) -> SeemModelOutput:
         """
@@ -207,6 +233,8 @@ class SeemModel(SeemPreTrainedModel):
             spatial_query_indices: `(queries,)`, which object queries are copied for strokes; by default the first.
             output_objects: whether the object queries are decoded. By default only if there is no other prompt.
             output_auxiliary_predictions: also return the answers before each layer.
+            image_sizes: `(B, 2)`, height and width of each image without padding; only points given by their place
+                (`SeemPointCoordinates`) depend on it.
 
         Raises:
             ValueError: prompts do not fit the images, each other or the model.
@@ -223,7 +251,7 @@ class SeemModel(SeemPreTrainedModel):
             output_objects = input_ids is None and not has_strokes
         output = SeemModelOutput(image_features=image_features)
         if output_objects:
-            self._decode_objects(image_features, output, output_auxiliary_predictions)
+            self._decode_objects(image_features, output, output_auxiliary_predictions, image_sizes)
         if input_ids is not None:
             self._decode_phrases(image_features, output, input_ids, attention_mask)
         if has_strokes:
@@ -233,12 +261,20 @@ class SeemModel(SeemPreTrainedModel):
             self._decode_strokes(image_features, output, prompts, previous_masks, spatial_query_indices)
         return output
 
-    def _decode_objects(self, features: SeemImageFeatures, output: SeemModelOutput, output_all_layers: bool):
+    def _decode_objects(
+        self,
+        features: SeemImageFeatures,
+        output: SeemModelOutput,
+        output_all_layers: bool,
+        image_sizes: torch.Tensor | None,
+    ):
         queries, positions, tokens = self.object_queries(), self.mask_decoder.query_positions, self.point_tokens()
         batch_size, self_mask = len(features.mask_features), None
+        if tokens is None and (points := self.point_coordinates()) is not None:
+            tokens = self.get_point_tokens(features, points, image_sizes)
         if tokens is not None:
             # One copy of an object query per point; it sees itself and the token of its point.
-            index = torch.arange(tokens.shape[1], device=tokens.device)
+            index = torch.arange(tokens[0].shape[-2], device=queries.device)
             queries, positions = queries[index % len(queries)], positions[index % len(positions)]
             self_mask = (index[:, None] == index[None]).repeat(2, 2)
             self_mask[len(index) :, : len(index)] = False
@@ -372,6 +408,7 @@ class SeemForUniversalSegmentation(SeemPreTrainedModel):
     prompt_slots = {
         "object_queries": "model.object_queries",
         "point_tokens": "model.point_tokens",
+        "point_coordinates": "model.point_coordinates",
         "class_embeddings": "class_embeddings",
     }
     # A model may be loaded without the parts that its prompts do not need.
@@ -388,6 +425,10 @@ class SeemForUniversalSegmentation(SeemPreTrainedModel):
             None if config.class_names is None else len(config.class_names), config.projection_dim
         )
         self.post_init()
+
+    def get_text_model(self) -> SeemTextModel | None:
+        """The text encoder, for tuners that learn words; None if it was not loaded or has been dropped."""
+        return self.model.text_model
 
     def drop_text_model(self):
         """Free the memory of the text encoder. Class embeddings that have been set stay."""
@@ -475,7 +516,7 @@ class SeemForUniversalSegmentation(SeemPreTrainedModel):
         """
         Args:
             image_sizes, original_sizes: `(B, 2)`, from the image processor; handed through to post-processing. The
-                network itself sees the padding, as the official one does.
+                network itself sees the padding, as the official one does (see `SeemModel.forward` for the exception).
             class_embeddings: `(classes + 1, projection_dim)`, or one such matrix per image, last row "background".
                 By default those of `set_class_names`.
             class_queries_embeds, masks_queries_logits: of an earlier call about the same images, in place of
@@ -511,6 +552,7 @@ class SeemForUniversalSegmentation(SeemPreTrainedModel):
             spatial_query_indices=spatial_query_indices,
             output_objects=output_objects,
             output_auxiliary_predictions=output_auxiliary_predictions,
+            image_sizes=image_sizes,
         )
         mask_features = states.image_features.mask_features
         output = SeemForUniversalSegmentationOutput(

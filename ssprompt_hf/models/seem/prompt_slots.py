@@ -52,3 +52,19 @@ class SeemPointTokens(nn.Module):
     def forward(self) -> torch.Tensor | None:
         """Returns `(3, num_points, hidden_dim)`, or `None` for generic segmentation by object queries."""
         return self.weight
+
+
+class SeemPointCoordinates(nn.Module):
+    """Spatial prompts of the third kind: points given by their place, whose tokens are sampled from each image.
+
+    Empty in the base model, and used as `SeemPointTokens` are. A place is x and y from 0 to 1, a share of the image
+    without its padding.
+    """
+
+    def __init__(self, num_points: int | None):
+        super().__init__()
+        self.register_buffer("weight", None if num_points is None else torch.zeros(num_points, 2))
+
+    def forward(self) -> torch.Tensor | None:
+        """Returns `(num_points, 2)`, or `None` for prompts that do not depend on the image."""
+        return self.weight

@@ -82,6 +82,27 @@ class SeemSpatialPromptEncoder(nn.Module):
         self.projections = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim, bias=False) for _ in range(3))
         self.polarity = nn.Parameter(torch.empty(2, hidden_dim))
 
+    def point_tokens(
+        self, level_features: tuple[torch.Tensor, ...], points: torch.Tensor, signs: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        """
+        The tokens of single points, differentiable in their coordinates.
+
+        Args:
+            level_features: three maps `(B, hidden_dim, h_i, w_i)` with level embeddings added, coarsest first.
+            points: `(B, P, 2)`, x and y in 0..1 of the padded image.
+            signs: `(B, P)`, int64, 0 for positive and 1 for negative points; by default all are positive.
+
+        Returns:
+            three tensors `(B, P, hidden_dim)`.
+        """
+        polarity = self.polarity[0] if signs is None else self.polarity[signs]
+        # Sampling is linear, so sampling first and projecting the few points is the same as projecting whole maps.
+        return tuple(
+            projection(sample_features(features, points)) + polarity
+            for projection, features in zip(self.projections, level_features)
+        )
+
     def forward(
         self,
         mask_features: torch.Tensor,
@@ -109,11 +130,7 @@ class SeemSpatialPromptEncoder(nn.Module):
         objects = nn.utils.rnn.pad_sequence(objects, batch_first=True, padding_value=-1)
         signs = nn.utils.rnn.pad_sequence(signs, batch_first=True)
 
-        # Sampling is linear, so sampling first and projecting the few points is the same as projecting whole maps.
-        tokens = tuple(
-            projection(sample_features(features, points)) + self.polarity[signs]
-            for projection, features in zip(self.projections, level_features)
-        )
+        tokens = self.point_tokens(level_features, points, signs)
         members = (objects[:, None] == torch.arange(num_objects, device=objects.device)[None, :, None]) & (signs == 0)[
             :, None
         ]

@@ -204,11 +204,26 @@ class SeemTextModel(nn.Module):
         # Nothing after the end-of-text token, the largest id, can reach the embedding.
         token_ids = [tuple(ids[: ids.index(max(ids)) + 1]) for ids in token_ids["input_ids"]]
 
-        embeddings = self._encode_packed(token_ids, batch_size).to(torch.promote_types(self._dtype, torch.float32))
-        embeddings = embeddings / (embeddings.norm(dim=-1, keepdim=True) + _EPSILON)
+        embeddings = self._encode_packed(token_ids, batch_size)
         rows = torch.tensor([distinct[sentence] for sentence in sentences], device=embeddings.device)
-        embeddings = embeddings[rows].view(len(class_names), -1, embeddings.shape[-1]).mean(dim=1)
-        return (embeddings / embeddings.norm(dim=-1, keepdim=True)).to(self._dtype)
+        embeddings = embeddings[rows].view(len(class_names), -1, embeddings.shape[-1])
+        return self.class_embeddings(embeddings).to(self._dtype)
+
+    @staticmethod
+    def class_embeddings(text_embeds: torch.Tensor) -> torch.Tensor:
+        """
+        Class embeddings from those of sentences, as the official ensemble makes them.
+
+        Args:
+            text_embeds: `(K, T, P)`, T sentences a class, not normalised.
+
+        Returns:
+            `(K, P)`, unit vectors, in float32 at least.
+        """
+        text_embeds = text_embeds.to(torch.promote_types(text_embeds.dtype, torch.float32))
+        text_embeds = text_embeds / (text_embeds.norm(dim=-1, keepdim=True) + _EPSILON)
+        mean = text_embeds.mean(dim=1)
+        return mean / mean.norm(dim=-1, keepdim=True)
 
     @property
     def _dtype(self) -> torch.dtype:
