@@ -11,6 +11,7 @@ from ..errors import ClassListError, DatasetError, NoImagesError
 from .classes import CLASS_FILE_NAMES, SegmentationClasses
 from .dataset import ColumnSource, SegmentationDataset
 from .folder import load_segmentation_folder, split_aliases
+from .label_files import IdMaps
 from .street_scenes import STREET_SPLITS, StreetScenes
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def load_segmentation_dataset(
         table = load_segmentation_folder(folder, split)
         class_list = SegmentationClasses.from_folder(folder) if classes is None else resolve_classes(classes)
         instance = "instance" if "instance" in table.column_names else None
-        source = ColumnSource(table, class_list, instance_column=instance, file_name_column="file_name")
+        source = ColumnSource(table, IdMaps(class_list, instance_column=instance), file_name_column="file_name")
         return SegmentationDataset(class_list, source, folder.resolve().name)
     if data_dir is not None or not _is_hub_id(dataset):
         raise NoImagesError(
@@ -142,7 +143,7 @@ def wrap_dataset(
             )
         class_list = SegmentationClasses.from_names(names)
     file_names = next((key for key in FILE_NAME_COLUMNS if key in features), None)
-    source = ColumnSource(dataset, class_list, image_column, label_column, instance_column, file_names)
+    source = ColumnSource(dataset, IdMaps(class_list, label_column, instance_column), image_column, file_names)
     return SegmentationDataset(class_list, source, name)
 
 
@@ -174,7 +175,7 @@ def load_street_scenes(
     name: str,
     split: str = "train",
     num_images: int = 100,
-    size: tuple[int, int] = (96, 192),
+    size: tuple[int, int] = (192, 384),
     seed: int = 0,
 ) -> SegmentationDataset:
     """Drawn street scenes by name, `street-scenes/<condition>[/<label set>]`: `street-scenes/fog`.

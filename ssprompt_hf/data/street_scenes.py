@@ -79,7 +79,7 @@ class StreetScenes:
         self,
         split: str = "train",
         condition: str = "clear",
-        size: tuple[int, int] = (96, 192),
+        size: tuple[int, int] = (192, 384),
         num_images: int = 1000,
         seed: int = 0,
         label_set: str = "base",
