@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +53,48 @@ class ClassInfo:
     id: int
     thing: bool = False
     color: Color | None = None
+
+
+class IdTable:
+    """Turns the ids of label files into class indices; several ids may mean the same class.
+
+    Args:
+        index_of_id: id in the label files -> class index, 0 to 254.
+        ignore_ids: ids that mean "no class".
+    """
+
+    def __init__(self, index_of_id: Mapping[int, int], ignore_ids: Iterable[int]):
+        self.index_of_id, self.ignore_ids = dict(index_of_id), tuple(ignore_ids)
+        self._indices = np.full(MAX_ID + 2, IGNORE_INDEX, np.uint8)
+        self._indices[list(self.index_of_id)] = list(self.index_of_id.values())
+        self._known = np.zeros(MAX_ID + 2, bool)
+        self._known[[*self.index_of_id, *self.ignore_ids]] = True
+
+    def encode(self, label: np.ndarray, source: str = "label") -> np.ndarray:
+        """Integer or bool (H, W) of ids -> uint8 (H, W) of class indices, 255 for ignored pixels.
+
+        Raises:
+            LabelIdError: an id that is neither that of a class nor ignored.
+            LabelFormatError: not a map of integers.
+        """
+        if label.ndim != 2 or label.dtype.kind not in "bui":
+            raise LabelFormatError(
+                f"{source}: a label is a single-channel map of integer class ids; found shape {label.shape}, "
+                f"type {label.dtype}."
+            )
+        ids = label
+        if label.dtype != np.uint8:
+            ids = label.astype(np.int64)
+            ids[(ids < 0) | (ids > MAX_ID)] = MAX_ID + 1
+        unknown = ~self._known[ids]
+        if unknown.any():
+            found, counts = np.unique(label[unknown], return_counts=True)
+            raise LabelIdError(
+                f"{source}: label id {_listed(found, counts)} outside the class list (ids {_ranges(self.index_of_id)}"
+                f"; ignored: {_ranges(self.ignore_ids) or 'none'}). Add what is missing to the class file, as "
+                'a class or under "ignore_id".'
+            )
+        return self._indices[ids]
 
 
 @dataclass(frozen=True)
@@ -238,6 +280,11 @@ class SegmentationClasses:
             f"{Path(folder) / 'classes.txt'} (line 1 is id 0), or pass a class file."
         )
 
+    def with_ids(self, ids: Iterable[int], ignore_ids: Iterable[int] = (IGNORE_INDEX,)) -> "SegmentationClasses":
+        """The same classes under other ids, for label files that number them differently."""
+        infos = (dataclasses.replace(info, id=class_id) for info, class_id in zip(self.classes, ids))
+        return SegmentationClasses(tuple(infos), tuple(ignore_ids), self.ignore_color)
+
     def save(self, path: str | os.PathLike) -> Path:
         """Writes a `classes.json` (whole or not at all)."""
         return write_json(path, self.to_dict())
@@ -258,34 +305,11 @@ class SegmentationClasses:
         """
         if label.ndim == 3 and label.shape[2] >= 3:
             label = self._ids_of_colors(label[..., :3], source)
-        if label.ndim != 2 or label.dtype.kind not in "bui":
-            raise LabelFormatError(
-                f"{source}: a label is a single-channel map of integer class ids; found shape {label.shape}, "
-                f"type {label.dtype}."
-            )
-        indices = label
-        if label.dtype != np.uint8:
-            indices = label.astype(np.int64)
-            indices[(indices < 0) | (indices > MAX_ID)] = MAX_ID + 1
-        table, known = self._tables
-        unknown = ~known[indices]
-        if unknown.any():
-            found, counts = np.unique(label[unknown], return_counts=True)
-            raise LabelIdError(
-                f"{source}: label id {_listed(found, counts)} outside the class list (ids {_ranges(self.ids)}; "
-                f"ignored: {_ranges(self.ignore_ids) or 'none'}). Add what is missing to the class file, as "
-                'a class or under "ignore_id".'
-            )
-        return table[indices]
+        return self._id_table.encode(label, source)
 
     @cached_property
-    def _tables(self) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 (MAX_ID + 2,) index of each id, and bool (MAX_ID + 2,) whether the id is declared."""
-        table = np.full(MAX_ID + 2, IGNORE_INDEX, np.uint8)
-        table[self.ids] = np.arange(len(self), dtype=np.uint8)
-        known = np.zeros(MAX_ID + 2, bool)
-        known[self.ids + list(self.ignore_ids)] = True
-        return table, known
+    def _id_table(self) -> "IdTable":
+        return IdTable({class_id: index for index, class_id in enumerate(self.ids)}, self.ignore_ids)
 
     def _ids_of_colors(self, label: np.ndarray, source: str) -> np.ndarray:
         """uint8 (H, W, 3) of declared colours -> int64 (H, W) of ids."""
@@ -359,7 +383,7 @@ def _listed(values: np.ndarray, counts: np.ndarray, limit: int = 8) -> str:
     return f"{shown}{more} {'is' if len(values) == 1 else 'are'}"
 
 
-def _ranges(ids: Sequence[int]) -> str:
+def _ranges(ids: Iterable[int]) -> str:
     """`0-10, 15` for [0, 1, ..., 10, 15]."""
     parts: list[list[int]] = []
     for value in sorted(ids):

@@ -3,24 +3,24 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
-from io import BytesIO
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
+import datasets
 import numpy as np
-from PIL import Image, ImageOps
 
-from ..errors import ImageSizeError, LabelFormatError, NoImagesError, UnreadableFileError
+from ..errors import NoImagesError
 from .classes import SegmentationClasses
-
-if TYPE_CHECKING:
-    import datasets
-
-ORIENTATION = 0x0112  # EXIF tag; values from 5 on exchange rows and columns
+from .image_files import check_size, image_size, read_image
+from .label_files import LabelFormat
 
 
 class SegmentationSource(Protocol):
-    """Where the rows of a `SegmentationDataset` come from. Must survive pickling, for loader workers."""
+    """Where the rows of a `SegmentationDataset` come from. Must survive pickling, for loader workers.
+
+    A source may have a `table`, a `datasets.Dataset` with the undecoded columns, and `decode(values)`, which does for
+    the values of one of its rows what `read` does for its number.
+    """
 
     file_names: Sequence[str]
     """One name a row; unique, and the same whenever the data set is opened."""
@@ -35,12 +35,14 @@ class SegmentationSource(Protocol):
         """A text that changes when labels may have changed."""
 
 
-class SegmentationDataset:
-    """Map-style data set of images with label maps.
+class SegmentationDataset(datasets.Dataset):
+    """Images with label maps: a `datasets.Dataset` that reads its files when a row is asked for.
 
     `dataset[i]` is a dict of `image` (uint8 (H, W, 3), RGB), `label` (uint8 (H, W), class index, 255 ignored),
-    `instance` (int32 (H, W), 0 where there is none; only if the data set has them) and `file_name` (str). Every read
-    checks what it reads.
+    `instance` (int32 (H, W), numbers of objects; only if the data set has them) and `file_name` (str). Pixels of a
+    thing whose instance is 0 are a group of objects nobody told apart ("crowd"): no target, and ignored by metrics.
+    Every read checks what it reads. Slices give dicts of lists. What `select` returns is of this class; what the other
+    methods of `datasets.Dataset` return (`shuffle`, ...) decodes its rows alike, but is a plain `datasets.Dataset`.
 
     Args:
         classes: the class list.
@@ -65,16 +67,28 @@ class SegmentationDataset:
         self.rows: Sequence[int] = range(len(source.file_names)) if rows is None else list(rows)
         if not len(self.rows):
             raise NoImagesError(f"{name}: no images.")
-
-    def __len__(self) -> int:
-        return len(self.rows)
+        table = getattr(source, "table", None)
+        if table is None:
+            table = datasets.Dataset.from_dict({"row": range(len(source.file_names)), "file_name": source.file_names})
+        if rows is not None:
+            table = table.select(self.rows)
+        super().__init__(table.data, table.info, table.split, table._indices, table._fingerprint)
+        self.set_transform(_Decode(source))
 
     def __repr__(self) -> str:
         return f"SegmentationDataset({self.name!r}, {len(self)} images, {len(self.classes)} classes)"
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.rows[index]
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, (int, np.integer)):
+            return super().__getitem__(key)
+        row = self.rows[key]
         return self.source.read(row) | {"file_name": self.source.file_names[row]}
+
+    def __getitems__(self, keys: Iterable[int]) -> list[dict[str, Any]]:
+        return [self[int(key)] for key in keys]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
 
     def read_label(self, index: int) -> np.ndarray:
         """uint8 (H, W): `self[index]["label"]`, without decoding the image."""
@@ -91,8 +105,8 @@ class SegmentationDataset:
         content = [self.source.fingerprint(), self.classes.ids, list(self.classes.ignore_ids), list(self.rows)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
-    def select(self, indices: Iterable[int]) -> "SegmentationDataset":
-        """The images at `indices`, in that order.
+    def select(self, indices: Iterable[int], **unused: Any) -> "SegmentationDataset":
+        """The images at `indices`, in that order. Further options of `datasets.Dataset.select` change nothing here.
 
         Raises:
             NoImagesError: `indices` is empty.
@@ -101,134 +115,103 @@ class SegmentationDataset:
         return SegmentationDataset(self.classes, self.source, self.name, [self.rows[int(index)] for index in indices])
 
 
+class _Decode:
+    """The format of a `SegmentationDataset`'s table: undecoded columns -> images and maps."""
+
+    def __init__(self, source: SegmentationSource):
+        self.source = source
+
+    def __call__(self, batch: dict[str, list]) -> dict[str, list]:
+        rows = [dict(zip(batch, values)) for values in zip(*batch.values())]
+        table = getattr(self.source, "table", None)
+        if not set(["row"] if table is None else table.column_names) <= set(batch):
+            return batch  # some columns alone, which `datasets` asks for as they are
+        read = (lambda values: self.source.read(values["row"])) if table is None else self.source.decode
+        examples = [{**({"file_name": v["file_name"]} if "file_name" in v else {}), **read(v)} for v in rows]
+        return {key: [example[key] for example in examples] for key in examples[0]}
+
+
 class ColumnSource:
-    """Rows of a `datasets.Dataset` with an image and a label column.
+    """Rows of a `datasets.Dataset` with an image column and label columns.
 
     Args:
         dataset: the table.
-        classes: the class list that turns label ids into indices.
+        labels: how its label columns are to be read.
         image_column: a `datasets.Image` column.
-        label_column: a `datasets.Image` column, or one of two-dimensional arrays of class ids.
-        instance_column: the same with instance ids.
         file_name_column: texts; without it a row is named like `train[12]`.
+        instances: hand out instance maps, where the labels have them.
+        identity: whatever else than the label files says what the labels are; part of the fingerprint.
     """
 
     def __init__(
         self,
-        dataset: "datasets.Dataset",
-        classes: SegmentationClasses,
+        dataset: datasets.Dataset,
+        labels: LabelFormat,
         image_column: str = "image",
-        label_column: str = "label",
-        instance_column: str | None = None,
         file_name_column: str | None = None,
+        instances: bool = True,
+        identity: str = "",
     ):
-        import datasets
-
-        self.classes = classes
-        self.image_column, self.label_column, self.instance_column = image_column, label_column, instance_column
+        self.labels, self.image_column, self.identity = labels, image_column, identity
+        self.file_name_column = file_name_column
+        self.instances = instances and labels.has_instances
         if file_name_column is not None:
             self.file_names = [str(name) for name in dataset[file_name_column]]
         else:
             self.file_names = [f"{dataset.split or 'row'}[{row}]" for row in range(len(dataset))]
-        wanted = [column for column in (image_column, label_column, instance_column) if column is not None]
+        wanted = [image_column, *labels.columns]
+        wanted += [column for column in [file_name_column] if column is not None and column not in wanted]
         self.table_fingerprint = dataset._fingerprint
         table = dataset.with_format(None).select_columns(wanted)
         for column in wanted:
-            if isinstance(table.features[column], datasets.Image):
+            if isinstance(table.features[column], datasets.Image) and table.features[column].decode:
                 # undecoded, so that a damaged file can be named and a label be read alone
                 table = table.cast_column(column, datasets.Image(decode=False))
         self.table = table
 
     def read(self, row: int) -> dict[str, Any]:
-        values = self.table[row]
-        image = read_image(values[self.image_column], self._where(values, row, self.image_column))
-        example = {"image": image, "label": self._label(values, row, image.shape[:2])}
-        if self.instance_column is not None:
-            where = self._where(values, row, self.instance_column)
-            instance = _read_map(values[self.instance_column], where)
-            if instance.ndim != 2 or instance.dtype.kind not in "bui":
-                raise LabelFormatError(
-                    f"{where}: an instance map is a single-channel image of integer ids; found shape "
-                    f"{instance.shape}, type {instance.dtype}."
-                )
-            _check_size(instance.shape, image.shape[:2], where, self.file_names[row])
-            example["instance"] = instance.astype(np.int32)
-        return example
+        return self.decode(self.table[row], self.file_names[row])
+
+    def decode(self, values: dict[str, Any], name: str | None = None) -> dict[str, Any]:
+        """`read` for the values of a row; `name` is what to call the image."""
+        name = str(values.get(self.file_name_column, "a row")) if name is None else name
+        image = read_image(values[self.image_column], _where(values, self.image_column, name))
+        label, instance = self._maps(values, name, image.shape[:2], self.instances)
+        return {"image": image, "label": label} | ({} if instance is None else {"instance": instance})
 
     def read_label(self, row: int) -> np.ndarray:
-        values = self.table[row]
-        size = _image_size(values[self.image_column], self._where(values, row, self.image_column))
-        return self._label(values, row, size)
+        values, name = self.table[row], self.file_names[row]
+        size = image_size(values[self.image_column], _where(values, self.image_column, name))
+        return self._maps(values, name, size, False)[0]
 
     def fingerprint(self) -> str:
         """Names, sizes and times of local label files; the fingerprint `datasets` keeps, for anything else."""
-        labels = self.table.select_columns([self.label_column])
-        first = labels[0][self.label_column]
-        if not isinstance(first, dict) or first["bytes"] is not None:
+        column = self.labels.columns[0]
+        first = self.table[0][column]
+        if not isinstance(first, (dict, str)) or (isinstance(first, dict) and first["bytes"] is not None):
             return self.table_fingerprint
-        digest = hashlib.sha256()
-        for value in labels[self.label_column]:
-            status = os.stat(value["path"])
-            digest.update(f"{value['path']}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest = hashlib.sha256(f"{self.labels.columns}{self.identity}".encode())
+        for value in self.table.select_columns([column])[column]:
+            path = value["path"] if isinstance(value, dict) else value
+            status = os.stat(path)
+            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
-    def _label(self, values: dict[str, Any], row: int, size: tuple[int, int]) -> np.ndarray:
-        where = self._where(values, row, self.label_column)
-        label = _read_map(values[self.label_column], where)
-        _check_size(label.shape[:2], size, where, self.file_names[row])
-        return self.classes.encode(label, where)
+    def _maps(self, values: dict[str, Any], name: str, size: tuple[int, int], instances: bool):
+        def where(column: str) -> str:
+            return _where(values, column, name)
 
-    def _where(self, values: dict[str, Any], row: int, column: str) -> str:
-        value = values[column]
-        path = value["path"] if isinstance(value, dict) and value["bytes"] is None else None
-        return path or f"{column} of {self.file_names[row]}"
-
-
-def _open(value: Any, source: str, decode: bool = True) -> Image.Image:
-    """Opens, and by default decodes, an image given as `{"path": ..., "bytes": ...}`."""
-    if not isinstance(value, dict):
-        raise UnreadableFileError(f"{source}: expected an image file, found {type(value).__name__}.")
-    try:
-        image = Image.open(BytesIO(value["bytes"]) if value["bytes"] is not None else value["path"])
-        if decode:
-            image.load()
-        return image
-    # Pillow reports damaged files as OSError, broken PNG chunks as SyntaxError or ValueError
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UnreadableFileError(
-            f"{source}: cannot be read as an image ({error}). Replace the file, or remove it and its partner."
-        ) from error
+        label, instance = self.labels.read(values, where, instances)
+        check_size(label.shape, size, where(self.labels.columns[0]), name)
+        if instances and instance is not None:
+            check_size(instance.shape, size, where(self.labels.columns[-1]), name)
+        return label, instance if instances else None
 
 
-def read_image(value: Any, source: str) -> np.ndarray:
-    """uint8 (H, W, 3), RGB, turned upright as its EXIF data says."""
-    image = ImageOps.exif_transpose(_open(value, source))
-    if image.mode.startswith("I;16"):  # Pillow would clip at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return np.asarray(image.convert("RGB"))
-
-
-def _image_size(value: Any, source: str) -> tuple[int, int]:
-    """(H, W) of the upright image, from the file's header."""
-    with _open(value, source, decode=False) as image:
-        width, height = image.size
-        return (width, height) if image.getexif().get(ORIENTATION, 1) >= 5 else (height, width)
-
-
-def _read_map(value: Any, source: str) -> np.ndarray:
-    """The stored numbers of a label: (H, W), or (H, W, C) for colour images. Palette images give their indices."""
-    if not isinstance(value, dict):
-        array = np.asarray(value)
-        return array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
-    image = _open(value, source)
-    if image.format == "JPEG":
-        raise LabelFormatError(f"{source}: a JPEG, which changes class ids. Save labels as PNG.")
-    return np.asarray(image)
-
-
-def _check_size(shape: tuple[int, ...], size: tuple[int, int], source: str, image: str) -> None:
-    if tuple(shape) != tuple(size):
-        raise ImageSizeError(
-            f"{source}: {shape[1]}x{shape[0]} pixels, but the image {image} has {size[1]}x{size[0]}. Both must have "
-            "the same size; resize labels with nearest-neighbour only."
-        )
+def _where(values: dict[str, Any], column: str, name: str) -> str:
+    """The path of a value, or what else to call it."""
+    value = values[column]
+    if isinstance(value, str):
+        return value
+    path = value["path"] if isinstance(value, dict) and value.get("bytes") is None else None
+    return path or f"{column} of {name}"
