@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..errors import LabelIdError, SSPromptError
+from .segments import as_array, counts, runs
 
 
 def confusion_matrix(
@@ -37,25 +38,28 @@ def confusion_matrix(
             f"The prediction has shape {tuple(prediction.shape)}, the label {tuple(label.shape)}; resize the "
             "prediction to the label's size."
         )
-    if isinstance(label, torch.Tensor):
+    weights = None
+    if isinstance(label, torch.Tensor) and label.device.type != "cpu":
         prediction = torch.as_tensor(prediction, device=label.device)
         keep = label != ignore_index
         truth, guess = label[keep].long(), prediction[keep].long()
         guess = torch.where((guess < 0) | (guess >= num_classes), num_classes, guess)
-        bincount = torch.bincount
     else:
-        prediction = np.asarray(prediction)
-        keep = label != ignore_index
-        truth, guess = label[keep].astype(np.int64), prediction[keep].astype(np.int64)
-        guess = np.where((guess < 0) | (guess >= num_classes), num_classes, guess)
-        bincount = np.bincount
+        guess, truth = (np.ascontiguousarray(as_array(x)).reshape(-1) for x in (prediction, label))
+        starts, weights = runs(truth, guess)
+        keep = truth[starts] != ignore_index
+        truth, guess = (x[starts[keep]].astype(np.int64) for x in (truth, guess))
+        guess[(guess < 0) | (guess >= num_classes)] = num_classes
     if len(truth) and (truth.min() < 0 or truth.max() >= num_classes):
         raise LabelIdError(
             f"Labels run from {int(truth.min())} to {int(truth.max())}; {num_classes} classes allow 0 to "
             f"{num_classes - 1}, and {ignore_index} for ignored pixels."
         )
-    flat = bincount(truth * (num_classes + 1) + guess, minlength=num_classes * (num_classes + 1))
-    return flat.reshape(num_classes, num_classes + 1)
+    pairs, size = truth * (num_classes + 1) + guess, num_classes * (num_classes + 1)
+    if weights is None:
+        return torch.bincount(pairs, minlength=size).reshape(num_classes, num_classes + 1)
+    matrix = counts(pairs, weights[keep], size).reshape(num_classes, num_classes + 1)
+    return torch.from_numpy(matrix) if isinstance(label, torch.Tensor) else matrix
 
 
 def scores_from_confusion(matrix: Any, class_names: Sequence[str] | None = None) -> dict[str, Any]:
