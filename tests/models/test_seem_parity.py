@@ -8,8 +8,6 @@ import torch
 from conftest import reference_models
 from seem_reference import Reference, error_of_largest
 
-EXACT = ("uint8", "int32", "int64")
-
 
 def folders(full_size: bool = False):
     marks = [pytest.mark.slow] if full_size else []
@@ -36,28 +34,63 @@ def model(reference, folder) -> torch.nn.Module:
     return copy.deepcopy(loaded(folder)[1])
 
 
-def differences(reference: Reference, values: dict) -> dict[str, float]:
-    """For every stored tensor the largest difference as a share of its largest value; for integers, the share of wrong
-    ones. Raises KeyError if a stored tensor has no counterpart."""
-    found = {}
-    for name, expected in reference.expected.items():
-        actual = values[name]
-        if actual.dtype == torch.bool or str(expected.dtype).removeprefix("torch.") in EXACT:
-            assert actual.shape == expected.shape, name
-            found[name] = (actual != expected).double().mean().item()
-        else:
-            found[name] = error_of_largest(actual, expected)
-    return found
+def wrong_share(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    assert actual.shape == expected.shape
+    return (actual != expected).double().mean().item()
 
 
 @every_model
 def test_float64(reference, model):
-    found = differences(reference, reference.compute(model.double()))
+    """Every stored tensor has a counterpart (KeyError otherwise); labels, segments and instances are the same."""
+    values = reference.compute(model.double())
+    errors = {}
+    for name, expected in reference.expected.items():
+        if not expected.is_floating_point() or name.endswith("mask_areas"):
+            assert wrong_share(values[name], expected) == 0, name
+        else:
+            errors[name] = error_of_largest(values[name], expected)
     # Margins are stored in float16.
-    limits = {name: 1e-3 if name.endswith("sem_seg_margin") else 1e-5 for name in found}
-    assert set(found) == set(reference.expected)
-    assert not {name: error for name, error in found.items() if error > limits[name]}
-    assert not any(error for name, error in found.items() if not reference.expected[name].is_floating_point())
+    assert not {name: e for name, e in errors.items() if e > (1e-3 if name.endswith("margin") else 1e-5)}
     if "a.panoptic_segments" in reference.info:
         assert reference.segments == reference.info["a.panoptic_segments"]
-    print(f"\n{reference.folder.name}:", max(error for name, error in found.items() if limits[name] == 1e-5))
+
+
+@every_model
+def test_float32(reference, model):
+    """Within 2e-3, apart from queries that a value at the mask threshold has sent elsewhere."""
+    values = reference.compute(model, torch.float32)
+    for name, expected in reference.expected.items():
+        if expected.is_floating_point() and "instances" not in name:
+            far = (values[name] - expected).abs() > 2e-3 * expected.abs().max()
+            assert far.double().mean() < 0.05, name
+    assert wrong_share(reference.labels(reference.segment(model, torch.float32)), expected_labels(reference)) < 0.01
+
+
+def expected_labels(reference: Reference) -> torch.Tensor:
+    return reference.expected[f"{reference.prefix}sem_seg_labels"]
+
+
+@every_model
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_half_precision(reference, model, dtype):
+    """98 % of the pixels get the official label, or as many as the rounding of the weights leaves.
+
+    Layers of random weights amplify any error. In some of these models rounding the weights to the precision in
+    question, and computing in float32, already changes more than 2 % of the labels (up to 14 % for bfloat16): there
+    computing in that precision may add 5 %.
+    """
+    half = copy.deepcopy(model).to(dtype)
+    output = reference.segment(half, dtype)
+    assert output.masks_queries_logits.dtype == output.class_queries_logits.dtype == dtype
+    assert output.masks_queries_logits.isfinite().all() and output.class_queries_logits.isfinite().all()
+    agreement = 1 - wrong_share(reference.labels(output), expected_labels(reference))
+    if agreement < 0.98:
+        rounded = reference.labels(reference.segment(half.float(), torch.float32))
+        assert agreement > min(0.98, 1 - wrong_share(rounded, expected_labels(reference)) - 0.05)
+
+
+@every_model
+def test_all_prompts_in_bfloat16(reference, model):
+    values = reference.compute(model.to(torch.bfloat16), torch.bfloat16)
+    assert set(reference.expected) <= set(values)
+    assert all(value.isfinite().all() for value in values.values())
