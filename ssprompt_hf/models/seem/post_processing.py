@@ -152,17 +152,24 @@ def panoptic_segmentation(
 
 class Instances(NamedTuple):
     """
-    N instances in the official order, and one map of them.
+    N instances in the official order, of M queries, and one map of them.
 
-    scores (N,) float, labels (N,) int64, areas (N,) int64 in pixels, masks (N, H, W) bool or None; segmentation (H, W)
-    int32: index + 1 of the best-scored instance at every pixel, 0 where there is none.
+    scores (N,) float, labels (N,) int64, areas (N,) int64 in pixels, query_masks (M, H, W) bool or None, mask_of (N,)
+    int64: the mask of each instance; segmentation (H, W) int32: index + 1 of the best-scored instance at every pixel,
+    0 where there is none.
     """
 
     scores: Tensor
     labels: Tensor
     areas: Tensor
-    masks: Tensor | None
+    query_masks: Tensor | None
+    mask_of: Tensor
     segmentation: Tensor
+
+    @property
+    def masks(self) -> Tensor | None:
+        """(N, H, W) bool or None: a copy of the query's mask for every instance."""
+        return None if self.query_masks is None else self.query_masks[self.mask_of]
 
 
 def instance_segmentation(
@@ -205,8 +212,11 @@ def instance_segmentation(
     best_instance = torch.zeros(count, dtype=torch.long, device=device)
     best_instance[query_of[is_best]] = is_best
     mask_scores, areas = scores.new_zeros(count), torch.zeros(count, dtype=torch.long, device=device)
-    binary, best = [], scores.new_zeros(geometry.target_size)
+    best = scores.new_zeros(geometry.target_size)
     segmentation = torch.zeros(geometry.target_size, dtype=torch.int32, device=device)
+    query_masks = None
+    if return_masks:
+        query_masks = torch.empty(count, *geometry.target_size, dtype=torch.bool, device=device)
     logit_threshold = math.log(mask_threshold / (1 - mask_threshold))
     for rows, masks in _resized_chunks(mask_logits[queries], geometry):
         inside = masks > logit_threshold
@@ -218,13 +228,8 @@ def instance_segmentation(
         best = torch.where(better, value, best)
         segmentation = torch.where(better, best_instance[rows][index].int() + 1, segmentation)
         if return_masks:
-            binary.append(inside)
-
-    masks = None
-    if return_masks:
-        empty = torch.zeros(0, *geometry.target_size, dtype=torch.bool, device=device)
-        masks = torch.cat([empty, *binary])[query_of]
-    return Instances(scores * mask_scores[query_of], labels, areas[query_of], masks, segmentation)
+            query_masks[rows] = inside
+    return Instances(scores * mask_scores[query_of], labels, areas[query_of], query_masks, query_of, segmentation)
 
 
 class SeemPostProcessingMixin:
@@ -356,7 +361,7 @@ class SeemPostProcessingMixin:
                 keep &= (visible > 0) & (visible >= overlap_mask_area_threshold * instances.areas)
             indices = keep.nonzero().flatten()
             if return_binary_maps:
-                segmentation = instances.masks[indices]
+                segmentation = instances.query_masks[instances.mask_of[indices]]
             else:
                 ids = torch.zeros(len(keep) + 1, dtype=torch.int32, device=keep.device)
                 ids[indices + 1] = torch.arange(1, len(indices) + 1, dtype=torch.int32, device=keep.device)
