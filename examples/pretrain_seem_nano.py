@@ -9,6 +9,7 @@ resumes from `work_dir/checkpoint.pt`. Images of the four adverse conditions are
 
 import argparse
 import json
+import math
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +24,7 @@ from transformers import CLIPTokenizer, ResNetConfig
 from ssprompt_hf.data.street_scenes import STREET_CLASSES, STREET_SYNONYMS, STREET_THINGS, StreetScenes
 from ssprompt_hf.metrics import confusion_matrix, scores_from_confusion
 from ssprompt_hf.models.seem import SeemConfig, SeemForUniversalSegmentation, SeemImageProcessor, SeemProcessor
-from ssprompt_hf.training.losses import SemanticLoss
+from ssprompt_hf.training.losses import SemanticLoss, label_shares
 
 SIZE, SMALL_SIZE = (192, 384), (128, 256)
 PRETRAINING_SEED = 7919  # few-shot experiments draw their scenes from seeds 0, 1, 2, ...
@@ -277,13 +278,23 @@ def embed_names(model, tokenizer, names: list[str]) -> torch.Tensor:
     return embeddings / (embeddings.norm(dim=-1, keepdim=True) + 1e-7)
 
 
-def total_loss(model, tokenizer, semantic, batch, step: int) -> torch.Tensor:
+def pixel_loss(pixel_head, features, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of a linear classifier on the mask features. It is not part of the model: it only shows the image
+    encoder what the queries will need, long before they can."""
+    logits = pixel_head(features.mask_features).log_softmax(1)
+    counts = label_shares(labels, len(STREET_CLASSES), logits.shape[-2:])
+    weights = (counts.sum((0, 2, 3)) + 1).rsqrt()[:, None, None]
+    return -(weights * counts * logits).sum() / (weights * counts).sum()
+
+
+def total_loss(model, pixel_head, tokenizer, semantic, batch, step: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(step)
     class_embeddings = embed_names(model, tokenizer, batch["names"])
     output = model.model(pixel_values=batch["pixel_values"], output_auxiliary_predictions=True)
     features = output.image_features
     supervised = [output.auxiliary_states[0], output.auxiliary_states[3], output.object_states]
-    loss = sum(set_loss(model, states, class_embeddings, features, batch) for states in supervised)
+    loss = sum(set_loss(model, states, class_embeddings, features, batch) for states in supervised) / 3
+    loss = loss + 3.0 * pixel_loss(pixel_head, features, batch["labels"])
     class_logits = model.class_logits(output.object_states.class_embeds, class_embeddings)
     mask_logits = (output.object_states.mask_embeds @ features.mask_features.flatten(2)).unflatten(
         2, features.mask_features.shape[-2:]
@@ -319,7 +330,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(steps - warmup, 1)
-    return peak * max(0.5 * (1 + np.cos(np.pi * progress)), 0.01)
+    return peak * max(0.5 * (1 + math.cos(math.pi * progress)), 0.01)
 
 
 def save_checkpoint(path: Path, **state):
@@ -333,8 +344,10 @@ def train(args):
     torch.set_num_threads(args.threads)
     tokenizer = byte_tokenizer()
     model = SeemForUniversalSegmentation(nano_config()).to(memory_format=torch.channels_last).train()
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
+    pixel_head = torch.nn.Conv2d(model.config.mask_feature_size, len(STREET_CLASSES), 1)
+    parameters = [*model.parameters(), *pixel_head.parameters()]
+    decay = [p for p in parameters if p.ndim > 1]
+    rest = [p for p in parameters if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=args.lr, fused=True
     )
@@ -342,6 +355,7 @@ def train(args):
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
+        pixel_head.load_state_dict(state["pixel_head"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
     scenes = draw_scenes(args.work_dir, "train", args.num_scenes, args.workers)
@@ -360,10 +374,10 @@ def train(args):
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
-        loss = total_loss(model, tokenizer, semantic, batch, step)
+        loss = total_loss(model, pixel_head, tokenizer, semantic, batch, step)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         recent.append(loss.item())
         step += 1
@@ -377,7 +391,13 @@ def train(args):
             record = {"step": step, "minutes": (time.time() - start) / 60, "mean_iou": scores["mean_iou"]}
             print(json.dumps({**record, **scores["per_class_iou"]}), flush=True)
             log.write(json.dumps(record) + "\n")
-            save_checkpoint(checkpoint, model=model.state_dict(), optimizer=optimizer.state_dict(), step=step)
+            save_checkpoint(
+                checkpoint,
+                model=model.state_dict(),
+                pixel_head=pixel_head.state_dict(),
+                optimizer=optimizer.state_dict(),
+                step=step,
+            )
         if expired:
             break
 
