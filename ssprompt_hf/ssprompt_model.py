@@ -11,7 +11,6 @@ import torch
 from huggingface_hub import HfApi
 from peft import PeftModel
 from torch import nn
-from transformers import AutoTokenizer
 
 from .errors import AdapterError
 from .file_utils import atomic_path
@@ -25,6 +24,8 @@ from .models.seem.modeling_seem import SeemForUniversalSegmentation
 from .results import SegmentationResult, build_result
 from .tuners import PromptConfig, PromptTuner, SSPromptConfig
 from .tuners.config import ANY_BASE_MODEL, TASKS, check_choice
+from .tuners.text_config import TextPromptConfig
+from .tuners.text_tuner import default_template, load_tokenizer
 
 
 class SSPromptModel(PeftModel):
@@ -123,21 +124,24 @@ class SSPromptModel(PeftModel):
             raise AdapterError("no base model: pass its name, folder or Hub id, for instance 'seem-nano'")
         config = SSPromptConfig() if config is None else config
         config.revision = config.revision or revision
+        encoders = config.prompt_encoders(is_new=folder is None, is_trainable=is_trainable)
         if isinstance(base, nn.Module):
             model, image_processor = base, None
         else:
-            needs_points = getattr(config, "spatial_source", None) == "point_grid" and folder is None
             model, image_processor = _load_base_model(
                 base,
                 revision,
                 access,
-                use_text_model=keep_prompt_encoders or class_names is not None,
-                use_spatial_prompt_encoder=keep_prompt_encoders or needs_points,
+                use_text_model=keep_prompt_encoders or class_names is not None or "text" in encoders,
+                use_spatial_prompt_encoder=keep_prompt_encoders or "spatial" in encoders,
                 **kwargs,
             )
         if class_names is not None:
-            model.set_class_names(class_names, _load_tokenizer(model, access), thing_class_ids)
-            if not keep_prompt_encoders and not isinstance(base, nn.Module):
+            tokenizer = load_tokenizer(model.name_or_path, **access)
+            model.set_class_names(class_names, tokenizer, thing_class_ids)
+            if isinstance(config, TextPromptConfig) and config.tokenizer_name is None:
+                config.tokenize(class_names, tokenizer, default_template(model))
+            if not keep_prompt_encoders and not isinstance(base, nn.Module) and "text" not in encoders:
                 model.drop_text_model()
         loaded = cls(model, config, adapter_name, image_processor=image_processor)
         if folder is not None:
@@ -178,6 +182,11 @@ class SSPromptModel(PeftModel):
         return self
 
     # Adapters
+
+    def add_adapter(self, adapter_name: str, peft_config: PromptConfig, *args: Any, **kwargs: Any) -> None:
+        """As in PEFT; adapters of different methods may live together, of which one is active."""
+        self.peft_type = peft_config.peft_type  # PEFT would refuse any but the method of the first adapter
+        super().add_adapter(adapter_name, peft_config, *args, **kwargs)
 
     def load_adapter(
         self,
@@ -420,8 +429,3 @@ def _load_base_model(name: str | os.PathLike, revision: str | None, access: dict
         # Adapters record the name, not where this machine keeps the files.
         model.name_or_path = os.fspath(name)
     return model, image_processor
-
-
-def _load_tokenizer(model: nn.Module, access: dict):
-    folder = resolve_base_model(model.name_or_path, **access)
-    return AutoTokenizer.from_pretrained(folder, **(access if folder == model.name_or_path else {}))

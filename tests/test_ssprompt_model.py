@@ -221,7 +221,7 @@ def edit(**values):
         (lambda folder: (folder / WEIGHTS).unlink(), f"lacks {WEIGHTS}"),
         (not_finite, "not finite"),
         (lambda folder: (folder / "adapter_config.json").write_text('{"peft_ty'), "not JSON"),
-        (edit(peft_type="LORA"), "'LORA'; this package reads SSPROMPT"),
+        (edit(peft_type="LORA"), "'LORA'; this package reads COOP, LOCN, SSPROMPT, VSPL"),
         (edit(class_names=["one"], thing_class_ids=None, colors=None), r"has shape \(3,.* need \(1,"),
         (edit(weight_range="odd"), "'unit', 'free'"),
         (edit(base_model_fingerprint="0-0"), "made for another base model"),

@@ -8,6 +8,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 SAMPLES_PER_TENSOR = 64
+# Slots that hold no part of the model itself, but what it was told of classes and points.
+_DEPENDENT_SLOTS = ("class_embeddings", "point_tokens", "point_coordinates")
 # Precisions in which a float32 model still has the same bits after rounding to bfloat16. Rounding twice, by float16
 # first, is not the same, so of a float16 model only the architecture can be told.
 _EXACT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -19,16 +21,19 @@ def _base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     # Parts that a model may be loaded without, and prompts that depend on the classes.
     optional = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
     slots = getattr(model, "prompt_slots", {})
-    dependent = tuple(f"{slots[slot]}." for slot in ("class_embeddings", "point_tokens") if slot in slots)
+    dependent = tuple(f"{slots[slot]}." for slot in _DEPENDENT_SLOTS if slot in slots)
     tensors = {}
     for name, tensor in model.state_dict().items():
-        for prefix, layer in layers.items():
-            if name.startswith(f"{prefix}."):
-                inner = name.removeprefix(f"{prefix}.")
-                name = prefix + inner.removeprefix("base_layer") if inner.startswith("base_layer.") else None
-                if name is not None and inner == "base_layer.weight" and hasattr(layer, "base_prompt"):
-                    tensor = layer.base_prompt  # what the slot held before an adapter was merged into it
-                break
+        # Layers of several methods may surround one module; the outermost comes first.
+        prefix = next((prefix for prefix in layers if name.startswith(f"{prefix}.")), None)
+        if prefix is not None:
+            wrapped = prefix
+            while wrapped in layers:
+                wrapped += ".base_layer"
+            own = name.removeprefix(f"{wrapped}.") if name.startswith(f"{wrapped}.") else None
+            name = None if own is None else f"{prefix}.{own}"
+            if own == "weight" and hasattr(layers[prefix], "base_prompt"):
+                tensor = layers[prefix].base_prompt  # what the slot held before an adapter was merged into it
         if name is None or name.startswith(dependent) or any(pattern.search(name) for pattern in optional):
             continue
         tensors[name] = tensor

@@ -20,6 +20,9 @@ class PromptPeftType(str, enum.Enum):
     """PEFT types of this package; PEFT's own enum is closed. A member equals, and hashes as, the text in a file."""
 
     SSPROMPT = "SSPROMPT"
+    COOP = "COOP"
+    LOCN = "LOCN"
+    VSPL = "VSPL"
 
 
 def check_choice(name: str, value: Any, choices: tuple) -> None:
@@ -118,6 +121,21 @@ class PromptConfig(PeftConfig):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise AdapterError(f"{name} is {value}; it must be at least 1")
+
+    @property
+    def method_name(self) -> str:
+        """The method as people write it."""
+        return type(self).__name__.removesuffix("Config")
+
+    def prompt_encoders(self, is_new: bool, is_trainable: bool) -> tuple[str, ...]:
+        """
+        The parts of the base model that the adapter needs besides its slots: `"text"`, `"spatial"`.
+
+        Args:
+            is_new: the adapter is being made, not loaded.
+            is_trainable: it is to be trained, further or for the first time.
+        """
+        return ()
 
     @classmethod
     def peft_type_name(cls) -> str | None:

@@ -9,16 +9,19 @@ from torch import nn
 
 from ..errors import AdapterError
 
+LOAD_CLASSES = "load them with the adapter's files, or set the class names of the base model first"
+
 
 class PromptLayer(nn.Module, BaseTunerLayer):
     """
     Stands in for a prompt slot of the base model and returns the active adapter's prompts instead of the slot's own.
 
     A slot is a module without inputs: `forward()` returns `slot.weight`, a parameter or buffer, which may be `None`
-    in a base model that has no such prompts. Methods say what an adapter's prompts are in `adapter_prompt`.
+    in a base model that has no such prompts. Methods say what an adapter's prompts are in `adapter_prompt`. The layers
+    of several methods may wrap each other around one slot; a layer without an active adapter lets the inner one speak.
 
     Args:
-        base_layer (`nn.Module`): the slot.
+        base_layer (`nn.Module`): the slot, or the layer of another method around it.
         like (`torch.Tensor`): any tensor of the base model; prompts take its dtype where the slot has none.
     """
 
@@ -33,6 +36,8 @@ class PromptLayer(nn.Module, BaseTunerLayer):
         self.zero_shot = False
         # Names and thing ids of the slot's own classes; None if they have to be read from the model's configuration.
         self.base_classes: dict | None = None
+        # Adapters whose stored default prompts have not been looked at yet.
+        self._unchecked_defaults: set[str] = set()
         # What the slot held before merging. Buffers, so that they follow the model to other devices; never saved.
         self.unmerged = BufferDict(persistent=False)
         self.register_buffer("reference", like.detach().new_empty(0), persistent=False)
@@ -53,7 +58,7 @@ class PromptLayer(nn.Module, BaseTunerLayer):
     def base_prompt(self) -> torch.Tensor | None:
         """The slot's own prompts, also while an adapter is merged into it."""
         if not self.merged:
-            return self.base_layer()
+            return self.base_layer.base_prompt if isinstance(self.base_layer, PromptLayer) else self.base_layer()
         return self.unmerged["weight"] if self.unmerged else None
 
     @property
@@ -67,6 +72,26 @@ class PromptLayer(nn.Module, BaseTunerLayer):
             self.unmerge()
         self.base_layer.weight = value
         self.base_classes = None
+
+    def _checked_default(self, adapter_name: str, default: torch.Tensor, kind: str, remedy: str) -> torch.Tensor:
+        """
+        Stored default prompts, which are NaN until they are known; they are looked at once, before their first use.
+
+        Raises:
+            AdapterError: they are not finite.
+        """
+        if adapter_name in self._unchecked_defaults and not torch.compiler.is_compiling():
+            if not default.isfinite().all():
+                raise AdapterError(
+                    f"the default {kind} prompts of adapter {adapter_name!r} are missing or not finite: {remedy}"
+                )
+            self._unchecked_defaults.discard(adapter_name)
+        return default
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """As in PEFT."""
+        self._unchecked_defaults.discard(adapter_name)
+        super().delete_adapter(adapter_name)
 
     def _adapter_here(self, adapter_names: list[str]) -> str | None:
         names = [name for name in adapter_names if self.has_adapter(name)]

@@ -1,9 +1,11 @@
 """The tuner of prompt slots: what all prompt methods share of it."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
@@ -13,6 +15,8 @@ from .config import ANY_BASE_MODEL, PromptConfig, current_versions
 from .prompt_layer import PromptLayer
 
 CLASS_SLOT = "class_embeddings"
+POINT_SLOTS = {"point_tokens": "num_point_tokens", "point_coordinates": "num_point_coordinates"}
+"""Slots that are empty in base models, and the fields that tell how many points a merged one holds."""
 
 
 class PromptTuner(BaseTuner):
@@ -23,7 +27,9 @@ class PromptTuner(BaseTuner):
     them a configuration needs, and by `_update_layer` how an adapter is added to one.
     """
 
+    # What PEFT looks for when it merges, deletes or switches adapters; `layer_cls` is what the method itself adds.
     tuner_layer_cls = PromptLayer
+    layer_cls: type[PromptLayer]
     target_module_mapping: dict[str, list[str]] = {}
 
     def _slots(self, config: PromptConfig) -> list[str]:
@@ -147,17 +153,42 @@ class PromptTuner(BaseTuner):
         self, peft_config, adapter_name, target, target_name, parent, current_key, parameter_name=None
     ) -> None:
         slot = next(name for name, path in self.model.prompt_slots.items() if path == current_key)
-        if isinstance(target, PromptLayer) and not isinstance(target, self.tuner_layer_cls):
-            raise AdapterError(f"{current_key} already has prompts of another method: unload() these first")
-        layer = target
-        if not isinstance(target, PromptLayer):
-            classes = self._config_classes()
+        self.unmerge_adapter()
+        layer = self._own_layer(slot)
+        if layer is None:
+            classes = self.base_classes()
             layer = self._new_layer(slot, target, like=next(self.model.parameters()))
             layer.base_classes = classes if slot == CLASS_SLOT else None
             self._replace_module(parent, target_name, layer, target)
-        elif layer.merged:
-            layer.unmerge()
         self._update_layer(layer, slot, adapter_name, peft_config)
+
+    def _own_layer(self, slot: str) -> PromptLayer | None:
+        """The layer of this method around a slot, which the layers of other methods may surround."""
+        module = self.model.get_submodule(self.model.prompt_slots[slot])
+        while isinstance(module, PromptLayer):
+            if isinstance(module, self.layer_cls):
+                return module
+            module = module.base_layer
+        return None
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args, **kwargs) -> None:
+        """As in PEFT; an adapter of another method is added by that method's tuner, as transformers would do it."""
+        config = self.peft_config[adapter_name]
+        tuner_cls = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
+        if tuner_cls is type(self):
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+            return
+        active = self.active_adapters
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")
+            tuner_cls(model, {adapter_name: config}, adapter_name, kwargs.get("low_cpu_mem_usage", False))
+        self.set_adapter(active, inference_mode=any(self.peft_config[name].inference_mode for name in active))
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        # Whether layers of other methods surround this one is nothing that an adapter's file should know.
+        path = super()._remove_adapter_name_from_key(key, adapter_name).split(".")
+        return ".".join(part for part in path if part != "base_layer")
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's version moves the new module to the device of the old one's parameters; a slot may have none.
@@ -233,6 +264,11 @@ class PromptTuner(BaseTuner):
             if merged:
                 self.merge_adapter(merged)
 
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """As in PEFT, after taking out what was merged before, perhaps by another method."""
+        self.unmerge_adapter()
+        super().merge_adapter(adapter_names, safe_merge)
+
     def unmerge_adapter(self) -> None:
         """As in PEFT, without complaints about slots that nothing was merged into."""
         for layer in self._layers():
@@ -245,9 +281,15 @@ class PromptTuner(BaseTuner):
         names = self._check_one(self.active_adapters if adapter_names is None else adapter_names)
         self.unmerge_adapter()
         self._sync_classes(names if merge else None)
-        return super()._unload_and_optionally_merge(
-            merge=merge, progressbar=progressbar, safe_merge=safe_merge, adapter_names=adapter_names
-        )
+        if merge:
+            self.merge_adapter(adapter_names, safe_merge)
+        # Nothing is left to merge: what the slots hold now stays there.
+        model = super()._unload_and_optionally_merge(merge=False, progressbar=progressbar)
+        for slot, field in POINT_SLOTS.items():
+            if slot in model.prompt_slots and hasattr(getattr(model, "config", None), field):
+                points = model.get_submodule(model.prompt_slots[slot]).weight
+                setattr(model.config, field, None if points is None else points.shape[-2])
+        return model
 
 
 def check_adapter_tensors(expected: dict[str, tuple[int, ...]], tensors: dict[str, torch.Tensor]) -> None:

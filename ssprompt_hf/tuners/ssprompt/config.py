@@ -95,6 +95,17 @@ class SSPromptConfig(PromptConfig):
         if self.init_std < 0:
             raise AdapterError(f"init_std is {self.init_std}; it must not be negative")
 
+    @property
+    def method_name(self) -> str:
+        """SSPrompt, or its spatial or semantic half alone."""
+        spatial, semantic = (any(self.learned_parts(kind)) for kind in ("spatial", "semantic"))
+        return "SSPrompt" if spatial and semantic else "SpaPrompt" if spatial else "SemPrompt"
+
+    def prompt_encoders(self, is_new: bool, is_trainable: bool) -> tuple[str, ...]:
+        """See [`PromptConfig.prompt_encoders`]."""
+        samples_points = self.spatial_source == "point_grid" and any(self.learned_parts("spatial"))
+        return ("spatial",) if is_new and samples_points else ()
+
     def learned_parts(self, kind: str) -> LearnedParts:
         """What is learned of the `"spatial"` or the `"semantic"` prompts."""
         return LearnedParts(getattr(self, f"{kind}_embedding"), getattr(self, f"{kind}_weight"))

@@ -5,7 +5,7 @@ from peft.tuners._buffer_dict import BufferDict
 from torch import nn
 
 from ...errors import AdapterError
-from ..prompt_layer import PromptLayer
+from ..prompt_layer import LOAD_CLASSES, PromptLayer
 from .config import SSPromptConfig
 
 
@@ -33,7 +33,6 @@ class SSPromptLayer(PromptLayer):
         self.ssprompt_embedding = nn.ParameterDict()
         self.ssprompt_weight = nn.ParameterDict()
         self.ssprompt_default = BufferDict(persistent=True)
-        self._unchecked_defaults: set[str] = set()
 
     def has_adapter(self, adapter_name: str) -> bool:
         return adapter_name in self.configs
@@ -96,19 +95,10 @@ class SSPromptLayer(PromptLayer):
         """See [`PromptLayer.default_prompt`]; stored ones are looked at before their first use."""
         if adapter_name not in self.ssprompt_default:
             return self.base_prompt
-        default = self.ssprompt_default[adapter_name]
-        if adapter_name in self._unchecked_defaults and not torch.compiler.is_compiling():
-            if not default.isfinite().all():
-                how = (
-                    "set them with set_point_tokens, or load them with the adapter's files"
-                    if self.kind == "spatial"
-                    else "load them with the adapter's files, or set the class names of the base model first"
-                )
-                raise AdapterError(
-                    f"the default {self.kind} prompts of adapter {adapter_name!r} are missing or not finite: {how}"
-                )
-            self._unchecked_defaults.discard(adapter_name)
-        return default
+        remedy = LOAD_CLASSES
+        if self.kind == "spatial":
+            remedy = "set them with set_point_tokens, or load them with the adapter's files"
+        return self._checked_default(adapter_name, self.ssprompt_default[adapter_name], self.kind, remedy)
 
     def prompt_weights(self, adapter_name: str) -> torch.Tensor | float | None:
         """
@@ -144,7 +134,6 @@ class SSPromptLayer(PromptLayer):
     def delete_adapter(self, adapter_name: str) -> None:
         """As in PEFT."""
         self.configs.pop(adapter_name, None)
-        self._unchecked_defaults.discard(adapter_name)
         super().delete_adapter(adapter_name)
 
     def __repr__(self) -> str:

@@ -33,7 +33,7 @@ class SSPromptTuner(PromptTuner):
     """
 
     prefix = "ssprompt_"
-    tuner_layer_cls = SSPromptLayer
+    layer_cls = SSPromptLayer
 
     def _slots(self, config: SSPromptConfig) -> list[str]:
         slots = []
@@ -61,14 +61,6 @@ class SSPromptTuner(PromptTuner):
             default = layer.base_prompt
         layer.update_layer(adapter_name, config, default, store=slot != "object_queries")
 
-    def _unload_and_optionally_merge(self, *args, **kwargs) -> nn.Module:
-        model = super()._unload_and_optionally_merge(*args, **kwargs)
-        path = model.prompt_slots.get("point_tokens")
-        if path is not None and hasattr(getattr(model, "config", None), "num_point_tokens"):
-            tokens = model.get_submodule(path).weight
-            model.config.num_point_tokens = None if tokens is None else tokens.shape[-2]
-        return model
-
     def set_point_tokens(self, tokens: torch.Tensor, adapter_name: str | None = None) -> None:
         """
         Set the default spatial prompts of an adapter with `spatial_source="point_grid"`, before training.
@@ -81,7 +73,7 @@ class SSPromptTuner(PromptTuner):
             AdapterError: another shape, values that are not finite, or an adapter without a point grid.
         """
         adapter_name = adapter_name or self._check_one(self.active_adapters)
-        layer = self.model.get_submodule(self.model.prompt_slots["point_tokens"])
-        if not isinstance(layer, SSPromptLayer) or not layer.has_adapter(adapter_name):
+        layer = self._own_layer("point_tokens")
+        if layer is None or not layer.has_adapter(adapter_name):
             raise AdapterError(f"adapter {adapter_name!r} learns no point grid: its spatial_source is object_queries")
         layer.set_default_prompt(adapter_name, tokens)

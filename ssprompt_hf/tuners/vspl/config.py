@@ -1,0 +1,33 @@
+from dataclasses import dataclass
+
+from ...errors import AdapterError
+from ..config import PromptConfig, PromptPeftType
+
+
+@dataclass
+class VSPLConfig(PromptConfig):
+    """
+    Configuration of VSPL, the baseline of the SSPrompt paper that learns spatial prompts in the space of the image:
+    the coordinates of a grid of points, which the model's visual sampler turns into prompts of each image.
+
+    Untrained, it is the regular grid, and so not the same as the base model without prompts.
+
+    Args:
+        point_grid_size (`int`, *optional*, defaults to 10):
+            Points per row and column of the grid.
+
+    Raises:
+        AdapterError: a value is out of range.
+    """
+
+    point_grid_size: int = 10
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.peft_type = PromptPeftType.VSPL
+        if self.point_grid_size < 1:
+            raise AdapterError(f"point_grid_size is {self.point_grid_size}; it must be at least 1")
+
+    def prompt_encoders(self, is_new: bool, is_trainable: bool) -> tuple[str, ...]:
+        """See [`PromptConfig.prompt_encoders`]: every image is looked at by the visual sampler."""
+        return ("spatial",)
