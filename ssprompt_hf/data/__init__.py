@@ -1,5 +1,6 @@
 """Data sets, few-shot selection and transforms."""
 
+from .catalog import KNOWN_DATASETS
 from .classes import ClassInfo, SegmentationClasses
 from .dataset import SegmentationDataset
 from .few_shot import FewShotSelection, label_statistics, select_shots
@@ -7,6 +8,7 @@ from .folder import load_segmentation_folder
 from .loading import load_segmentation_dataset, load_street_scenes, wrap_dataset
 
 __all__ = [
+    "KNOWN_DATASETS",
     "ClassInfo",
     "FewShotSelection",
     "SegmentationClasses",

@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.utils.data import DataLoader, Dataset
+from transformers.utils import logging
 
 from ..errors import MissingClassError, SSPromptError, TooFewImagesError
 from ..file_utils import atomic_path
 from .dataset import SegmentationDataset
+from .layouts import default_cache_dir
+
+logger = logging.get_logger(__name__)
+
+PARALLEL_FROM = 256
+"""Images from which on labels are counted by several processes; fewer are done before the processes have started."""
 
 
 @dataclass(frozen=True)
@@ -31,29 +39,56 @@ class LabelStatistics:
         return (self.pixel_counts >= min_pixels).sum(0)
 
 
-def label_statistics(dataset: SegmentationDataset, cache_dir: str | os.PathLike | None = None) -> LabelStatistics:
+def label_statistics(
+    dataset: SegmentationDataset, cache_dir: str | os.PathLike | None = None, num_workers: int | None = None
+) -> LabelStatistics:
     """Reads every label of `dataset` once and counts its classes.
+
+    The counts are kept, one small `.npz` a data set, and found again by the data set's fingerprint (names, sizes and
+    times of the label files, class ids), without opening a label.
 
     Args:
         dataset: the images to choose from.
-        cache_dir: folder for the counts, one small `.npz` a data set, found again by the data set's fingerprint (label
-            files, class ids); None keeps nothing.
+        cache_dir: folder for the counts; by default under the Hugging Face cache, for data sets that are read from
+            files or tables. Drawn scenes are kept only in a folder that is given.
+        num_workers: processes that read labels; by default one a core, up to 8, for data sets of at least
+            `PARALLEL_FROM` images, and none for smaller ones.
 
     Raises:
         DatasetError: a label is damaged, or holds an unknown id; the subclass and the message say which.
     """
+    if cache_dir is None and getattr(dataset.source, "table", None) is not None:
+        cache_dir = default_cache_dir()
     file = None if cache_dir is None else Path(cache_dir) / f"label-statistics-{dataset.fingerprint}.npz"
     if file is not None and file.is_file():
         with np.load(file, allow_pickle=False) as stored:
             return LabelStatistics(dataset.file_names, stored["pixel_counts"])
-    num_classes = len(dataset.classes)
-    counts = np.zeros((len(dataset), num_classes), np.int64)
-    for index in range(len(dataset)):
-        counts[index] = np.bincount(dataset.read_label(index).ravel(), minlength=256)[:num_classes]
+    if num_workers is None:
+        num_workers = min(8, os.cpu_count() or 1) if len(dataset) >= PARALLEL_FROM else 0
+    batches = DataLoader(_LabelCounts(dataset), batch_size=16, num_workers=num_workers, collate_fn=np.stack)
+    progress = logging.tqdm(batches, desc="counting classes", disable=len(dataset) < PARALLEL_FROM)
+    counts = np.concatenate(list(progress))
     if file is not None:
-        with atomic_path(file) as temporary:
-            np.savez(temporary, pixel_counts=counts)
+        try:
+            with atomic_path(file) as temporary:
+                np.savez(temporary, pixel_counts=counts)
+        except OSError as error:
+            logger.warning(f"the label statistics cannot be kept in {file.parent} ({error})")
     return LabelStatistics(dataset.file_names, counts)
+
+
+class _LabelCounts(Dataset):
+    """int64 (K,) pixels of each class in each label."""
+
+    def __init__(self, dataset: SegmentationDataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        counts = np.bincount(self.dataset.read_label(index).ravel(), minlength=256)
+        return counts[: len(self.dataset.classes)].astype(np.int64)
 
 
 @dataclass(frozen=True)

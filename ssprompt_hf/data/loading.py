@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ClassListError, DatasetError, NoImagesError
+from .catalog import describe_dataset, find_known_dataset
 from .classes import CLASS_FILE_NAMES, SegmentationClasses
 from .dataset import ColumnSource, SegmentationDataset
 from .folder import load_segmentation_folder, split_aliases
 from .label_files import IdMaps
+from .layouts import DatasetInfo, load_known_dataset
 from .street_scenes import STREET_SPLITS, StreetScenes
+from .transforms import TASKS
 
 if TYPE_CHECKING:
     import datasets
@@ -42,10 +45,16 @@ def load_segmentation_dataset(
     data_dir: str | os.PathLike | None = None,
     split: str = "train",
     classes: ClassesLike = None,
+    task: str | None = None,
+    condition: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
     **options: Any,
 ) -> SegmentationDataset:
     """Opens a data set by name.
 
+    * a known name (`cityscapes`, `bdd100k`, `mapillary_vistas`, `ade20k`, `pascal_context`, `acdc`, `coco_panoptic`)
+      with `data_dir`: that data set in its official layout, which `ssprompt-hf datasets` shows. `"acdc/fog"` means the
+      condition fog.
     * `data_dir` alone, or `dataset` a folder: images with labels (`load_segmentation_folder`), or, where the folder
       holds Parquet files or was written by `save_to_disk`, a `datasets` data set.
     * `"street-scenes/<condition>"` or `"street-scenes/<condition>/<label set>"`: drawn scenes (`load_street_scenes`).
@@ -56,14 +65,62 @@ def load_segmentation_dataset(
         data_dir: folder of an image-and-label data set.
         split: `train`, `val`, ...; the usual other spellings are understood. Ignored for a `datasets.Dataset`.
         classes: class list or class file; by default the one of the data set.
-        options: passed on to `load_street_scenes`; for Hub data sets the column names of `wrap_dataset`, `revision`
-            and `config_name`; a folder takes none.
+        task: `semantic` (the default for known names), `instance` or `panoptic`: which label files are read, and
+            whether rows have an `instance` map. Other data sets have one where there are files for it.
+        condition: of `acdc`: `fog`, `night`, `rain`, `snow` or `all`.
+        cache_dir: folder for the lists of files of known data sets; by default under the Hugging Face cache.
+        options: for known names `labels`, the name of a kind of label file, and what `ssprompt-hf datasets` lists
+            (`version`, `class_order`); for street scenes those of `load_street_scenes`; for Hub data sets the column
+            names of `wrap_dataset`, `revision` and `config_name`; a folder takes none.
 
     Raises:
         DatasetError: what is missing or wrong; the subclasses are in `ssprompt_hf.errors`.
     """
     if dataset is None and data_dir is None:
         raise DatasetError("No data set given: pass a folder as `data_dir`, or a name as `dataset`.")
+    known = find_known_dataset(dataset) if isinstance(dataset, str) and not os.path.isdir(dataset) else None
+    if known is not None:
+        return _load_known(*known, data_dir, split, classes, task, condition, cache_dir, options)
+    if condition is not None:
+        raise DatasetError(
+            f"`condition` is for data sets known by name, such as 'acdc', not for {dataset or data_dir}."
+        )
+    opened = _load_other(dataset, data_dir, split, classes, options)
+    if task is not None and task != "semantic":
+        if task not in TASKS:
+            raise DatasetError(f"`task` must be one of {', '.join(TASKS)}, not {task!r}.")
+        if isinstance(opened.source, ColumnSource) and not opened.source.labels.has_instances:
+            raise DatasetError(f"{opened.name}: task={task!r} needs instance maps; this data set has none.")
+    return opened
+
+
+def _load_known(
+    info: DatasetInfo,
+    named_condition: str | None,
+    data_dir: str | os.PathLike | None,
+    split: str,
+    classes: ClassesLike,
+    task: str | None,
+    condition: str | None,
+    cache_dir: str | os.PathLike | None,
+    options: dict[str, Any],
+) -> SegmentationDataset:
+    if data_dir is None:
+        raise DatasetError(f"{info.name} needs `data_dir`, the folder it lies in.\n{describe_dataset(info)}")
+    if classes is not None:
+        raise DatasetError(f"{info.title} has its own classes; leave out `classes`.")
+    if None not in (condition, named_condition) and condition != named_condition:
+        raise DatasetError(f"The name says condition {named_condition!r}, the argument {condition!r}.")
+    return load_known_dataset(info, data_dir, split, task, condition or named_condition, cache_dir, **options)
+
+
+def _load_other(
+    dataset: "str | os.PathLike | datasets.Dataset | None",
+    data_dir: str | os.PathLike | None,
+    split: str,
+    classes: ClassesLike,
+    options: dict[str, Any],
+) -> SegmentationDataset:
     if dataset is not None and not isinstance(dataset, (str, os.PathLike)):
         return wrap_dataset(dataset, classes, **options)
     if isinstance(dataset, str) and dataset.split("/")[0] in ("street-scenes", "street_scenes"):
