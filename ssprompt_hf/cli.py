@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=LazyParser)
     add_commands(commands)
     add_convert(commands)
+    add_datasets(commands)
     return parser
 
 
@@ -87,6 +88,34 @@ def run_convert(options: argparse.Namespace):
 
     tokenizer = None if options.tokenizer == "none" else options.tokenizer
     print(convert_seem_checkpoint(options.checkpoint, options.name, options.output, tokenizer=tokenizer))
+
+
+def add_datasets(commands):
+    """`datasets`: what data sets are known by name."""
+    parser = commands.add_parser(
+        "datasets",
+        help="list the data sets known by name",
+        description="List the data sets known by name: where to get each, its licence, its tasks and its files.",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which ones (default: all)")
+    parser.set_defaults(run=run_datasets)
+
+
+def run_datasets(options: argparse.Namespace):
+    """
+    Run `datasets`.
+
+    Raises:
+        UnknownNameError: no data set of that name.
+    """
+    from .data.catalog import KNOWN_DATASETS, describe_dataset, find_known_dataset
+    from .errors import UnknownNameError
+
+    found = {name: find_known_dataset(name) for name in options.names or KNOWN_DATASETS}
+    for name, known in found.items():
+        if known is None:
+            raise UnknownNameError(f"{name!r} is none of the known data sets: {', '.join(KNOWN_DATASETS)}")
+    print("\n\n".join(describe_dataset(info) for info, _ in found.values()))
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ def train_adapter(
     """
     output = Path(args.output_dir)
     with args.main_process_first(desc="reading the data"):
-        images = data.load(data.train_split)
-        evaluation = data.load_evaluation()
+        images = data.load(data.train_split, args.task)
+        evaluation = data.load_evaluation(args.task)
         selection = _select(images, prompts, args.seed)
     set_seed(args.seed)
     chosen = images if selection is None else images.select(selection.indices)
@@ -111,7 +111,7 @@ def evaluate_adapter(data: DataArguments, adapter: str | None, args: SSPromptTra
         SSPromptError: as `train_adapter`; also if the adapter's classes are not those of the data set.
     """
     with args.main_process_first(desc="reading the data"):
-        images = data.load_evaluation()
+        images = data.load_evaluation(args.task)
     classes = images.classes
     if adapter is None:
         model = SSPromptModel.from_pretrained(

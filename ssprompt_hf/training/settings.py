@@ -35,8 +35,10 @@ class DataArguments:
 
     Args:
         base_model: a name, folder or Hub id.
-        dataset: `street-scenes/<condition>[/<label set>]`, a folder, or a Hub id.
-        data_dir: folder with images, labels and a class file; in place of `dataset`.
+        dataset: a known name (`ssprompt-hf datasets` lists them), `street-scenes/<condition>[/<label set>]`, a folder,
+            or a Hub id.
+        data_dir: folder of a known data set; or, in place of `dataset`, one with images, labels and a class file.
+        condition: fog, night, rain, snow or all, of ACDC.
         classes: a class file, in place of the data set's own.
         dataset_options: JSON; for street scenes `num_images`, `size`, `seed`, for Hub data sets column names.
         train_split, eval_split: names of the splits.
@@ -49,15 +51,19 @@ class DataArguments:
         metadata={"help": "name, folder or Hub id of the base model (default: the adapter's, or seem-nano)"},
     )
     dataset: str | None = field(
-        default=None, metadata={"help": "street-scenes/fog, street-scenes/clear/custom, ..., a folder, or a Hub id"}
+        default=None,
+        metadata={
+            "help": "cityscapes, ade20k, ... (see ssprompt-hf datasets), street-scenes/fog, a folder, or a Hub id"
+        },
     )
     data_dir: str | None = field(
-        default=None, metadata={"help": "folder with images, labels and a class file, in place of --dataset"}
+        default=None, metadata={"help": "folder of the data set; without --dataset, images, labels and a class file"}
     )
+    condition: str | None = field(default=None, metadata={"help": "fog, night, rain, snow or all, of ACDC"})
     classes: str | None = field(default=None, metadata={"help": "class file, in place of the data set's own"})
     dataset_options: str | None = field(
         default=None,
-        metadata={"help": "JSON: num_images, size, seed of street scenes; column names of a Hub data set"},
+        metadata={"help": "JSON: num_images, size, seed of street scenes; labels, version of known data sets"},
     )
     train_split: str = field(default="train", metadata={"help": "split to choose training images from"})
     eval_split: str = field(default="val", metadata={"help": "split to evaluate on"})
@@ -72,9 +78,9 @@ class DataArguments:
             if value is not None and value < 1:
                 raise SSPromptError(f"{name} is {value}; it must be at least 1")
 
-    def load(self, split: str):
+    def load(self, split: str, task: str | None = None):
         """
-        The data set's `split`.
+        The data set's `split`, with the labels that `task` needs.
 
         Raises:
             DatasetError: what is missing or wrong.
@@ -82,11 +88,13 @@ class DataArguments:
         from ..data import load_segmentation_dataset
 
         options = parse_options("dataset_options", self.dataset_options)
-        return load_segmentation_dataset(self.dataset, self.data_dir, split, self.classes, **options)
+        return load_segmentation_dataset(
+            self.dataset, self.data_dir, split, self.classes, task, self.condition, **options
+        )
 
-    def load_evaluation(self):
-        """The images to evaluate on."""
-        dataset = self.load(self.eval_split)
+    def load_evaluation(self, task: str | None = None):
+        """The images to evaluate on, with the labels that `task` needs."""
+        dataset = self.load(self.eval_split, task)
         if self.max_eval_images is not None:
             dataset = dataset.select(range(min(len(dataset), self.max_eval_images)))
         return dataset
