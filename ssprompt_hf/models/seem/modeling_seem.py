@@ -174,9 +174,11 @@ class SeemModel(SeemPreTrainedModel):
                 f"decoder v0 segments one object per image and call, {positive_prompt_masks.shape[1]} were given: "
                 "pass one object at a time (image_features can be reused), or use a v1 model"
             )
+        batch_size = len(positive_prompt_masks)
+        levels = self.mask_decoder.level_features(image_features)
         return self.spatial_prompt_encoder(
-            image_features.mask_features,
-            self.mask_decoder.level_features(image_features),
+            image_features.expand(batch_size).mask_features,
+            tuple(level.expand(batch_size, *level.shape[1:]) for level in levels),
             positive_prompt_masks,
             negative_prompt_masks,
         )
