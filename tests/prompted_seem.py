@@ -63,12 +63,12 @@ def set_classes(model, class_names, thing_class_ids=()):
     model.set_class_embeddings(class_embeddings(class_names), list(class_names), list(thing_class_ids))
 
 
-def word_tokenizer():
+def word_tokenizer(words=("[pad]", "the", "sky", "car")):
     """A CLIP-like tokenizer of a few words; the end-of-text token has the largest id of the small vocabulary."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = {"[pad]": 1, "the": 2, "sky": 3, "car": 4, "<start>": 0, "<end>": 49}
+    words = {"<start>": 0, **{word: index + 1 for index, word in enumerate(words)}, "<end>": 49}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[pad]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
