@@ -69,6 +69,7 @@ def _add_fields(parser: argparse.ArgumentParser, title: str, cls: type, defaults
     """Options for the fields of a dataclass, as transformers makes them; --help lists ours and the usual ones."""
     from transformers import HfArgumentParser, TrainingArguments
 
+    parser.usage = f"{parser.prog} [OPTION VALUE ...]"
     inherited = {field.name for field in dataclasses.fields(TrainingArguments)} - set(LISTED)
     options = HfArgumentParser(cls, add_help=False)
     options.set_defaults(**(defaults or {}))
@@ -157,8 +158,12 @@ def _fill_evaluate(parser: argparse.ArgumentParser):
     from .training.settings import DataArguments
 
     parser.add_argument("--adapter", metavar="NAME", help="folder, Hub id or name; without it zero-shot segmentation")
+    parser.add_argument(
+        "--export", metavar="DIR", help="write the predictions as Cityscapes' and COCO's scripts read them"
+    )
     _add_fields(parser, "data", DataArguments)
-    _add_fields(parser, "running", SSPromptTrainingArguments, {"output_dir": "out/evaluation"})
+    defaults = {"output_dir": "out/evaluation", "task": None}
+    _add_fields(parser, "running", SSPromptTrainingArguments, defaults)
 
 
 def run_evaluate(options: argparse.Namespace):
@@ -167,9 +172,12 @@ def run_evaluate(options: argparse.Namespace):
     from .training.run import METRICS, evaluate_adapter
     from .training.settings import DataArguments
 
+    task, options.task = options.task, options.task or "semantic"
     args = _build(SSPromptTrainingArguments, options)
-    if evaluate_adapter(_build(DataArguments, options), options.adapter, args):
+    if evaluate_adapter(_build(DataArguments, options), options.adapter, args, options.export, task):
         print(f"wrote {Path(options.output_dir) / METRICS}")
+        if options.export is not None:
+            print(f"wrote the predictions to {options.export}")
 
 
 # predict, info

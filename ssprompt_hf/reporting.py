@@ -43,7 +43,8 @@ def iou_table(
     after_title: str = "SSPrompt",
     before_title: str = "zero-shot",
 ) -> str:
-    """IoU of each class in percent, then the means, with the gain where there are two results.
+    """IoU of each class in percent, then the means and what else was computed (AP, PQ), with the gain where there are
+    two results.
 
     Args:
         after: scores with `per_class_iou` as a dict by name, `mean_iou`, `pixel_accuracy`, `mean_accuracy`
@@ -69,7 +70,15 @@ def iou_table(
         ("mean IoU", "mean_iou"),
         ("pixel accuracy", "pixel_accuracy"),
         ("mean accuracy", "mean_accuracy"),
+        ("AP (COCO)", "coco_ap"),
+        ("AP50 (COCO)", "coco_ap50"),
+        ("AP (Cityscapes)", "cityscapes_ap"),
+        ("AP50 (Cityscapes)", "cityscapes_ap50"),
+        ("PQ", "pq"),
+        ("PQ of things", "pq_things"),
+        ("PQ of stuff", "pq_stuff"),
     ):
-        rows.append(row(title, [result[key] for result in results]))
+        if all(key in result for result in results):
+            rows.append(row(title, [result[key] for result in results]))
     header = ["IoU, %", after_title] if before is None else ["IoU, %", before_title, after_title, "gain"]
     return format_table(header, rows, rule_before=len(names))

@@ -1,24 +1,35 @@
-"""Metrics with streaming state. They are imported when asked for, as `evaluate` is slow to import."""
+"""Metrics with streaming state. Those for `evaluate`, which is slow to import, are imported when asked for."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .cityscapes_ap import CityscapesScores
+from .coco_ap import CocoScores
 from .confusion import confusion_matrix, scores_from_confusion
+from .panoptic_quality import PanopticScores
 
 if TYPE_CHECKING:
-    from .cityscapes_ap import CityscapesAP
-    from .coco_ap import CocoAP
+    from .evaluate_modules import CityscapesAP, CocoAP, PanopticQuality
     from .mean_iou import MeanIoU
-    from .panoptic_quality import PanopticQuality
-
-__all__ = ["CityscapesAP", "CocoAP", "MeanIoU", "PanopticQuality", "confusion_matrix", "scores_from_confusion"]
 
 _MODULES = {
-    "CityscapesAP": "cityscapes_ap",
-    "CocoAP": "coco_ap",
+    "CityscapesAP": "evaluate_modules",
+    "CocoAP": "evaluate_modules",
     "MeanIoU": "mean_iou",
-    "PanopticQuality": "panoptic_quality",
+    "PanopticQuality": "evaluate_modules",
 }
+
+__all__ = [
+    "CityscapesAP",
+    "CityscapesScores",
+    "CocoAP",
+    "CocoScores",
+    "MeanIoU",
+    "PanopticQuality",
+    "PanopticScores",
+    "confusion_matrix",
+    "scores_from_confusion",
+]
 
 
 def __getattr__(name: str) -> Any:

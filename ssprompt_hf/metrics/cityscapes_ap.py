@@ -1,4 +1,4 @@
-"""Average precision of instances as Cityscapes defines it, as an `evaluate` metric."""
+"""Average precision of instances as Cityscapes defines it."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ import numpy as np
 from ..data.classes import IGNORE_INDEX
 from ..errors import SSPromptError
 from .segments import instance_overlaps, predicted_instances, true_segments
-from .streaming import ImageRecordMetric
+from .streaming import ImageRecords
 
 IOU_THRESHOLDS = np.arange(0.5, 1.0, 0.05)
 
@@ -29,7 +29,7 @@ class Predictions(NamedTuple):
     has_prediction: np.ndarray
 
 
-class CityscapesAP(ImageRecordMetric):
+class CityscapesScores(ImageRecords):
     """
     Streaming average precision (AP) of instance masks, as the evaluation script of Cityscapes computes it.
 
@@ -39,23 +39,20 @@ class CityscapesAP(ImageRecordMetric):
     precision-recall curve is taken without interpolation. Distances are not looked at, so the script's AP100m and
     AP50m are not computed.
 
-    Predictions and references are those of `CocoAP`, whose true instances must not overlap. As in the script, pixels
-    of ignored classes are void only if they have no instance: Cityscapes tells apart caravans and trailers, which are
-    ignored as classes, and predictions there are false.
+    Predictions and references are those of `CocoScores`, whose true instances must not overlap. As in the script,
+    pixels of ignored classes are void only if they have no instance: Cityscapes tells apart caravans and trailers,
+    which are ignored as classes, and predictions there are false.
 
     Args:
-        class_names, thing_indices, ignore_index, kwargs: as in `ImageRecordMetric`.
+        class_names, thing_indices, ignore_index, num_process, process_id: as in `ImageRecords`.
         min_region_size: true instances with fewer pixels are ignored.
 
     Results, from 0 to 1, NaN for classes without true instance: `ap` (mean over IoU 0.50:0.05:0.95 and classes),
     `ap50`; `per_class_ap`, `per_class_ap50`.
 
     Raises:
-        SSPromptError: as `ImageRecordMetric`.
+        SSPromptError: as `ImageRecords`.
     """
-
-    description = "Average precision of instance masks in Cityscapes' definition."
-    inputs_description = __doc__
 
     def __init__(self, *args: Any, min_region_size: int = 100, **kwargs: Any):
         super().__init__(*args, **kwargs)

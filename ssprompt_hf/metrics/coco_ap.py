@@ -1,4 +1,4 @@
-"""Average precision and recall of instances as COCO defines them, as an `evaluate` metric."""
+"""Average precision and recall of instances as COCO defines them."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ import numpy as np
 from ..data.classes import IGNORE_INDEX
 from ..errors import SSPromptError
 from .segments import PredictedInstances, as_array, instance_overlaps, predicted_instances, true_segments
-from .streaming import ImageRecordMetric
+from .streaming import ImageRecords
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -32,7 +32,7 @@ class Detections(NamedTuple):
     positives: np.ndarray
 
 
-class CocoAP(ImageRecordMetric):
+class CocoScores(ImageRecords):
     """
     Streaming average precision (AP) and recall (AR) of instance masks, as `pycocotools` computes them.
 
@@ -46,11 +46,8 @@ class CocoAP(ImageRecordMetric):
     `ap75`, `ap_small`, `ap_medium`, `ap_large`; `ar_1`, `ar_10`, `ar_100`, `ar_small`, `ar_medium`, `ar_large`;
     `per_class_ap`, `per_class_ap50`.
 
-    Args and errors: those of `ImageRecordMetric`.
+    Args and errors: those of `ImageRecords`.
     """
-
-    description = "Average precision and recall of instance masks in COCO's definition."
-    inputs_description = __doc__
 
     def record(self, prediction: dict[str, Any], reference: dict[str, Any]) -> Detections:
         """The detections of one image and what they match."""

@@ -1,4 +1,4 @@
-"""Panoptic quality (Kirillov et al., "Panoptic Segmentation", CVPR 2019) as an `evaluate` metric."""
+"""Panoptic quality (Kirillov et al., "Panoptic Segmentation", CVPR 2019)."""
 
 import math
 from typing import Any
@@ -8,10 +8,10 @@ import numpy as np
 from ..data.classes import IGNORE_INDEX
 from ..errors import SSPromptError
 from .segments import as_array, counts, segment_table, true_segments, unique_inverse
-from .streaming import ImageRecordMetric
+from .streaming import ImageRecords
 
 
-class PanopticQuality(ImageRecordMetric):
+class PanopticScores(ImageRecords):
     """
     Streaming panoptic, segmentation and recognition quality of all classes, things and stuff.
 
@@ -28,11 +28,8 @@ class PanopticQuality(ImageRecordMetric):
     Results, from 0 to 1, NaN where there is no class: `pq`, `sq`, `rq`, each also for `_things` and `_stuff`;
     `per_class_pq`, `per_class_sq`, `per_class_rq`, with NaN for classes without segment.
 
-    Args and errors: those of `ImageRecordMetric`.
+    Args and errors: those of `ImageRecords`.
     """
-
-    description = "Panoptic quality, segmentation quality and recognition quality."
-    inputs_description = __doc__
 
     def record(self, prediction: dict[str, Any], reference: dict[str, Any]) -> np.ndarray:
         """float64 (4, K): true positives, false positives, false negatives, sum of the IoUs of the true positives."""

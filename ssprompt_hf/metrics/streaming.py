@@ -1,19 +1,17 @@
-"""What the metrics of instances and segments have in common: small records of images, and the way over processes."""
+"""What instance and panoptic scores have in common: small records of images, and the way over processes."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import datasets
-import evaluate
 import torch
 
 from ..errors import SSPromptError
 
 
-class ImageRecordMetric(evaluate.Metric):
+class ImageRecords(ABC):
     """
-    A metric that keeps a few numbers of every image.
+    Scores that keep a few numbers of every image, with the methods of an `evaluate` metric.
 
     Scores are computed from the records in the order of the images' ids, so that batches, processes and repeated
     images (with which samplers fill up the last batch) change nothing, not even a rounding error. With several
@@ -25,21 +23,19 @@ class ImageRecordMetric(evaluate.Metric):
         class_names: of K classes; or their number.
         thing_indices: class indices of the countable classes; all when None.
         ignore_index: label of void pixels.
-        kwargs: those of `evaluate.Metric`.
+        num_process, process_id: how many processes there are, and which this is.
 
     Raises:
         SSPromptError: no classes, or a thing that is no class.
     """
-
-    description = ""
-    inputs_description = ""
 
     def __init__(
         self,
         class_names: Sequence[str] | int,
         thing_indices: Sequence[int] | None = None,
         ignore_index: int = 255,
-        **kwargs: Any,
+        num_process: int = 1,
+        process_id: int = 0,
     ):
         self.class_names = None if isinstance(class_names, int) else list(class_names)
         self.num_classes = class_names if isinstance(class_names, int) else len(self.class_names)
@@ -50,21 +46,8 @@ class ImageRecordMetric(evaluate.Metric):
         if outside := [thing for thing in self.thing_indices if thing not in range(self.num_classes)]:
             raise SSPromptError(f"`thing_indices` holds {outside}, but there are {self.num_classes} classes.")
         self.ignore_index = ignore_index
+        self.num_process, self.process_id = num_process, process_id
         self.reset()
-        super().__init__(**kwargs)
-
-    def _info(self) -> evaluate.MetricInfo:
-        image = datasets.Sequence(datasets.Sequence(datasets.Value("int32")))
-        features = {"predictions": {"segmentation": image}, "references": {"label": image, "instance": image}}
-        return evaluate.MetricInfo(
-            description=self.description,
-            citation="",
-            inputs_description=self.inputs_description,
-            features=datasets.Features(features),
-        )
-
-    def _build_data_dir(self) -> str:
-        return ""  # the base class would make a folder for pictures that this metric never stores
 
     @abstractmethod
     def record(self, prediction: dict[str, Any], reference: dict[str, Any]) -> Any:
@@ -107,7 +90,7 @@ class ImageRecordMetric(evaluate.Metric):
                 + (f", not {', '.join(kwargs)}." if kwargs else "; the first two are needed.")
             )
         if image_id is None:
-            image_id = len(self) * max(self.num_process, 1) + self.process_id
+            image_id = len(self) * self.num_process + self.process_id
         if any(isinstance(known, str) != isinstance(image_id, str) for known in list(self._records)[:1]):
             raise SSPromptError(f"The image id {image_id!r} is of another kind than those of other images.")
         self._records[image_id] = self.record(prediction, reference)
@@ -132,7 +115,7 @@ class ImageRecordMetric(evaluate.Metric):
         for prediction, reference, image_id in zip(predictions, references, image_ids):
             self.add(prediction=prediction, reference=reference, image_id=image_id)
 
-    def merge(self, other: "ImageRecordMetric") -> None:
+    def merge(self, other: "ImageRecords") -> None:
         """Adds the images of another metric of the same kind, whose image ids must be of the same making."""
         self._records.update(other._records)
 

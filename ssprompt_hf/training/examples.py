@@ -94,6 +94,9 @@ class SegmentationExamples(Dataset):
         image = self._image(index)
         if flipped:
             image = flip_example({"image": image})["image"]
+        return self._preprocessed(image)
+
+    def _preprocessed(self, image: np.ndarray) -> torch.Tensor:
         return self.image_processor(images=image, return_tensors="pt")["pixel_values"]
 
     def image_digest(self, index: int) -> str:
@@ -113,6 +116,12 @@ class SegmentationExamples(Dataset):
             return size
         wanted = self.image_processor.size
         return shorter_side_size(size, wanted["shortest_edge"], wanted["longest_edge"])
+
+    def padded_size(self, index: int) -> tuple[int, int]:
+        """(H, W) of the preprocessed image `index`."""
+        divisor = self.image_processor.size_divisibility
+        height, width = self._resized_targets(index)["label"].shape
+        return math.ceil(height / divisor) * divisor, math.ceil(width / divisor) * divisor
 
     def _image(self, index: int) -> np.ndarray:
         image = self.dataset[index]["image"]
@@ -151,11 +160,26 @@ class EvaluationExamples(SegmentationExamples):
     """The same images with their labels at original size."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns `index`, `label` int64 `(H, W)` and perhaps `pixel_values` `(1, 3, H', W')`."""
-        label = self.dataset.read_label(index)
-        example = {"index": index, "label": torch.from_numpy(label.astype(np.int64))}
+        """
+        Returns:
+            `index`, `label` int64 `(H, W)`; for other tasks than semantic `instance` int32 `(H, W)`; perhaps
+            `pixel_values` `(1, 3, H', W')`.
+
+        Raises:
+            SSPromptError: the task needs instances, and the data set has none.
+        """
+        if self.task == "semantic" and not self.load_pixels:
+            return {"index": index, "label": torch.from_numpy(self.dataset.read_label(index).astype(np.int64))}
+        read = self.dataset[index]
+        example = {"index": index, "label": torch.from_numpy(read["label"].astype(np.int64))}
+        if self.task != "semantic":
+            if "instance" not in read:
+                raise SSPromptError(
+                    f"{self.task} evaluation needs instance maps; {self.dataset.name} has none. Use task='semantic'."
+                )
+            example["instance"] = torch.from_numpy(np.ascontiguousarray(read["instance"], np.int32))
         if self.load_pixels:
-            example["pixel_values"] = self.pixel_values(index)
+            example["pixel_values"] = self._preprocessed(read["image"])
         return example
 
 

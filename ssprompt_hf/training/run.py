@@ -13,6 +13,7 @@ from transformers.utils import logging
 from ..data.dataset import SegmentationDataset
 from ..data.few_shot import FewShotSelection, label_statistics, select_shots
 from ..errors import SSPromptError
+from ..export import PredictionExporter
 from ..file_utils import atomic_path, write_json
 from ..hub.adapters import ADAPTER_WEIGHTS
 from ..reporting import iou_table
@@ -73,8 +74,7 @@ def train_adapter(
     model.eval()
     model.save_pretrained(output / ADAPTER)
     metrics = {
-        "zero_shot_miou": scores["zero_shot"]["mean_iou"],
-        "ssprompt_miou": scores["adapted"]["mean_iou"],
+        **_headlines(scores),
         "unit": "percent",
         "adapter_bytes": (output / ADAPTER / ADAPTER_WEIGHTS).stat().st_size,
         "train_seconds": round(seconds, 2),
@@ -95,7 +95,13 @@ def train_adapter(
     return metrics
 
 
-def evaluate_adapter(data: DataArguments, adapter: str | None, args: SSPromptTrainingArguments) -> dict[str, Any]:
+def evaluate_adapter(
+    data: DataArguments,
+    adapter: str | None,
+    args: SSPromptTrainingArguments,
+    export: str | None = None,
+    task: str | None = None,
+) -> dict[str, Any]:
     """
     Score an adapter, or a base model without one, on a data set; writes `metrics.json` and `picture.png`.
 
@@ -103,6 +109,8 @@ def evaluate_adapter(data: DataArguments, adapter: str | None, args: SSPromptTra
         data: the base model (by default the adapter's) and the data.
         adapter: folder, Hub id or bare name; None for zero-shot segmentation by the data set's class names.
         args: `output_dir`, batch size, precision.
+        export: folder for the predictions (of the adapter, if there is one) as `PredictionExporter` writes them.
+        task: what is scored besides mean IoU: `"instance"` AP, `"panoptic"` PQ; by default as the adapter was trained.
 
     Returns:
         what `metrics.json` holds; in percent.
@@ -125,17 +133,26 @@ def evaluate_adapter(data: DataArguments, adapter: str | None, args: SSPromptTra
                 f"the adapter was made for the classes {', '.join(names or ['(none)'])}, {images.name} has "
                 f"{', '.join(classes.names)}: evaluate it on data with its own classes, in its own order"
             )
+    args.task = task or model.peft_config["default"].task
     processor = _image_processor(model, data.image_size or model.peft_config["default"].image_size)
     trainer = SSPromptTrainer(model, args, processor, eval_dataset=images)
-    fractions = trainer.evaluate_with_zero_shot()
+    if export is not None:
+        trainer.exporter = PredictionExporter(
+            export, images.file_names, images.classes.ids, args.world_size, args.process_index
+        )
+    if adapter is None:
+        fractions = {"zero_shot": trainer.evaluate_by_class()}
+    else:
+        fractions = trainer.evaluate_with_zero_shot()
+    if export is not None:
+        trainer.accelerator.wait_for_everyone()
+        if trainer.is_world_process_zero():
+            trainer.exporter.finish()
     scores = {name: _percent(values) for name, values in fractions.items()}
     if not trainer.is_world_process_zero():
         return {}
-    if adapter is None:
-        del scores["adapted"]
     metrics = {
-        **({} if adapter is None else {"ssprompt_miou": scores["adapted"]["mean_iou"]}),
-        "zero_shot_miou": scores["zero_shot"]["mean_iou"],
+        **_headlines(scores),
         "unit": "percent",
         "base_model": model.peft_config["default"].base_model_name_or_path,
         "adapter": adapter,
@@ -229,6 +246,17 @@ def _settings(data: DataArguments, prompts: PromptArguments, args: SSPromptTrain
     usual = TrainingArguments(output_dir=args.output_dir, use_cpu=args.use_cpu).to_dict()
     training = {name: value for name, value in args.to_dict().items() if name not in usual or usual[name] != value}
     return {"data": dataclasses.asdict(data), "prompts": dataclasses.asdict(prompts), "training": training}
+
+
+def _headlines(scores: dict[str, dict]) -> dict[str, float]:
+    """`zero_shot_miou`, `ssprompt_miou`, and the same of AP (in two definitions) and PQ where they were computed."""
+    titles = {"mean_iou": "miou", "coco_ap": "coco_ap", "cityscapes_ap": "cityscapes_ap", "pq": "pq"}
+    return {
+        f"{title}_{short}": scores[name][key]
+        for key, short in titles.items()
+        for name, title in (("zero_shot", "zero_shot"), ("adapted", "ssprompt"))
+        if key in scores.get(name, {})
+    }
 
 
 def _percent(scores: dict[str, Any]) -> dict[str, Any]:

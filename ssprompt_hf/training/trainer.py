@@ -19,9 +19,11 @@ from transformers.utils import logging
 from ..data.dataset import SegmentationDataset
 from ..data.few_shot import label_statistics
 from ..errors import SSPromptError
+from ..export import PredictionExporter
 from ..metrics import confusion_matrix, scores_from_confusion
 from ..models.seem.post_processing import MaskGeometry, semantic_scores
 from .arguments import SSPromptTrainingArguments
+from .evaluation import TaskEvaluation
 from .examples import EvaluationExamples, SegmentationExamples, TrainingBatchSampler, collate_examples
 from .feature_cache import Entry, FeatureCache, FeatureSource, model_inputs
 from .losses import MatchingLoss, SemanticLoss
@@ -55,6 +57,8 @@ class SSPromptTrainer(Trainer):
         eval_dataset: images for `evaluate`.
         kwargs: those of `transformers.Trainer`.
 
+    `exporter` may be set to a `PredictionExporter` before `evaluate`.
+
     Raises:
         SSPromptError: the data sets' classes are not those of the model, or nothing in the model can be trained.
     """
@@ -73,6 +77,7 @@ class SSPromptTrainer(Trainer):
             args._n_gpu = 1
         self.image_processor = image_processor
         self.compare_zero_shot = False
+        self.exporter: PredictionExporter | None = None
         super().__init__(
             model=model,
             args=args,
@@ -164,7 +169,11 @@ class SSPromptTrainer(Trainer):
         if dataset is None:
             raise SSPromptError("evaluation needs an eval_dataset")
         self._check_classes(dataset)
-        self._eval_examples = EvaluationExamples(dataset, self.image_processor)
+        # what is not looked up in the cache is read by the loader's workers
+        load_pixels = self.feature_cache.storage == "none" or not self._stores_evaluation
+        self._eval_examples = EvaluationExamples(
+            dataset, self.image_processor, task=self.args.task, load_pixels=load_pixels
+        )
         loader = DataLoader(
             self._eval_examples,
             batch_size=self.args.eval_batch_size,
@@ -200,18 +209,36 @@ class SSPromptTrainer(Trainer):
         store: bool = True,
     ) -> Entry:
         """What the frozen part says of one image."""
+        # pixel values at hand that are not to be kept need no name in the cache
+        unnamed = self.feature_cache.storage == "none" or (pixel_values is not None and not store)
         with self.accelerator.autocast():
             if self._feature_source is None:
                 self.base_model.to(self.args.device)
                 self._feature_source = FeatureSource(
-                    self.base_model, self.feature_cache, examples.preprocessing, self.args.keep_projections
+                    self.base_model, self.feature_cache, examples.preprocessing, self._keeps_projections()
                 )
             return self._feature_source(
-                "" if self.feature_cache.storage == "none" else examples.image_digest(index),
+                "" if unnamed else examples.image_digest(index),
                 flipped,
                 (lambda: examples.pixel_values(index, flipped)) if pixel_values is None else (lambda: pixel_values),
                 store,
             )
+
+    def _keeps_projections(self) -> bool:
+        """Whether keys and values of all training images fit into the cache, or what the user wants.
+
+        Told from sizes alone, and whatever the storage is, so that runs with and without cache compute the same bits.
+        """
+        if self.args.keep_projections is not None or self.train_examples is None:
+            return bool(self.args.keep_projections)
+        config, (height, width) = self.base_model.config, self.train_examples.padded_size(0)
+        # the decoder looks at maps of strides 32, 16 and 8 (in this order), masks have stride 4
+        positions = [height * width // stride**2 for stride in (32, 16, 8)]
+        numbers = config.mask_feature_size * (height * width // 16 + sum(positions))
+        numbers += config.feature_size * sum(positions)
+        numbers += sum(2 * config.hidden_dim * positions[layer % 3] for layer in range(config.decoder_layers))
+        views = len(self.train_examples) * (2 if self.args.random_flip else 1)
+        return 4 * numbers * views <= self.feature_cache.max_bytes
 
     # Training
 
@@ -266,27 +293,53 @@ class SSPromptTrainer(Trainer):
 
     # Evaluation
 
+    @property
+    def _stores_evaluation(self) -> bool:
+        """Whether features are kept: those of images that are evaluated once need not be."""
+        return self.args.eval_strategy != "no"
+
     def evaluate_with_zero_shot(self, eval_dataset: SegmentationDataset | None = None) -> dict[str, dict]:
         """
         Scores of the adapted model and of the base model as it came, with one pass of the frozen part.
 
         Returns:
-            `{"zero_shot": scores, "adapted": scores}`, each as `scores_from_confusion` gives them, by class name.
+            `{"zero_shot": scores, "adapted": scores}`, each as `evaluate_by_class` gives them.
         """
         self.compare_zero_shot = True
         try:
             self.evaluate(eval_dataset)
         finally:
             self.compare_zero_shot = False
+        adapted, zero_shot = self._scores_by_class()
+        return {"adapted": adapted, "zero_shot": zero_shot}
+
+    def evaluate_by_class(self, eval_dataset: SegmentationDataset | None = None) -> dict[str, Any]:
+        """
+        Scores of the model, from 0 to 1.
+
+        Returns:
+            what `scores_from_confusion` gives, by class name, and for other tasks than semantic what
+            `TaskEvaluation.scores` gives.
+        """
+        self.evaluate(eval_dataset)
+        return self._scores_by_class()[0]
+
+    def _scores_by_class(self) -> list[dict[str, Any]]:
         names = self._eval_examples.dataset.classes.names
-        return {
-            name: scores_from_confusion(matrix, names)
-            for name, matrix in zip(("adapted", "zero_shot"), self._confusions)
-        }
+        return [
+            scores_from_confusion(matrix, names) | scores
+            for matrix, scores in zip(self._confusions, self._task_scores)
+        ]
 
     def evaluation_loop(self, *args: Any, **kwargs: Any):
         """As in `transformers`, with empty counts to begin with."""
         self._confusions: torch.Tensor | int = 0
+        classes = self._eval_examples.dataset.classes
+        exporters = [self.exporter, None][: 1 + self.compare_zero_shot]
+        self._task_evaluations = [
+            TaskEvaluation(self.args.task, classes, self.image_processor, exporter) for exporter in exporters
+        ]
+        self._task_scores: list[dict[str, Any]] = []
         return super().evaluation_loop(*args, **kwargs)
 
     @torch.no_grad()
@@ -298,13 +351,17 @@ class SSPromptTrainer(Trainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, torch.Tensor, torch.Tensor]:
         """One stack of confusion matrices an image, `(B, 1 or 2, K, K + 1)`; they are all that is gathered."""
-        # what is evaluated once need not be kept
-        store = self.args.eval_strategy != "no"
+        size = len(inputs["index"])
         confusions = []
-        for index, label in zip(inputs["index"].tolist(), inputs["label"]):
-            entry = self._entry(self._eval_examples, index, store=store)
+        for index, label, instance, pixel_values in zip(
+            inputs["index"].tolist(),
+            inputs["label"],
+            inputs.get("instance") or [None] * size,
+            inputs.get("pixel_values") or [None] * size,
+        ):
+            entry = self._entry(self._eval_examples, index, pixel_values=pixel_values, store=self._stores_evaluation)
             matrices = []
-            for context in self._compared():
+            for context, evaluation in zip(self._compared(), self._task_evaluations):
                 with context:
                     outputs = model(**model_inputs([entry], self.args.device))
                 geometry = MaskGeometry(
@@ -314,7 +371,9 @@ class SSPromptTrainer(Trainer):
                 )
                 scores = semantic_scores(outputs.class_queries_logits[0], outputs.masks_queries_logits[0], geometry)
                 label = label.to(scores.device)
-                matrices.append(confusion_matrix(scores.argmax(dim=0), label, len(scores)))
+                class_map = scores.argmax(dim=0)
+                matrices.append(confusion_matrix(class_map, label, len(scores)))
+                evaluation.add(index, outputs, class_map, {"label": label, "instance": instance}, geometry)
             confusions.append(torch.stack(matrices))
         return None, torch.stack(confusions), inputs["index"].to(self.args.device)
 
@@ -328,8 +387,10 @@ class SSPromptTrainer(Trainer):
         self._confusions = self._confusions + torch.as_tensor(prediction.predictions).sum(0).cpu()
         if not compute_result:
             return {}
+        self._task_scores = [evaluation.scores(self.args.world_size > 1) for evaluation in self._task_evaluations]
         scores = scores_from_confusion(self._confusions[0], self._eval_examples.dataset.classes.names)
-        metrics = {name: scores[name] for name in ("mean_iou", "mean_accuracy", "pixel_accuracy")}
+        metrics = {name: value for name, value in scores.items() if not isinstance(value, dict)}
+        metrics |= {name: value for name, value in self._task_scores[0].items() if not isinstance(value, dict)}
         return metrics | {f"iou_{name}": value for name, value in scores["per_class_iou"].items()}
 
 
