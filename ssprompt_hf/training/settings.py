@@ -52,9 +52,7 @@ class DataArguments:
     )
     dataset: str | None = field(
         default=None,
-        metadata={
-            "help": "cityscapes, ade20k, ... (see ssprompt-hf datasets), street-scenes/fog, a folder, or a Hub id"
-        },
+        metadata={"help": "cityscapes, ... (see ssprompt-hf datasets), street-scenes/fog, a folder, or a Hub id"},
     )
     data_dir: str | None = field(
         default=None, metadata={"help": "folder of the data set; without --dataset, images, labels and a class file"}

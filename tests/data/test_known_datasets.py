@@ -1,0 +1,461 @@
+"""Data sets known by name: small files in the official layouts, and real samples where they are there."""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import scipy.io
+from dataset_files import (
+    SIZE,
+    panoptic_json,
+    segment,
+    segment_png,
+    two_halves,
+    write_acdc,
+    write_cityscapes,
+    write_image,
+    write_map,
+)
+from PIL import Image
+
+from ssprompt_hf.cli import main
+from ssprompt_hf.data import label_statistics, layouts, load_segmentation_dataset, pascal_context
+from ssprompt_hf.errors import DatasetError, LabelFormatError, LabelIdError, MissingLabelError, NoImagesError
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(name, data_dir, split="train", **options):
+        return load_segmentation_dataset(name, data_dir, split, cache_dir=tmp_path / "cache", **options)
+
+    return load
+
+
+def same_partition(first, second) -> bool:
+    """Whether two instance maps tell the same objects apart."""
+    pairs = np.unique(np.stack([first.ravel(), second.ravel()]), axis=1)
+    return all(len(np.unique(row)) == pairs.shape[1] for row in pairs) and ((first > 0) == (second > 0)).all()
+
+
+# Cityscapes
+
+
+@pytest.fixture(scope="session")
+def cityscapes_dir(tmp_path_factory):
+    """All label files that the official tools make from the polygons."""
+    json2label = pytest.importorskip("cityscapesscripts.preparation.json2labelImg").json2labelImg
+    from cityscapesscripts.helpers.annotation import Annotation
+    from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
+    from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
+
+    root = write_cityscapes(tmp_path_factory.mktemp("data") / "cityscapes")
+    write_cityscapes(root, "zurich", (122,))
+    for file in root.glob("gtFine/train/*/*_polygons.json"):
+        stem = str(file)[: -len("polygons.json")]
+        json2label(str(file), stem + "labelIds.png")
+        json2label(str(file), stem + "labelTrainIds.png", "trainIds")
+        annotation = Annotation()
+        annotation.fromJsonFile(str(file))
+        # their json2instanceImg saves Pillow's mode "I" as PNG, which newer versions of Pillow refuse
+        instances = np.asarray(createInstanceImage(annotation, "ids")).astype(np.uint16)
+        write_map(Path(stem + "instanceIds.png"), instances)
+    convert2panoptic(str(root / "gtFine"), str(root / "gtFine"), False, ["train"])
+    convert2panoptic(str(root / "gtFine"), str(root / "gtFine"), True, ["train"])
+    return root
+
+
+def test_cityscapes_label_files_agree(cityscapes_dir, load):
+    kinds = ("labelIds", "labelTrainIds", "instanceIds", "polygons")
+    reference = load("cityscapes", cityscapes_dir)
+    assert isinstance(reference, datasets.Dataset) and len(reference) == 3 and len(reference.classes) == 19
+    assert reference.file_names[0] == "leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png"
+    assert "instance" not in reference[0] and reference[0]["image"].shape == (*SIZE, 3)
+    for kind in kinds:
+        dataset = load("cityscapes", cityscapes_dir, labels=kind)
+        assert all((dataset.read_label(i) == reference[i]["label"]).all() for i in range(3)), kind
+    found = {reference.classes.names[i] for i in np.unique(reference[0]["label"]) if i != 255}
+    assert found == {"road", "sky", "car", "person", "rider"}
+    raw = np.asarray(Image.open(next(cityscapes_dir.glob("gtFine/train/aachen/*000000*_labelIds.png"))))
+    assert ((reference[0]["label"] == 255) == np.isin(raw, [0, 1, 18, 29])).all()
+
+
+@pytest.mark.parametrize("task", ["instance", "panoptic"])
+def test_cityscapes_instances_agree(cityscapes_dir, load, task):
+    reference = load("cityscapes", cityscapes_dir, task=task, labels="instanceIds")
+    semantic = load("cityscapes", cityscapes_dir)
+    for kind in ("panoptic", "panoptic_trainId", "polygons"):
+        dataset = load("cityscapes", cityscapes_dir, task=task, labels=kind)
+        for i in range(3):
+            row = dataset[i]
+            assert (row["label"] == semantic[i]["label"]).all(), kind
+            assert row["instance"].dtype == np.int32 and same_partition(row["instance"], reference[i]["instance"])
+    row = reference[0]
+    by_name = {name: row["label"] == index for index, name in enumerate(reference.classes.names)}
+    assert len(np.unique(row["instance"][by_name["car"]])) == 3  # two cars, and the group, which is no object
+    assert len(np.unique(row["instance"][by_name["person"]])) == 1 and row["instance"][by_name["person"]].all()
+    assert not row["instance"][by_name["rider"]].any()  # a group
+    assert not row["instance"][row["label"] == 255].any() and not row["instance"][by_name["road"]].any()
+
+
+def test_cityscapes_without_official_tools(tmp_path, load):
+    root = write_cityscapes(tmp_path / "city")
+    row = load("cityscapes", root, task="panoptic")[0]
+    assert set(np.unique(row["label"])) == {0, 10, 11, 12, 13, 255}
+    assert (load("cityscapes", root)[0]["label"] == row["label"]).all()
+    name = root / "gtFine/train/aachen/aachen_000000_000019_gtFine_polygons.json"
+    name.write_text(name.read_text().replace('"sky"', '"heaven"'))
+    with pytest.raises(LabelIdError, match="polygon 2 has the label 'heaven'"):
+        load("cityscapes", root)[0]
+    name.write_text("[]")
+    with pytest.raises(LabelFormatError, match="not a Cityscapes polygon file"):
+        load("cityscapes", root)[0]
+
+
+# ACDC
+
+
+def test_acdc_conditions(tmp_path, load):
+    root = write_acdc(tmp_path / "acdc")
+    for condition in ("fog", "night", "rain", "snow"):
+        dataset = load("acdc", root, "val", condition=condition)
+        place = f"rgb_anon/{condition}/val/GOPR0475/GOPR0475_{condition}_val_frame_000041_rgb_anon.png"
+        assert dataset.file_names == [place] and dataset.name == f"acdc/{condition}"
+        assert (load(f"acdc/{condition}", root, "val")[0]["label"] == two_halves(0, 13)).all()
+    assert len(load("acdc", root)) == len(load("acdc", root, condition="all")) == 4
+    for kind in ("labelIds", "labelTrainIds"):
+        assert (load("acdc", root, labels=kind)[3]["label"] == two_halves(0, 13)).all()
+    with pytest.raises(DatasetError, match="one of fog, night, rain, snow, all, not 'hail'"):
+        load("acdc", root, condition="hail")
+    with pytest.raises(DatasetError, match="not divided by condition"):
+        load("cityscapes", root, condition="fog")
+
+
+def test_acdc_panoptic(tmp_path, load):
+    root = write_acdc(tmp_path / "data" / "ACDC")
+    row = load("acdc", root.parent, task="panoptic", condition="night")[
+        0
+    ]  # the tree may begin in a folder of its name
+    assert (row["label"] == two_halves(0, 13)).all() and (row["instance"] == two_halves(0, 26001, np.int32)).all()
+    assert len(load("acdc", root, "val", task="instance")) == 4
+
+
+# BDD100K
+
+
+def test_bdd100k_kinds_agree(tmp_path, load):
+    label = two_halves(13, 255)
+    colors = np.where((label == 13)[..., None], np.array([0, 0, 142]), 0).astype(np.uint8)
+    palette = Image.fromarray(two_halves(1, 0))
+    palette.putpalette([0, 0, 0, 0, 0, 142])
+    for name, picture in (("a", Image.fromarray(colors)), ("b", palette)):
+        write_image(tmp_path / f"images/10k/train/{name}.jpg")
+        write_map(tmp_path / f"labels/sem_seg/masks/train/{name}.png", label)
+        path = tmp_path / f"labels/sem_seg/colormaps/train/{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    for kind in ("masks", "colormaps"):
+        dataset = load("bdd100k", tmp_path, labels=kind)
+        assert all((dataset[i]["label"] == label).all() for i in range(2)), kind
+    palette.putpalette([0, 0, 0, 0, 0, 143])
+    palette.save(tmp_path / "labels/sem_seg/colormaps/train/b.png")
+    with pytest.raises(LabelIdError, match=r"palette entry 1 has the colour \(0, 0, 143\)"):
+        load("bdd100k", tmp_path, labels="colormaps")[1]
+    with pytest.raises(DatasetError, match="no labels for task='panoptic'"):
+        load("bdd100k", tmp_path, task="panoptic")
+    with pytest.raises(DatasetError, match="one of masks, colormaps, not 'polygons'"):
+        load("bdd100k", tmp_path, labels="polygons")
+
+
+# Mapillary Vistas
+
+
+def test_mapillary_versions(tmp_path, load):
+    write_image(tmp_path / "training/images/x.jpg")
+    ids = {"1.2": (55, 1), "2.0": (108, 31)}  # a car, and an animal or a group of persons
+    for version, (car, other) in ids.items():
+        folder = tmp_path / f"training/v{version}"
+        write_map(folder / "labels/x.png", two_halves(car, other))
+        packed = two_halves(car * 256, other * 256, np.uint16)
+        packed[:4, :4] += 1
+        write_map(folder / "instances/x.png", packed)
+    old, new = (load("mapillary_vistas", tmp_path, version=version, task="panoptic")[0] for version in ids)
+    assert (old["label"] == two_halves(13, 255)).all() and (new["label"] == two_halves(13, 11)).all()
+    for row in (old, new):
+        # the first object is number 0 in the file; groups of persons are not told apart
+        assert (row["instance"] > 0).sum() == SIZE[0] * SIZE[1] // 2 and len(np.unique(row["instance"])) == 3
+    for version, row in zip(ids, (old, new)):
+        assert (load("mapillary_vistas", tmp_path, version=version)[0]["label"] == row["label"]).all()
+    assert (load("mapillary-vistas", tmp_path)[0]["label"] == new["label"]).all()  # the newer where both are
+    with pytest.raises(DatasetError, match=r"version: 2\.0, 1\.2"):
+        load("mapillary_vistas", tmp_path, version="3")
+
+
+# ADE20K
+
+
+def test_ade20k_tasks(tmp_path, load):
+    root = tmp_path / "ADEChallengeData2016"
+    write_image(root / "images/validation/ADE_val_00000001.jpg")
+    label = two_halves(3, 13)  # sky and persons
+    label[0] = 0
+    instances = np.zeros((*SIZE, 3), np.uint8)
+    instances[4:8, 20:24] = (4, 1, 0)  # two of the persons
+    instances[10:14, 20:24] = (4, 2, 0)
+    instances[10:12, 2:4] = (100, 3, 0)  # a flag, drawn over the sky
+    write_map(root / "annotations/validation/ADE_val_00000001.png", label)
+    write_map(root / "annotations_instance/validation/ADE_val_00000001.png", instances)
+    semantic = load("ade20k", tmp_path, "val")[0]["label"]
+    assert (semantic == np.where(label == 0, 255, label.astype(int) - 1)).all()
+    dataset = load("ade20k", tmp_path, "val", task="instance")
+    assert len(dataset.classes) == 100
+    row = dataset[0]
+    assert set(np.unique(row["label"])) == {3, 99, 255} and set(np.unique(row["instance"])) == {0, 1, 2, 3}
+    assert dataset.classes.names[3] == "person" and dataset.classes.names[99] == "flag"
+    dataset = load("ade20k", tmp_path, "val", task="panoptic")
+    assert len(dataset.classes) == 150 and len(dataset.classes.thing_indices) == 100
+    row = dataset[0]
+    assert {dataset.classes.names[i] for i in np.unique(row["label"]) if i != 255} == {"sky", "person", "flag"}
+    # the other persons' pixels belong to no object, and are ignored
+    assert ((row["label"] == 12) == (instances[..., 0] == 4)).all() and (row["label"][9, 20:] == 255).all()
+    # Mask2Former's panoptic files say the same
+    numbers = np.where(label == 3, 3, 0) + 0
+    numbers = np.where(instances[..., 1] > 0, 70000 + instances[..., 1].astype(int), numbers)
+    segment_png(root / "ade20k_panoptic_val/ADE_val_00000001.png", numbers)
+    categories = [{"id": n, "name": str(n), "isthing": 0, "color": [0, 0, 0]} for n in range(150)]
+    segments = [segment(3, 2), segment(70001, 12), segment(70002, 12), segment(70003, 149)]
+    panoptic_json(
+        root / "ade20k_panoptic_val.json", categories, [("ADE_val_00000001.jpg", "ADE_val_00000001.png", segments)]
+    )
+    other = load("ade20k", tmp_path, "val", task="panoptic", labels="panoptic")[0]
+    assert (other["label"] == row["label"]).all() and same_partition(other["instance"], row["instance"])
+
+
+# PASCAL Context
+
+
+def write_pascal(root, folders):
+    names = ["2008_000001", "2008_000002"]
+    full = two_halves(9, 23, np.uint16)  # bag and bicycle among the 459
+    full[0] = 1  # accordion, none of the 59
+    for name in names:
+        write_image(root / f"JPEGImages/{name}.jpg")
+        if "trainval" in folders:
+            (root / "trainval").mkdir(exist_ok=True)
+            scipy.io.savemat(root / f"trainval/{name}.mat", {"LabelMap": full})
+        for folder, (bag, bicycle) in (("59_context_labels", (21, 2)), ("SegmentationClassContext", (2, 6))):
+            if folder in folders:
+                label = two_halves(bag, bicycle)
+                label[0] = 0
+                write_map(root / f"{folder}/{name}.png", label)
+    write_image(root / "JPEGImages/2008_000003.jpg")  # one of VOC's many images without such labels
+    expected = two_halves(pascal_context.CLASSES.names.index("bag"), pascal_context.CLASSES.names.index("bicycle"))
+    expected[0] = 255
+    return expected
+
+
+@pytest.mark.parametrize("folder", ["trainval", "59_context_labels", "SegmentationClassContext"])
+def test_pascal_context_orders(tmp_path, load, folder):
+    root = tmp_path / "VOCdevkit" / "VOC2010"
+    expected = write_pascal(root, [folder])
+    dataset = load("pascal_context", tmp_path)
+    assert len(dataset) == 2 and (dataset[1]["label"] == expected).all()
+    with pytest.raises(NoImagesError, match=r"ImageSets/SegmentationContext/val\.txt"):
+        load("pascal_context", tmp_path, "val")
+    (root / "ImageSets/Main").mkdir(parents=True)
+    (root / "ImageSets/Main/train.txt").write_text("2008_000001\n")
+    (root / "ImageSets/Main/val.txt").write_text("2008_000002\n")
+    assert load("pascal_context", tmp_path, "val").file_names == ["JPEGImages/2008_000002.jpg"]
+    assert load("pascal_context", tmp_path).file_names == ["JPEGImages/2008_000001.jpg"]
+    assert len(load("pascal_context", tmp_path, "trainval")) == 2
+
+
+def test_pascal_context_order_is_told(tmp_path, load):
+    expected = write_pascal(tmp_path, ["SegmentationClassContext"])
+    (tmp_path / "SegmentationClassContext").rename(tmp_path / "59_context_labels")
+    assert (load("pascal_context", tmp_path, class_order="alphabetical")[0]["label"] == expected).all()
+    assert (load("pascal_context", tmp_path)[0]["label"] != expected).any()  # nothing tells but the folder's name
+    names = ["background", *pascal_context.ALPHABETICAL_CLASSES.names]
+    names = [names[0]] + sorted(names[1:], key=pascal_context.LABEL_IDS.get)
+    (tmp_path / "59_labels.txt").write_text("\n".join(f"{n}: {name}" for n, name in enumerate(names)))
+    assert (load("pascal_context", tmp_path)[0]["label"] == expected).all()
+
+
+# COCO panoptic
+
+
+def test_coco_panoptic(tmp_path, load):
+    categories = [
+        {"id": 1, "name": "person", "isthing": 1, "color": [220, 20, 60]},
+        {"id": 187, "name": "sky-other-merged", "isthing": 0, "color": [70, 130, 180]},
+    ]
+    numbers = two_halves(300, 70000, np.int32)
+    numbers[:4] = 0
+    numbers[4:8, 20:] = 65793
+    write_image(tmp_path / "val2017/000000000139.jpg")
+    segment_png(tmp_path / "annotations/panoptic_val2017/000000000139.png", numbers)
+    file = tmp_path / "annotations/panoptic_val2017.json"
+    segments = [segment(300, 187), segment(70000, 1), segment(65793, 1, crowd=1)]
+    panoptic_json(file, categories, [("000000000139.jpg", "000000000139.png", segments)])
+    dataset = load("coco_panoptic", tmp_path, "val", task="panoptic")
+    assert dataset.classes.names == ["person", "sky"] and dataset.classes.thing_indices == [0]
+    row = dataset[0]
+    assert (row["label"][:4] == 255).all() and (row["label"][8:] == two_halves(1, 0)[8:]).all()
+    assert set(np.unique(row["instance"])) == {0, 70000}  # a crowd and stuff are no objects
+    before = dataset.fingerprint
+    panoptic_json(file, categories, [("000000000139.jpg", "000000000139.png", segments[:2])])
+    changed = load("coco_panoptic", tmp_path, "val", task="panoptic")
+    assert changed.fingerprint != before
+    with pytest.raises(LabelIdError, match="segment 65793 is not in the JSON file"):
+        changed[0]
+    file.write_text("{}")
+    with pytest.raises(LabelFormatError, match="not a panoptic JSON file"):
+        load("coco_panoptic", tmp_path, "val")
+
+
+# What is said of wrong folders
+
+
+def test_wrong_folder(tmp_path, load):
+    (tmp_path / "leftImg8bit" / "test").mkdir(parents=True)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(NoImagesError) as error:
+        load("cityscapes", tmp_path)
+    message = str(error.value)
+    assert "not Cityscapes" in message and "gtFine/train/**/*_gtFine_labelIds.png" in message
+    assert "found leftImg8bit/, notes.txt" in message and "leftImg8bit found test/" in message
+    with pytest.raises(NoImagesError, match=r"no such folder\. Cityscapes can be had at"):
+        load("cityscapes", tmp_path / "nowhere")
+    with pytest.raises(DatasetError, match=r"(?s)needs `data_dir`.*gtFine"):
+        load_segmentation_dataset("cityscapes")
+    with pytest.raises(DatasetError, match="no labelled split 'test', but train, val"):
+        load("cityscapes", tmp_path, "test")
+    with pytest.raises(DatasetError, match="`task` must be one of"):
+        load("cityscapes", tmp_path, task="depth")
+
+
+def test_missing_labels(tmp_path, load):
+    root = write_cityscapes(tmp_path)
+    write_image(root / "leftImg8bit/train/aachen/aachen_000007_000019_leftImg8bit.png")
+    with pytest.raises(MissingLabelError, match=r"1 of 3 images have no label file.*aachen_000007_000019_left"):
+        load("cityscapes", root)
+
+
+# Index, statistics, datasets.Dataset
+
+
+def test_index_is_kept_until_the_folder_changes(tmp_path, load, monkeypatch):
+    root = write_cityscapes(tmp_path / "city")
+    first = load("cityscapes", root)
+    with monkeypatch.context() as patch:
+        patch.setattr(layouts, "_make_index", lambda *_: pytest.fail("the kept index should do"))
+        again = load("cityscapes", root)
+        assert again.file_names == first.file_names and again.fingerprint == first.fingerprint
+        assert (again[0]["label"] == first[0]["label"]).all()
+    write_cityscapes(root, "bochum", (3,))
+    assert len(load("cityscapes", root)) == 3
+    next((tmp_path / "cache").glob("index-*")).write_bytes(b"damaged")
+    assert len(load("cityscapes", root)) == 3
+
+
+def test_statistics_open_labels_once(tmp_path, load, monkeypatch):
+    root = write_cityscapes(tmp_path / "city", numbers=tuple(range(5)))
+    dataset = load("cityscapes", root)
+    first = label_statistics(dataset, tmp_path / "cache", num_workers=2)
+    assert first.file_names == dataset.file_names
+    alone = label_statistics(dataset, tmp_path / "other", num_workers=0)
+    assert (first.pixel_counts == alone.pixel_counts).all()
+    monkeypatch.setattr(type(dataset.source), "read_label", lambda *_: pytest.fail("the labels are known"))
+    again = label_statistics(load("cityscapes", root), tmp_path / "cache")
+    assert (again.pixel_counts == first.pixel_counts).all()
+
+
+def test_it_is_a_datasets_dataset(tmp_path, load):
+    dataset = load("acdc", write_acdc(tmp_path))
+    assert dataset.column_names == ["image", "label", "file_name"] and dataset.num_rows == 4
+    assert dataset["file_name"][:] == dataset.file_names
+    assert [row["file_name"] for row in dataset] == dataset.file_names
+    assert [label.shape for label in dataset[1:3]["label"]] == [SIZE] * 2
+    part = dataset.select([2, 0])
+    assert part.file_names == [dataset.file_names[2], dataset.file_names[0]] and part.classes == dataset.classes
+    assert part[-1]["file_name"] == dataset.file_names[0] and len(part.__getitems__([0, 1])) == 2
+    shuffled = dataset.shuffle(seed=3)
+    assert (shuffled[0]["label"] == two_halves(0, 13)).all() and isinstance(shuffled, datasets.Dataset)
+    fog = dataset.filter(lambda name: "/fog/" in name, input_columns="file_name")
+    assert len(fog) == 1 and fog[0]["image"].shape == (*SIZE, 3)
+
+
+def test_command(capsys):
+    assert main(["datasets"]) == 0
+    text = capsys.readouterr().out
+    for name in ("cityscapes", "bdd100k", "mapillary_vistas", "ade20k", "pascal_context", "acdc", "coco_panoptic"):
+        assert f"{name}: " in text
+    assert "licence" in text and "gtFine/{train,val}" in text
+    assert main(["datasets", "acdc"]) == 0 and "cityscapes:" not in capsys.readouterr().out
+    assert main(["datasets", "kitti"]) == 2 and "'kitti' is none of the known" in capsys.readouterr().err
+
+
+# Real samples
+
+
+@pytest.mark.parametrize(
+    "name, folder, split, options, count",
+    [
+        ("bdd100k", "bdd100k", "train", {}, 16),
+        ("bdd100k", "bdd100k", "val", {"labels": "colormaps"}, 8),
+        ("coco_panoptic", "coco_panoptic", "val", {"task": "panoptic"}, 2),
+        ("ade20k", "ade20k_sceneparse150", "train", {}, 1),
+        ("ade20k", "ade20k_sceneparse150", "val", {}, 3),
+        ("mapillary_vistas", "mapillary_vistas/datumaro_toy", "train", {"version": "1.2"}, 1),
+        ("mapillary_vistas", "mapillary_vistas/datumaro_toy", "val", {"task": "instance"}, 2),
+        ("pascal_context", "pascal_context_formattrue", "train", {}, 3),
+        ("pascal_context", "pascal_context_formattrue", "trainval", {"labels": "59_context_labels"}, 3),
+    ],
+)
+def test_samples(shared_dir, load, name, folder, split, options, count):
+    root = shared_dir / "data" / "samples" / folder
+    if not root.is_dir():
+        pytest.skip(f"no sample at {root}")
+    dataset = load(name, root, split, **options)
+    assert len(dataset) == count
+    for index in range(count):
+        row = dataset[index]
+        assert row["image"].shape[:2] == row["label"].shape
+        known = row["label"][row["label"] != 255]
+        assert (known < len(dataset.classes)).all() and (known.size > 0 or name == "mapillary_vistas")
+
+
+def test_bdd100k_sample_kinds_agree(shared_dir, load):
+    root = shared_dir / "data" / "samples" / "bdd100k"
+    masks, colors = (load("bdd100k", root, "val", labels=kind) for kind in ("masks", "colormaps"))
+    assert all((masks.read_label(i) == colors.read_label(i)).all() for i in range(8))
+
+
+def test_pascal_sample_kinds_agree(shared_dir, load):
+    root = shared_dir / "data" / "samples" / "pascal_context_formattrue"
+    full, short = (load("pascal_context", root, labels=kind) for kind in ("trainval", "59_context_labels"))
+    assert all((full.read_label(i) == short.read_label(i)).all() for i in range(3))
+
+
+def test_coco_sample_agrees_with_the_segments(shared_dir, load):
+    """The class map of panopticapi's two-channel format, where 255 is the category of no segment."""
+    import json
+
+    root = shared_dir / "data" / "samples" / "coco_panoptic"
+    dataset = load("coco_panoptic", root, "val", task="panoptic")
+    annotations = json.loads((root / "annotations/panoptic_val2017.json").read_text())["annotations"]
+    for row in dataset:
+        name = row["file_name"].split("/")[-1].replace("jpg", "png")
+        entry = next(entry for entry in annotations if entry["file_name"] == name)
+        areas: dict[int, int] = {}
+        for part in entry["segments_info"]:
+            areas[part["category_id"]] = areas.get(part["category_id"], 0) + part["area"]
+        found = {
+            dataset.classes.ids[index]: int(count)
+            for index, count in zip(*np.unique(row["label"], return_counts=True))
+            if index != 255
+        }
+        assert found == areas
+        thing_ids = [dataset.classes.ids[index] for index in dataset.classes.thing_indices]
+        objects = [p for p in entry["segments_info"] if p["category_id"] in thing_ids and not p["iscrowd"]]
+        assert len(np.unique(row["instance"])) - 1 == len(objects)
