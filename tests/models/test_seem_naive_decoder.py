@@ -1,10 +1,11 @@
 """The mask decoder against the plain arrangement of the official code, in float64."""
 
+import make_small_reference
 import pytest
 import torch
 from naive_decoder import NaiveDecoder
 from seem_reference import assert_close_to_largest
-from tiny_seem import images, phrases, strokes, tiny_seem
+from tiny_seem import ARCHITECTURES, images, phrases, strokes, tiny_seem
 
 SETTINGS = {
     "v0": ("focal-dw-v0", {}),
@@ -82,3 +83,13 @@ def test_all_prompts_in_one_sequence(model):
     close(output.class_queries_logits, naive.class_logits(model.class_embeddings()))
     close(output.grounding_masks_logits[0], naive.phrase_masks()[0])
     close(output.spatial_masks_logits, naive.stroke_masks())
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_recorded_results(architecture):
+    """Nothing has changed since `make_small_reference.py` was run."""
+    recorded = make_small_reference.load()
+    actual = make_small_reference.results(architecture, recorded["image"])
+    assert set(actual) == {name for name in recorded if name.startswith(f"{architecture}.")}
+    for name, value in actual.items():
+        assert_close_to_largest(value, recorded[name], tolerance=1e-9)
