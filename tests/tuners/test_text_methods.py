@@ -4,7 +4,7 @@ import pytest
 import torch
 from method_models import NAMES, TEMPLATE, adapted, base_model, config_of, tokenizer
 from peft import PeftConfig, PeftModel, get_peft_model
-from prompted_seem import logits, same, train, word_tokenizer
+from prompted_seem import logits, same, train
 
 from ssprompt_hf.errors import AdapterError
 from ssprompt_hf.tuners import CoOpConfig, LOCNConfig, PromptLayer
@@ -65,7 +65,8 @@ def test_locn_with_one_word_a_class():
     assert layer.words["default"].shape == (3, 16)
     expected = plain_embeddings(base)
     with torch.no_grad():
-        assert torch.equal(layer()[0], expected[0]) and not torch.equal(layer()[1], expected[1])
+        torch.testing.assert_close(layer()[0], expected[0])
+        assert (layer()[1] - expected[1]).abs().max() > 0.01
     vocabulary = base.get_text_model().get_input_embeddings().weight
     torch.testing.assert_close(layer.words["default"][1], vocabulary[config.class_token_ids[1]].mean(0))
 
@@ -105,7 +106,7 @@ def test_the_tokenizer_of_the_base_model_is_found(method, tmp_path):
     logits(model)
     named = {"CoOp": CoOpConfig, "LOCN": LOCNConfig}[method](tokenizer_name=str(tmp_path / "base"))
     logits(get_peft_model(base_model(), named))
-    with pytest.raises(AdapterError, match="no tokenizer was found at '/nowhere'.*config.tokenize"):
+    with pytest.raises(AdapterError, match=r"no tokenizer was found at '/nowhere'.*config\.tokenize"):
         get_peft_model(base_model(), type(config)(tokenizer_name="/nowhere"))
     with pytest.raises(AdapterError, match="does not say where its tokenizer is"):
         get_peft_model(base_model(), type(config)())
@@ -144,7 +145,7 @@ def test_without_the_text_encoder(method, tmp_path):
     assert (tmp_path / "again" / "adapter_model.safetensors").read_bytes() == (
         tmp_path / "adapter_model.safetensors"
     ).read_bytes()
-    with pytest.raises(AdapterError, match="cannot be trained without the text encoder.*use_text_model=True"):
+    with pytest.raises(AdapterError, match=r"cannot be trained without the text encoder.*use_text_model=True"):
         train(loaded)
     with pytest.raises(AdapterError, match="was loaded without: load it with use_text_model=True"):
         get_peft_model(lean, {"CoOp": CoOpConfig, "LOCN": LOCNConfig}[method]())
@@ -155,7 +156,7 @@ def test_without_the_text_encoder(method, tmp_path):
 
 
 def test_names_and_what_surrounds_them():
-    config = LOCNConfig(template="a photo of{}").tokenize(["Sky-other", "traffic_light"], tokenizer())
+    config = LOCNConfig(template="the {}").tokenize(["Sky-other", "traffic_light"], tokenizer())
     # COCO's suffixes go, as they do in the base model's own class embeddings
     assert [len(ids) for ids in config.class_token_ids] == [1, 2]
 
@@ -201,7 +202,7 @@ def test_configurations_that_make_no_sense(make, message):
 
 def test_models_that_words_cannot_be_learned_for():
     bare = base_model(use_text_model=False)
-    with pytest.raises(AdapterError, match="the base model has none: call model.set_class_names"):
+    with pytest.raises(AdapterError, match=r"the base model has none: call model\.set_class_names"):
         get_peft_model(bare, LOCNConfig())
     with pytest.raises(AdapterError, match="'traffic_light' has 79 tokens, the text encoder reads at most 77"):
         get_peft_model(base_model(), CoOpConfig(num_context_tokens=74).tokenize(NAMES, tokenizer(), TEMPLATE))
@@ -216,4 +217,3 @@ def test_a_configuration_alone_gives_no_class_embeddings(tmp_path):
     model = get_peft_model(lean, PeftConfig.from_pretrained(tmp_path))
     with pytest.raises(AdapterError, match="without the text encoder"):
         logits(model)
-    assert word_tokenizer()("the sky")["input_ids"] == [0, 2, 3, 49]

@@ -74,8 +74,10 @@ def test_models_that_points_cannot_be_learned_for(tmp_path):
     with pytest.raises(AdapterError, match="use_spatial_prompt_encoder=True"):
         get_peft_model(base_model(use_spatial_prompt_encoder=False), VSPLConfig())
     train(adapted("VSPL")).save_pretrained(tmp_path)
+    lean = base_model()
+    lean.model.spatial_prompt_encoder, lean.config.use_spatial_prompt_encoder = None, False
     with pytest.raises(AdapterError, match="use_spatial_prompt_encoder=True"):
-        PeftModel.from_pretrained(base_model(use_spatial_prompt_encoder=False), tmp_path)
+        PeftModel.from_pretrained(lean, tmp_path)
     with pytest.raises(AdapterError, match="point_grid_size is 0"):
         VSPLConfig(point_grid_size=0)
     merged = adapted("SSPrompt on a point grid").merge_and_unload()
