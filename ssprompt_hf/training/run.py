@@ -118,22 +118,20 @@ def evaluate_adapter(
     Raises:
         SSPromptError: as `train_adapter`; also if the adapter's classes are not those of the data set.
     """
+    model = None if adapter is None else SSPromptModel.from_pretrained(data.base_model, adapter)
+    args.task = task or ("semantic" if model is None else model.peft_config["default"].task)
     with args.main_process_first(desc="reading the data"):
         images = data.load_evaluation(args.task)
     classes = images.classes
-    if adapter is None:
+    if model is None:
         model = SSPromptModel.from_pretrained(
             data.base_model or DEFAULT_BASE_MODEL, class_names=classes.names, thing_class_ids=classes.thing_indices
         )
-    else:
-        model = SSPromptModel.from_pretrained(data.base_model, adapter)
-        names = model.peft_config["default"].class_names
-        if names != classes.names:
-            raise SSPromptError(
-                f"the adapter was made for the classes {', '.join(names or ['(none)'])}, {images.name} has "
-                f"{', '.join(classes.names)}: evaluate it on data with its own classes, in its own order"
-            )
-    args.task = task or model.peft_config["default"].task
+    elif (names := model.peft_config["default"].class_names) != classes.names:
+        raise SSPromptError(
+            f"the adapter was made for the classes {', '.join(names or ['(none)'])}, {images.name} has "
+            f"{', '.join(classes.names)}: evaluate it on data with its own classes, in its own order"
+        )
     processor = _image_processor(model, data.image_size or model.peft_config["default"].image_size)
     trainer = SSPromptTrainer(model, args, processor, eval_dataset=images)
     if export is not None:
