@@ -29,7 +29,7 @@ class SSPromptTrainingArguments(TrainingArguments):
             files are used for `"memory"` too, so that no process repeats what another has computed.
         feature_cache_gb: limit in GiB.
         keep_projections: also keep the keys and values of the decoder's layers: steps are faster, entries two and a
-            half times as large.
+            half times as large. By default they are kept if those of all training images fit into the limit.
 
     Raises:
         SSPromptError: a value that is none of its choices.
@@ -64,7 +64,9 @@ class SSPromptTrainingArguments(TrainingArguments):
     feature_cache: str = field(default="memory", metadata={"help": f"one of {', '.join(STORAGES)}"})
     feature_cache_dir: str | None = field(default=None, metadata={"help": "folder for a cache on disk"})
     feature_cache_gb: float = field(default=4.0, metadata={"help": "limit of the feature cache in GiB"})
-    keep_projections: bool = field(default=False, metadata={"help": "also cache the decoder's keys and values"})
+    keep_projections: bool | None = field(
+        default=None, metadata={"help": "also cache the decoder's keys and values (default: if all of them fit)"}
+    )
 
     def __post_init__(self):
         super().__post_init__()

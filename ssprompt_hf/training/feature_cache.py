@@ -139,7 +139,7 @@ class FeatureCache:
         self.directory = None if directory is None else Path(directory)
         self.hits = self.misses = 0
         self._memory: dict[str, Entry] = {}
-        self._memory_bytes = 0
+        self.memory_bytes = 0
         self._used: set[str] = set()
         self._started = time.time_ns()
         self._told_full = False
@@ -187,11 +187,11 @@ class FeatureCache:
             with atomic_path(self._path(key)) as temporary:
                 save_file(entry, temporary, metadata={"crc32": _checksum(entry)})
             self._used.add(self._path(key).name)
-        elif self._memory_bytes + size > self.max_bytes:
+        elif self.memory_bytes + size > self.max_bytes:
             self._tell_full()
         else:
             self._memory[key] = entry if self.storage == "device" else {k: v.cpu() for k, v in entry.items()}
-            self._memory_bytes += size
+            self.memory_bytes += size
 
     def _make_room(self, size: int) -> bool:
         """Whether `size` bytes fit into the directory, after files that this run has not used have been deleted."""
@@ -279,7 +279,8 @@ class FeatureSource:
         key = ""
         if self.cache.storage != "none":
             key = hashlib.sha256(f"{self.fingerprint} {image_digest} {flipped}".encode()).hexdigest()
-        self.model.eval()
+        if self.model.training:
+            self.model.eval()
         return self.cache.get_or_compute(
             key,
             lambda: compute_entry(self.model, pixel_values().to(self.model.device), self.kind, self.keep_projections),
