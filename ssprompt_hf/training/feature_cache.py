@@ -27,6 +27,7 @@ logger = logging.get_logger(__name__)
 
 Entry = dict[str, torch.Tensor]
 KINDS = ("features", "predictions")
+SPATIAL_SLOTS = ("object_queries", "point_tokens", "point_coordinates")
 STORAGES = ("memory", "device", "disk", "none")
 
 
@@ -63,7 +64,9 @@ def compute_entry(model: nn.Module, pixel_values: torch.Tensor, kind: str, keep_
             the features themselves, instead of computing them at every step.
     """
     if kind == "predictions":
-        output = model(pixel_values=pixel_values, output_objects=True)
+        # class scores are not kept: spare the text encoder of methods that learn words
+        scored = pixel_values.new_zeros(1, model.config.projection_dim)
+        output = model(pixel_values=pixel_values, class_embeddings=scored)
         entry = {
             "class_queries_embeds": output.class_queries_embeds,
             "masks_queries_logits": output.masks_queries_logits,
@@ -290,5 +293,5 @@ class FeatureSource:
 
 def spatial_prompts_are_adapted(model: nn.Module) -> bool:
     """Whether a tuner has wrapped a spatial prompt slot of the `SeemForUniversalSegmentation` `model`."""
-    slots = (model.get_submodule(model.prompt_slots[name]) for name in ("object_queries", "point_tokens"))
+    slots = (model.get_submodule(model.prompt_slots[name]) for name in SPATIAL_SLOTS)
     return any(isinstance(slot, PromptLayer) for slot in slots)
