@@ -4,6 +4,8 @@ Which route is taken depends on device, dtype and shapes only, never on whether 
 the same bits with and without `torch.no_grad()`.
 """
 
+from itertools import product
+
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
@@ -11,6 +13,9 @@ from torch.nn import functional as F
 
 # Below this many multiply-adds a call costs more than it saves.
 MIN_LINEAR_SIZE = 2**22
+# Likewise for attention: below this many scores a head, PyTorch's own kernel is about as fast, and as a single parallel
+# region it suffers less from other work on the same cores.
+MIN_SCORES = 2**18
 # Temporaries stay in the cache, and below glibc's limit (32 MB) for memory that is fetched from the system anew, and
 # zeroed page by page, at each allocation.
 CHUNK_ELEMENTS = 2**21
@@ -96,6 +101,67 @@ class Conv1x1(nn.Conv2d):
         return linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
+def _product(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """`x @ y` for two matrices; `x` is contiguous, and `y` or its transpose is: oneDNN crawls along other strides."""
+    return _OneDnnLinear.apply(x, y.t(), None)
+
+
+def matmul(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """
+    `x @ y` for few rows and many columns, as when masks are made of queries and features.
+
+    Args:
+        x: `(batch, rows, channels)`.
+        y: `(batch, channels, columns)`; channels-last memory is as good as any.
+
+    Returns:
+        `(batch, rows, columns)`.
+    """
+    if not _ONEDNN_LINEAR or not _plain_cpu(x, y) or x.shape[1] * y[0].numel() < MIN_LINEAR_SIZE:
+        return x @ y
+    if not (y[0].is_contiguous() or y[0].t().is_contiguous()):
+        y = y.contiguous()
+    products = [_product(*pair)[None] for pair in zip(x.contiguous(), y)]
+    return products[0] if len(products) == 1 else torch.cat(products)
+
+
+def scaled_dot_product_attention(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    `torch.nn.functional.scaled_dot_product_attention`, through oneDNN where that pays.
+
+    PyTorch's own kernel cuts a hundred queries into blocks of 32, too small for fast products: it takes two and a half
+    times as long. Here a head's scores are computed whole, as they are small beside the image's keys and values.
+
+    Args:
+        query: `(batch, heads, queries, head_dim)`.
+        keys, values: `(batch, heads, L, head_dim)`; memory in this order saves a copy.
+        mask: bool, broadcastable to `(batch, heads, queries, L)`; True where a query may look, which for every query
+            must be somewhere.
+
+    Returns:
+        `(batch, heads, queries, head_dim)`.
+    """
+    if not _ONEDNN_LINEAR or not _plain_cpu(query, keys, values) or query.shape[2] * keys.shape[2] < MIN_SCORES:
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+    batch_size, num_heads, num_queries, head_dim = query.shape
+    if mask is not None:
+        bias = torch.where(mask, 0.0, -torch.inf).expand(batch_size, num_heads, num_queries, keys.shape[2])
+    query = (query * head_dim**-0.5).contiguous()
+    chunk = max(1, CHUNK_ELEMENTS // keys.shape[2])  # as many queries at a time as keep the scores in the cache
+    outputs = []
+    for image, head in product(range(batch_size), range(num_heads)):
+        head_keys, head_values = keys[image, head].contiguous(), values[image, head].contiguous()
+        for first in range(0, num_queries, chunk):
+            rows = slice(first, first + chunk)
+            scores = _product(query[image, head, rows], head_keys.t())
+            if mask is not None:
+                scores += bias[image, head, rows]
+            outputs.append(_product(scores.softmax(-1), head_values))
+    return torch.cat(outputs).view(batch_size, num_heads, num_queries, -1)
+
+
 def map_tokens(function, x: torch.Tensor, width: int) -> torch.Tensor:
     """
     `function(x)` for a function of single tokens, such as an MLP, in chunks whose widest intermediate fits the cache.
@@ -152,7 +218,7 @@ def _winograd(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) 
     filters = (_FILTER_TRANSFORM @ weight.flatten(2).permute(2, 0, 1).reshape(9, -1)).view(
         -1, out_channels, in_channels
     )
-    product = _onednn_linear if _ONEDNN_LINEAR else F.linear
+    multiply = _onednn_linear if _ONEDNN_LINEAR else F.linear
     pixels = x.permute(0, 2, 3, 1)
     output = x.new_empty(batch_size, tiles_down * _TILE, tiles_across * _TILE, out_channels)
     chunk = max(1, WINOGRAD_CHUNK_TILES // tiles_across)
@@ -168,7 +234,7 @@ def _winograd(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) 
             windows = (_INPUT_TRANSFORM @ windows.reshape(_WINDOW**2, -1)).view(_WINDOW**2, -1, in_channels)
             products = x.new_empty(_WINDOW**2, rows * tiles_across, out_channels)
             for window, kernel, result in zip(windows, filters, products):
-                result.copy_(product(window, kernel))
+                result.copy_(multiply(window, kernel))
             tiles = (_OUTPUT_TRANSFORM @ products.flatten(1)).view(_TILE, _TILE, rows, tiles_across, out_channels)
             if bias is not None:
                 tiles += bias

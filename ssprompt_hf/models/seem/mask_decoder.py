@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from .configuration_seem import SeemConfig
-from .cpu_ops import Linear
+from .cpu_ops import Linear, matmul, scaled_dot_product_attention
 
 NUM_LEVELS = 3  # the decoder always looks at three scales, in turn
 
@@ -85,23 +85,33 @@ class SeemQueryStates(ModelOutput):
     class_embeds: torch.Tensor | None = None
 
 
-def sine_position_embedding(
-    height: int, width: int, channels: int, dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
-    """Two-dimensional sine embedding `(1, height * width, channels)`, rows in the first half of the channels."""
+def add_sine_positions(states: torch.Tensor) -> torch.Tensor:
+    """
+    Add two-dimensional sine embeddings to a map, those of its rows to the first half of the channels.
+
+    Args:
+        states: `(B, height, width, channels)`.
+
+    Returns:
+        a new tensor of the same shape.
+    """
+    _, height, width, channels = states.shape
     half = channels // 2
-    compute_dtype = torch.promote_types(dtype, torch.float32)
-    frequency = torch.arange(half, dtype=compute_dtype, device=device)
+    # Half precision cannot tell neighbouring positions of a large map apart.
+    dtype = torch.promote_types(states.dtype, torch.float32)
+    frequency = torch.arange(half, dtype=dtype, device=states.device)
     frequency = 10000 ** (2 * torch.div(frequency, 2, rounding_mode="floor") / half)
 
     def axis(size: int) -> torch.Tensor:
-        position = torch.arange(1, size + 1, dtype=compute_dtype, device=device) / (size + 1e-6) * (2 * torch.pi)
+        position = torch.arange(1, size + 1, dtype=dtype, device=states.device) / (size + 1e-6) * (2 * torch.pi)
         angle = position[:, None] / frequency
-        return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=2).flatten(1)
+        return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=2).flatten(1).to(states.dtype)
 
-    rows = axis(height)[:, None].expand(height, width, half)
-    columns = axis(width)[None].expand(height, width, half)
-    return torch.cat([rows, columns], dim=2).reshape(1, height * width, channels).to(dtype)
+    # The embedding, as large as the map, is never made.
+    states = states.clone(memory_format=torch.contiguous_format)
+    states[..., :half] += axis(height)[:, None]
+    states[..., half:] += axis(width)
+    return states
 
 
 class SeemAttention(nn.Module):
@@ -128,7 +138,7 @@ class SeemAttention(nn.Module):
             keys, values: `(B, heads, L, head_dim)`, already projected.
             mask: bool, broadcastable to `(B, heads, Q, L)`; True where a query may look.
         """
-        attended = F.scaled_dot_product_attention(self.split_heads(self.q_proj(query)), keys, values, attn_mask=mask)
+        attended = scaled_dot_product_attention(self.split_heads(self.q_proj(query)), keys, values, mask)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 
@@ -240,17 +250,15 @@ class SeemMaskDecoder(nn.Module):
         """Fill in `keys`, `values` and `attention_features`: once per image, whatever the number of prompts."""
         if features.keys is not None and features.attention_features is not None:
             return features
-        levels = [level.flatten(2).transpose(1, 2) for level in self.level_features(features)]
-        positions = [
-            sine_position_embedding(*level.shape[-2:], states.shape[-1], states.dtype, states.device)
-            for level, states in zip(features.multi_scale_features, levels)
-        ]
+        levels = [level.permute(0, 2, 3, 1) for level in self.level_features(features)]
+        with_positions = [add_sine_positions(level).flatten(1, 2) for level in levels]
+        levels = [level.flatten(1, 2) for level in levels]
         keys, values = [], []
         for index, layer in enumerate(self.layers):
-            states, position = levels[index % NUM_LEVELS], positions[index % NUM_LEVELS]
-            attention = layer.cross_attention
-            keys.append(attention.split_heads(attention.k_proj(states + position)))
-            values.append(attention.split_heads(attention.v_proj(states)))
+            attention, level = layer.cross_attention, index % NUM_LEVELS
+            # Every prompt reads them head by head: worth one copy into this order.
+            keys.append(attention.split_heads(attention.k_proj(with_positions[level])).contiguous())
+            values.append(attention.split_heads(attention.v_proj(levels[level])).contiguous())
         # Bilinear down-sampling is linear: down-sampled mask features give the down-sampled masks.
         attention_features = tuple(
             F.interpolate(features.mask_features, size=level.shape[-2:], mode="bilinear", align_corners=False).flatten(
@@ -268,7 +276,7 @@ class SeemMaskDecoder(nn.Module):
     @torch.no_grad()
     def attention_mask(self, states: torch.Tensor, attention_features: torch.Tensor) -> torch.Tensor:
         """Where each query may look: inside its present mask. `(B, Q, L)`, bool."""
-        return self.mask_embedder(self.norm(states)) @ attention_features >= 0
+        return matmul(self.mask_embedder(self.norm(states)), attention_features) >= 0
 
     def forward(
         self,

@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput
 
 from .backbone import build_backbone
 from .configuration_seem import SeemConfig
+from .cpu_ops import matmul
 from .mask_decoder import SeemImageFeatures, SeemMaskDecoder, SeemQueryStates
 from .pixel_decoder import build_pixel_decoder, init_deformable_weights
 from .pretrained_names import ResolvesPretrainedNames
@@ -611,7 +612,7 @@ class SeemForUniversalSegmentation(SeemPreTrainedModel):
 
 def _masks(mask_embeds: torch.Tensor, mask_features: torch.Tensor) -> torch.Tensor:
     """`(B, Q, C)` times `(B, C, h, w)`: mask logits `(B, Q, h, w)`."""
-    return (mask_embeds @ mask_features.flatten(2)).unflatten(2, mask_features.shape[-2:])
+    return matmul(mask_embeds, mask_features.flatten(2)).unflatten(2, mask_features.shape[-2:])
 
 
 def _chosen_masks(states: SeemQueryStates, index: torch.Tensor, mask_features: torch.Tensor) -> torch.Tensor:
