@@ -40,7 +40,7 @@ def seeded_model(architecture: str):
 
 @torch.no_grad()
 def results(architecture: str, image: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Answers to class names, phrases and strokes, and to strokes with the mask as memory; `image` `(3, *SIZE)`, uint8."""
+    """Answers to class names, phrases, strokes, and strokes with a mask as memory; `image` is `(3, *SIZE)`, uint8."""
     model = seeded_model(architecture)
     marks = strokes(1, size=SIZE)
     features = model.get_image_features(image[None].double() / 64 - 2)
