@@ -142,9 +142,10 @@ def run_demo(options: argparse.Namespace):
     data, prompts = _build(DataArguments, options), _build(PromptArguments, options)
     metrics = train_adapter(data, prompts, _build(SSPromptTrainingArguments, options))
     if metrics:
+        method = metrics["method"]
         print(
-            f"{prompts.shots}-shot SSPrompt on {data.dataset}: mean IoU {metrics['zero_shot_miou']:.1f} zero-shot, "
-            f"{metrics['ssprompt_miou']:.1f} adapted, after {metrics['train_seconds']:.0f} s of training "
+            f"{prompts.shots}-shot {method} on {data.dataset}: mean IoU {metrics['zero_shot_miou']:.1f} zero-shot, "
+            f"{metrics[f'{method.lower()}_miou']:.1f} adapted, after {metrics['train_seconds']:.0f} s of training "
             f"{metrics['trainable_parameters']:,} numbers; the adapter ({metrics['adapter_bytes'] / 1000:.0f} kB) is "
             f"in {Path(options.output_dir) / ADAPTER}"
         )

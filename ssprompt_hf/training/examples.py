@@ -64,9 +64,9 @@ class SegmentationExamples(Dataset):
             place: round of training and index of the image.
 
         Returns:
-            `index`, `flipped`, `seed` (of random points), `label` int64 `(H, W)` over the padded image; for other
-            tasks than semantic `class_labels` `(M,)` and `mask_labels` bool `(M, H, W)`; perhaps `pixel_values`
-            `(1, 3, H, W)`.
+            `index`, `flipped`, `seed` (of random points), `image_size` (height and width without padding), `label`
+            int64 `(H, W)` over the padded image; for other tasks than semantic `class_labels` `(M,)` and `mask_labels`
+            bool `(M, H, W)`; perhaps `pixel_values` `(1, 3, H, W)`.
         """
         epoch, index = place
         flipped = self.is_flipped(epoch, index)
@@ -79,6 +79,7 @@ class SegmentationExamples(Dataset):
         targets = self._resized_targets(index)
         if flipped:
             targets = {name: target[:, ::-1] for name, target in targets.items()}
+        example["image_size"] = next(iter(targets.values())).shape
         targets = {name: self._padded(target, IGNORE_INDEX * (name == "label")) for name, target in targets.items()}
         if self.task != "semantic":
             example["class_labels"], example["mask_labels"] = mask_targets(

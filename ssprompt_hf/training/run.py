@@ -35,7 +35,7 @@ def train_adapter(
 ) -> dict[str, Any]:
     """
     Choose images, learn prompts, evaluate with and without them, and write `adapter/`, `metrics.json` and
-    `picture.png` into `args.output_dir`.
+    `picture.png` into `args.output_dir`. The method `zero_shot` only evaluates.
 
     Args:
         data, prompts, args: the settings; each class documents its own.
@@ -47,6 +47,8 @@ def train_adapter(
     Raises:
         SSPromptError: a setting, a file or a name is wrong; subclasses say which.
     """
+    if prompts.method == "zero_shot":
+        return evaluate_adapter(data, None, args, task=args.task, **facts)
     output = Path(args.output_dir)
     with args.main_process_first(desc="reading the data"):
         images = data.load(data.train_split, args.task)
@@ -56,7 +58,7 @@ def train_adapter(
     chosen = images if selection is None else images.select(selection.indices)
     model = _untrained_model(data, prompts, args, chosen, selection)
     processor = _image_processor(model, data.image_size)
-    if prompts.spatial_source == "point_grid" and prompts.prompts != "semantic":
+    if prompts.spatial_source == "point_grid":
         _set_point_tokens(model, processor, chosen)
     trainer = SSPromptTrainer(model, args, processor, chosen, evaluation)
     checkpoint = _checkpoint(output, prompts.resume, args)
@@ -65,17 +67,19 @@ def train_adapter(
     seconds = time.perf_counter() - start
     fractions = trainer.evaluate_with_zero_shot()
     scores = {name: _percent(values) for name, values in fractions.items()}
+    method = model.peft_config["default"].method_name
     model.peft_config["default"].metrics = {
         title: {key: value for key, value in scores[name].items() if not isinstance(value, dict)}
-        for name, title in (("zero_shot", "zero-shot"), ("adapted", "SSPrompt"))
+        for name, title in (("zero_shot", "zero-shot"), ("adapted", method))
     }
     if not trainer.is_world_process_zero():
         return {}
     model.eval()
     model.save_pretrained(output / ADAPTER)
     metrics = {
-        **_headlines(scores),
+        **_headlines(scores, method),
         "unit": "percent",
+        "method": method,
         "adapter_bytes": (output / ADAPTER / ADAPTER_WEIGHTS).stat().st_size,
         "train_seconds": round(seconds, 2),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -101,6 +105,7 @@ def evaluate_adapter(
     args: SSPromptTrainingArguments,
     export: str | None = None,
     task: str | None = None,
+    **facts: Any,
 ) -> dict[str, Any]:
     """
     Score an adapter, or a base model without one, on a data set; writes `metrics.json` and `picture.png`.
@@ -111,6 +116,7 @@ def evaluate_adapter(
         args: `output_dir`, batch size, precision.
         export: folder for the predictions (of the adapter, if there is one) as `PredictionExporter` writes them.
         task: what is scored besides mean IoU: `"instance"` AP, `"panoptic"` PQ; by default as the adapter was trained.
+        facts: further entries of `metrics.json`.
 
     Returns:
         what `metrics.json` holds; in percent.
@@ -150,14 +156,16 @@ def evaluate_adapter(
     if not trainer.is_world_process_zero():
         return {}
     metrics = {
-        **_headlines(scores),
+        **_headlines(scores, model.peft_config["default"].method_name),
         "unit": "percent",
         "base_model": model.peft_config["default"].base_model_name_or_path,
+        "method": "zero-shot" if adapter is None else model.peft_config["default"].method_name,
         "adapter": adapter,
         "dataset": images.name,
         "split": data.eval_split,
         "evaluation_images": len(images),
         "scores": scores,
+        **facts,
     }
     output = Path(args.output_dir)
     write_json(output / METRICS, metrics)
@@ -246,13 +254,16 @@ def _settings(data: DataArguments, prompts: PromptArguments, args: SSPromptTrain
     return {"data": dataclasses.asdict(data), "prompts": dataclasses.asdict(prompts), "training": training}
 
 
-def _headlines(scores: dict[str, dict]) -> dict[str, float]:
-    """`zero_shot_miou`, `ssprompt_miou`, and the same of AP (in two definitions) and PQ where they were computed."""
+def _headlines(scores: dict[str, dict], method: str) -> dict[str, float]:
+    """
+    `zero_shot_miou`, `ssprompt_miou` (or another method's), and the same of AP (in two definitions) and PQ where they
+    were computed.
+    """
     titles = {"mean_iou": "miou", "coco_ap": "coco_ap", "cityscapes_ap": "cityscapes_ap", "pq": "pq"}
     return {
         f"{title}_{short}": scores[name][key]
         for key, short in titles.items()
-        for name, title in (("zero_shot", "zero_shot"), ("adapted", "ssprompt"))
+        for name, title in (("zero_shot", "zero_shot"), ("adapted", method.lower()))
         if key in scores.get(name, {})
     }
 
@@ -277,7 +288,7 @@ def _write_picture(path: Path, model: SSPromptModel, images: SegmentationDataset
         predictions["zero_shot"] = model.predict(example["image"], task="semantic").class_map
     titles = {
         name: f"{title}, mean IoU {scores[name]['mean_iou']:.1f} over all images"
-        for name, title in (("zero_shot", "zero-shot"), ("adapted", "SSPrompt"))
+        for name, title in (("zero_shot", "zero-shot"), ("adapted", model.peft_config["default"].method_name))
         if name in scores
     }
     picture = comparison_picture(example["image"], images.classes, example["label"], **predictions, titles=titles)

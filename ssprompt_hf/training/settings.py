@@ -4,10 +4,19 @@ import json
 from dataclasses import dataclass, field
 
 from ..errors import SSPromptError
-from ..tuners import SSPromptConfig
+from ..tuners import CoOpConfig, LOCNConfig, PromptConfig, SSPromptConfig, VSPLConfig
 from ..tuners.ssprompt.config import SPATIAL_SOURCES
 
-PROMPTS = ("both", "spatial", "semantic")
+METHODS = {
+    "zero_shot": None,
+    "ssprompt": SSPromptConfig,
+    "spaprompt": SSPromptConfig,
+    "semprompt": SSPromptConfig,
+    "coop": CoOpConfig,
+    "locn": LOCNConfig,
+    "vspl": VSPLConfig,
+}
+"""What can be trained and compared, in the order of the paper's tables, and the configurations behind it."""
 
 
 def parse_options(name: str, text: str | dict | None) -> dict:
@@ -107,10 +116,10 @@ class PromptArguments:
         shots: training images of each class (or in all); by default all images are used.
         shot_mode: `per_class` or `total`.
         allow_fewer: classes with fewer images than shots take what there is.
-        prompts: which prompts are learned: `both` (SSPrompt), `spatial` (SpaPrompt) or `semantic` (SemPrompt).
-        learn_weights: learn the weights `w` besides the embeddings `e`.
-        spatial_source: `object_queries` or `point_grid`.
-        prompt_options: JSON; any other field of `SSPromptConfig`.
+        method: one of `METHODS`; `zero_shot` learns nothing and only evaluates.
+        learn_weights: learn the weights `w` besides the embeddings `e` (SSPrompt and its halves).
+        spatial_source: `object_queries` or `point_grid` (SSPrompt and SpaPrompt).
+        prompt_options: JSON; any other field of the method's configuration.
         resume: go on from the last checkpoint in `output_dir`.
     """
 
@@ -121,36 +130,48 @@ class PromptArguments:
     allow_fewer: bool = field(
         default=False, metadata={"help": "where a class is seen in fewer images than shots, take what there is"}
     )
-    prompts: str = field(default="both", metadata={"help": "prompts to learn: both, spatial or semantic"})
+    method: str = field(default="ssprompt", metadata={"help": f"what is learned: {', '.join(METHODS)}"})
     learn_weights: bool = field(default=True, metadata={"help": "learn one weight a prompt besides its embedding"})
     spatial_source: str = field(
         default="object_queries", metadata={"help": "what the spatial prompts are: object_queries or point_grid"}
     )
-    prompt_options: str | None = field(default=None, metadata={"help": "JSON: other fields of SSPromptConfig"})
+    prompt_options: str | None = field(
+        default=None, metadata={"help": "JSON: other fields of the method's configuration"}
+    )
     resume: bool = field(default=False, metadata={"help": "go on from the last checkpoint in --output_dir"})
 
     def __post_init__(self):
-        for name, choices in (("prompts", PROMPTS), ("spatial_source", SPATIAL_SOURCES)):
+        for name, choices in (("method", METHODS), ("spatial_source", SPATIAL_SOURCES)):
             if getattr(self, name) not in choices:
                 raise SSPromptError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+        if self.spatial_source != "object_queries" and self.method not in ("ssprompt", "spaprompt"):
+            raise SSPromptError(
+                f"spatial_source is {self.spatial_source!r}, but {self.method} has no choice of spatial prompts"
+            )
 
-    def config(self, **fields) -> SSPromptConfig:
+    def config(self, **fields) -> PromptConfig:
         """
         The configuration of the adapter; `fields` are those that describe the data.
 
         Raises:
-            SSPromptError: `prompt_options` names no field of `SSPromptConfig`, or contradicts another.
+            SSPromptError: `prompt_options` names no field of the method's configuration, or contradicts another; or
+                the method has no adapter.
         """
-        spatial, semantic = self.prompts != "semantic", self.prompts != "spatial"
-        learned = {
-            "spatial_embedding": spatial,
-            "spatial_weight": spatial and self.learn_weights,
-            "semantic_embedding": semantic,
-            "semantic_weight": semantic and self.learn_weights,
-            "spatial_source": self.spatial_source,
-        }
+        config_cls = METHODS[self.method]
+        if config_cls is None:
+            raise SSPromptError(f"{self.method} has no adapter")
+        learned = {}
+        if config_cls is SSPromptConfig:
+            spatial, semantic = self.method != "semprompt", self.method != "spaprompt"
+            learned = {
+                "spatial_embedding": spatial,
+                "spatial_weight": spatial and self.learn_weights,
+                "semantic_embedding": semantic,
+                "semantic_weight": semantic and self.learn_weights,
+                "spatial_source": self.spatial_source,
+            }
         options = parse_options("prompt_options", self.prompt_options)
-        unknown = sorted(set(options) - set(SSPromptConfig.__dataclass_fields__))
+        unknown = sorted(set(options) - set(config_cls.__dataclass_fields__))
         if unknown:
-            raise SSPromptError(f"prompt_options holds {unknown[0]!r}, which is no field of SSPromptConfig")
-        return SSPromptConfig(**(fields | learned | options))
+            raise SSPromptError(f"prompt_options holds {unknown[0]!r}, which is no field of {config_cls.__name__}")
+        return config_cls(**(fields | learned | options))

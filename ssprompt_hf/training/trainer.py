@@ -271,6 +271,7 @@ class SSPromptTrainer(Trainer):
         for places in groups.values():
             outputs = model(
                 **model_inputs([entries[place] for place in places], self.args.device),
+                image_sizes=torch.tensor([inputs["image_size"][place] for place in places]),
                 output_auxiliary_predictions=self.args.auxiliary_loss,
             )
             predictions = [outputs, *(outputs.auxiliary_predictions or ())]
@@ -351,24 +352,21 @@ class SSPromptTrainer(Trainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, torch.Tensor, torch.Tensor]:
         """One stack of confusion matrices an image, `(B, 1 or 2, K, K + 1)`; they are all that is gathered."""
-        size = len(inputs["index"])
+        count = len(inputs["index"])
         confusions = []
         for index, label, instance, pixel_values in zip(
             inputs["index"].tolist(),
             inputs["label"],
-            inputs.get("instance") or [None] * size,
-            inputs.get("pixel_values") or [None] * size,
+            inputs.get("instance") or [None] * count,
+            inputs.get("pixel_values") or [None] * count,
         ):
             entry = self._entry(self._eval_examples, index, pixel_values=pixel_values, store=self._stores_evaluation)
+            size = self._eval_examples.resized_size(tuple(label.shape))
+            geometry = MaskGeometry(tuple(entry["padded_size"].tolist()), size, tuple(label.shape))
             matrices = []
             for context, evaluation in zip(self._compared(), self._task_evaluations):
                 with context:
-                    outputs = model(**model_inputs([entry], self.args.device))
-                geometry = MaskGeometry(
-                    tuple(entry["padded_size"].tolist()),
-                    self._eval_examples.resized_size(tuple(label.shape)),
-                    tuple(label.shape),
-                )
+                    outputs = model(**model_inputs([entry], self.args.device), image_sizes=torch.tensor([size]))
                 scores = semantic_scores(outputs.class_queries_logits[0], outputs.masks_queries_logits[0], geometry)
                 label = label.to(scores.device)
                 class_map = scores.argmax(dim=0)

@@ -71,6 +71,18 @@ def test_evaluating_a_base_model(base, trained, tmp_path):
     assert main(["evaluate", *options]) == 0
     metrics, expected = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path, trained))
     assert metrics["scores"] == {"zero_shot": expected["scores"]["zero_shot"]} and metrics["adapter"] is None
+    options = [
+        "--base_model",
+        base,
+        *SCENES,
+        *QUICK,
+        "--output_dir",
+        str(tmp_path / "trained"),
+        "--method",
+        "zero_shot",
+    ]
+    assert main(["train", *options]) == 0
+    assert json.loads((tmp_path / "trained" / "metrics.json").read_text())["scores"] == metrics["scores"]
 
 
 def test_predicting_and_describing(base, trained, tmp_path, capsys):
@@ -113,12 +125,15 @@ def test_going_on_from_a_checkpoint(base, trained, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        ["--prompts", "spatial", "--learn_weights", "False"],
-        ["--prompts", "semantic", "--task", "panoptic"],
+        ["--method", "spaprompt", "--learn_weights", "False"],
+        ["--method", "semprompt", "--task", "panoptic"],
+        ["--method", "coop", "--prompt_options", '{"num_context_tokens": 4, "class_token_position": "middle"}'],
+        ["--method", "locn", "--feature_cache", "none"],
+        ["--method", "vspl", "--prompt_options", '{"point_grid_size": 2}', "--image_size", "40"],
         ["--spatial_source", "point_grid", "--prompt_options", '{"point_grid_size": 2}', "--semantic_loss", "nll"],
         ["--image_size", "64", "--prompt_options", '{"init_embeddings": "noise"}', "--feature_cache", "disk"],
     ],
-    ids=["spatial", "semantic panoptic", "point grid", "image size"],
+    ids=["spatial", "semantic panoptic", "coop", "locn", "vspl", "point grid", "image size"],
 )
 def test_variants(base, tmp_path, options):
     assert main(["train", "--base_model", base, *SCENES, *QUICK, "--output_dir", str(tmp_path), *options]) == 0
@@ -175,9 +190,11 @@ def test_examples_of_evaluation_and_prediction(trained, tmp_path):
         (["train"], "No data set given"),
         (["train", *SCENES, "--shots", "50"], "fewer images"),
         (["train", *SCENES, "--shots", "0"], "`shots` must be an integer of 1 or more"),
-        (["train", *SCENES, "--prompts", "none"], "prompts is 'none'"),
+        (["train", *SCENES, "--method", "none"], "method is 'none'"),
+        (["train", *SCENES, "--method", "vspl", "--spatial_source", "point_grid"], "vspl has no choice of spatial"),
         (["train", *SCENES, "--prompt_options", "{"], "which is no JSON"),
         (["train", *SCENES, "--prompt_options", '{"rank": 8}'], "'rank', which is no field"),
+        (["train", *SCENES, "--method", "coop", "--prompt_options", '{"template": ""}'], "no field of CoOpConfig"),
         (["train", *SCENES, "--semantic_loss", "focal"], "semantic_loss is 'focal'"),
         (["train", *SCENES, "--image_size", "0"], "image_size is 0"),
         (["evaluate", *SCENES, "--adapter", "/nowhere"], "/nowhere"),
