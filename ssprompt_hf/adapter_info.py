@@ -23,7 +23,9 @@ def adapter_info(folder: str | os.PathLike) -> dict[str, Any]:
         AdapterError: a file is missing or damaged.
     """
     config, tensors = read_adapter(folder)
-    learned = {name: tensor for name, tensor in tensors.items() if not name.endswith("ssprompt_default")}
+    # Default class embeddings, and those that the text encoder made of learned words, are not learned themselves.
+    kept = ("_default", "coop_embedding", "locn_embedding")
+    learned = {name: tensor for name, tensor in tensors.items() if not name.endswith(kept)}
     unit = getattr(config, "weight_range", None) == "unit"
     weights = {
         name.split(".")[-2]: (tensor.sigmoid() if unit else tensor).tolist()

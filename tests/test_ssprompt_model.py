@@ -14,7 +14,7 @@ from ssprompt_hf import SSPromptModel
 from ssprompt_hf.errors import AdapterError, DownloadError, NoImagesError, UnreadableFileError
 from ssprompt_hf.hub.adapters import read_adapter, replacing_folder
 from ssprompt_hf.hub.cards import metrics_table, render_adapter_card
-from ssprompt_hf.tuners import SSPromptConfig, SSPromptLayer
+from ssprompt_hf.tuners import CoOpConfig, SSPromptConfig, SSPromptLayer
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -301,7 +301,7 @@ result = model.predict("image.jpg")
 result.overlay().save("overlay.png")
 ```
 
-No text encoder is needed: the default embeddings of the classes are in the adapter.
+No text encoder is needed: the embeddings of the classes are in the adapter.
 
 ## Results
 
@@ -371,6 +371,15 @@ def test_a_card_without_facts():
     card = render_adapter_card(SSPromptConfig(), 1, 1)
     assert "Not evaluated yet." in card and "base_model:" not in card and "$" not in card
     assert metrics_table({"classes": [1.0]}) == "Not evaluated yet."
+
+
+def test_cards_of_other_methods():
+    card = render_adapter_card(CoOpConfig(class_names=["car"]), parameters=8192, num_bytes=34_000)
+    assert "# CoOp adapter" in card and "- coop\n" in card
+    assert "Learned context words of the class names for the frozen" in card
+    assert 'The method is CoOp, from "Learning to Prompt for Vision-Language Models"' in card
+    half = SSPromptConfig(semantic_embedding=False, semantic_weight=False)
+    assert "# SpaPrompt adapter" in render_adapter_card(half, parameters=1, num_bytes=1)
 
 
 def test_pixels_are_those_of_the_processor(base):

@@ -6,10 +6,17 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from ..tuners import PromptConfig, SSPromptConfig
+from ..tuners import CoOpConfig, LOCNConfig, PromptConfig, SSPromptConfig, VSPLConfig
 from .registry import BASE_MODELS
 
 TEMPLATE = Path(__file__).with_name("adapter_card.md")
+SSPROMPT_PAPER = "Learning to Prompt Segment Anything Models"
+# What is learned, and where the method comes from.
+_METHODS = {
+    CoOpConfig: ("context words of the class names", "Learning to Prompt for Vision-Language Models"),
+    LOCNConfig: ("words for the classes", "Learning to Name Classes for Vision and Language Models"),
+    VSPLConfig: ("places of spatial prompts", SSPROMPT_PAPER),
+}
 
 
 def _number(value: Any) -> str:
@@ -107,15 +114,19 @@ def render_adapter_card(
         base_model=base_repo
         if base_repo and base_repo.count("/") == 1 and not base_repo.startswith(("/", "."))
         else None,
-        tags=["ssprompt-hf", "ssprompt", f"{config.task}-segmentation", "prompt-learning"],
+        tags=["ssprompt-hf", config.method_name.lower(), f"{config.task}-segmentation", "prompt-learning"],
     )
-    kinds = "prompt"
     if isinstance(config, SSPromptConfig):
-        kinds = " and ".join(kind for kind in ("spatial", "semantic") if any(config.learned_parts(kind)))
+        kinds = " and ".join(kind for kind in ("spatial", "semantic") if any(config.learned_parts(kind))) + " prompts"
+        paper = SSPROMPT_PAPER
+    else:
+        kinds, paper = _METHODS[type(config)]
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         metadata=metadata.to_yaml().strip(),
-        title="SSPrompt adapter" + (f" for {config.dataset}" if config.dataset else ""),
+        title=f"{config.method_name} adapter" + (f" for {config.dataset}" if config.dataset else ""),
         kinds=kinds,
+        method=config.method_name,
+        paper=paper,
         base_model=base_model,
         parameters=f"{parameters:,}",
         size=f"{num_bytes / 1000:.0f} kB",
