@@ -7,18 +7,19 @@ import numpy as np
 from PIL import Image
 
 
-def random_scene(rng, num_classes=6, things=(2, 3, 4, 5), size=(40, 56), void=0.05, crowds=True):
+def random_scene(rng, num_classes=6, things=(2, 3, 4, 5), size=(40, 56), void=0.05, crowds=True, scale=1):
     """`label` and `instance`: blocks of stuff, things on top, some of them tiny, crowds and void."""
     label = np.repeat(np.repeat(rng.integers(0, 2, (size[0] // 8, size[1] // 8)), 8, 0), 8, 1).astype(np.uint8)
     instance = np.zeros(size, np.int32)
     for number in range(1, int(rng.integers(1, 12))):
         y, x = rng.integers(0, size[0]), rng.integers(0, size[1])
-        h, w = rng.integers(1, 22, 2)
+        h, w = rng.integers(1, 22 * scale, 2)
         label[y : y + h, x : x + w] = rng.choice(things)
         instance[y : y + h, x : x + w] = 0 if crowds and rng.random() < 0.2 else number
     label[rng.random(size) < void] = 255
-    y, x = rng.integers(0, size[0]), rng.integers(0, size[1])
-    label[y : y + 10, x : x + 10] = 255
+    if void:
+        y, x = rng.integers(0, size[0]), rng.integers(0, size[1])
+        label[y : y + 10, x : x + 10] = 255
     instance[~np.isin(label, things)] = 0
     return {"label": label, "instance": instance}
 
@@ -79,7 +80,8 @@ def pycocotools_scores(predictions, truths, num_classes, evaluator=None):
     from pycocotools.cocoeval import COCOeval
 
     annotations, results = [], []
-    height, width = predictions[0]["masks"].shape[1:]  # of use to no one, but asked for
+    every = [mask for prediction, truth in zip(predictions, truths) for mask in (*prediction["masks"], *truth[0])]
+    height, width = every[0].shape if every else (1, 1)  # of use to no one, but asked for
     for image, (prediction, truth) in enumerate(zip(predictions, truths), start=1):
         for mask, label, crowd in zip(*truth):
             code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
@@ -181,6 +183,8 @@ def cityscapes_instance_scores(text_files, instance_files):
     args.predictionPath = str(text_files[0].parent.resolve())
     script.setInstanceLabels(args)
     files = [str(path) for path in instance_files]
+    if not hasattr(np, "in1d"):
+        np.in1d = np.isin  # the script still uses the name that numpy 2.4 dropped
     # as `evaluateImgLists`, which would also write files into the working and the package's directory
     truth = script.instances2dict(files, False)
     matches = script.matchGtWithPreds([str(path) for path in text_files], files, truth, args)
