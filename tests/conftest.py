@@ -38,6 +38,14 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Lists of files and label statistics of the tests stay out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ssprompt_hf.data.layouts.constants.HF_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def hub():
     """A Hugging Face Hub on the loopback; see `hub_server.LocalHub`."""

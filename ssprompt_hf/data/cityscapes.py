@@ -73,7 +73,8 @@ IGNORED_IDS = {
 class InstanceIds:
     """`instanceIds.png`: 1000 times the label id plus a number where objects are told apart, else the label id.
 
-    A thing's pixels with a bare label id are a group of objects: they keep the class, and their instance is 0.
+    A thing's pixels with a bare label id are a group of objects: they keep the class, and their instance is 0. Objects
+    of ignored classes keep their numbers.
 
     Args:
         classes: the class list, with the ids of `labelIds.png`.
@@ -92,7 +93,9 @@ class InstanceIds:
         label = self.classes.encode(np.where(numbers < 1000, numbers, numbers // 1000), source)
         if not instances:
             return label, None
-        return label, keep_things(label, np.where(numbers < 1000, 0, numbers), self.classes)
+        objects = np.where(numbers < 1000, 0, numbers)
+        # the instance-level script takes no caravan or trailer that is told apart for void, though it counts neither
+        return label, np.where(label == IGNORE_INDEX, objects, keep_things(label, objects, self.classes))
 
 
 @dataclass(frozen=True)

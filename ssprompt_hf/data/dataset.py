@@ -73,7 +73,8 @@ class SegmentationDataset(datasets.Dataset):
         if rows is not None:
             table = table.select(self.rows)
         super().__init__(table.data, table.info, table.split, table._indices, table._fingerprint)
-        self.set_transform(_Decode(source))
+        # what `set_transform` does, but for a digest of the whole source, which may hold gigabytes of images
+        self._format_type, self._format_kwargs = "custom", {"transform": _Decode(source)}
 
     def __repr__(self) -> str:
         return f"SegmentationDataset({self.name!r}, {len(self)} images, {len(self.classes)} classes)"
@@ -156,7 +157,7 @@ class ColumnSource:
         self.file_name_column = file_name_column
         self.instances = instances and labels.has_instances
         if file_name_column is not None:
-            self.file_names = [str(name) for name in dataset[file_name_column]]
+            self.file_names = [str(name) for name in dataset.with_format(None)[file_name_column][:]]
         else:
             self.file_names = [f"{dataset.split or 'row'}[{row}]" for row in range(len(dataset))]
         wanted = [image_column, *labels.columns]
@@ -191,7 +192,7 @@ class ColumnSource:
         if not isinstance(first, (dict, str)) or (isinstance(first, dict) and first["bytes"] is not None):
             return self.table_fingerprint
         digest = hashlib.sha256(f"{self.labels.columns}{self.identity}".encode())
-        for value in self.table.select_columns([column])[column]:
+        for value in self.table.select_columns([column])[column][:]:
             path = value["path"] if isinstance(value, dict) else value
             status = os.stat(path)
             digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())

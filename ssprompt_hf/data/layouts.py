@@ -325,7 +325,8 @@ def _index_layout(
     if segments is not None:
         data[SEGMENTS_COLUMN] = [segments[os.path.basename(path)] for path in data["label"]]
         features[SEGMENTS_COLUMN] = SEGMENT_FEATURES
-    data[NAME_COLUMN] = [os.path.relpath(path, root).replace(os.sep, "/") for path in data[IMAGE_COLUMN]]
+    prefix = len(os.path.join(root, ""))
+    data[NAME_COLUMN] = [path[prefix:].replace(os.sep, "/") for path in data[IMAGE_COLUMN]]
     features[NAME_COLUMN] = datasets.Value("string")
     table = datasets.Dataset.from_dict(data, features=datasets.Features(features))
     own_classes = classes.to_dict() if layout.classes is None else None
