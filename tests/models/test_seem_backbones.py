@@ -168,7 +168,9 @@ def test_half_precision(config, dtype):
         expected = backbone(images).feature_maps
         actual = backbone.to(dtype)(images).feature_maps
     for a, b in zip(actual, expected):
-        assert a.dtype == dtype
+        # DaViT's trunk can leave the range of float16.
+        wide = isinstance(config, SeemDavitConfig) and dtype == torch.float16
+        assert a.dtype == (torch.float32 if wide else dtype)
         assert_close_to_largest(a, b, tolerance=0.1)
 
 

@@ -353,8 +353,8 @@ class SeemModel(SeemPreTrainedModel):
         features = features.expand(batch_size)
         if previous_masks is not None and previous_masks.shape[:2] != (batch_size, num_objects):
             raise ValueError(
-                f"previous_masks of shape {tuple(previous_masks.shape)} were passed for strokes on {batch_size} images "
-                f"with {num_objects} objects each: pass spatial_masks_logits of the round before"
+                f"previous_masks of shape {tuple(previous_masks.shape)} were passed for strokes on {batch_size} "
+                f"images with {num_objects} objects each: pass spatial_masks_logits of the round before"
             )
         device = prompts.mask_embeds.device
         queries, positions = self.object_queries(), self.mask_decoder.query_positions
@@ -490,8 +490,8 @@ class SeemForUniversalSegmentation(SeemPreTrainedModel):
         which are taken as they are: `(B, Q, C)`."""
         if class_embeddings.shape[-1] != class_embeds.shape[-1]:
             raise ValueError(
-                f"class_embeddings of shape {tuple(class_embeddings.shape)} must have {class_embeds.shape[-1]} columns "
-                "(projection_dim)"
+                f"class_embeddings of shape {tuple(class_embeddings.shape)} must have {class_embeds.shape[-1]} "
+                "columns (projection_dim)"
             )
         class_embeds = class_embeds / (class_embeds.norm(dim=-1, keepdim=True) + 1e-7)
         return self.model.logit_scale.exp() * class_embeds @ class_embeddings.transpose(-1, -2)

@@ -107,6 +107,15 @@ class SeemConvNorm(nn.Module):
         return self.norm(self.conv(features))
 
 
+def project(projection: nn.Module, features: torch.Tensor) -> torch.Tensor:
+    """`projection(features)`; if a float16 backbone hands over float32, computed so and then rounded."""
+    dtype = next(projection.parameters()).dtype
+    if features.dtype == dtype or torch.is_autocast_enabled(features.device.type):
+        return projection(features)
+    weights = {name: weight.to(features.dtype) for name, weight in projection.named_parameters()}
+    return torch.func.functional_call(projection, weights, (features,)).to(dtype)
+
+
 def add_upsampled(fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
     """Add `coarse` (B, C, h, w), enlarged to its nearest neighbours, to `fine` (B, C, H, W) in place."""
     (height, width), size = coarse.shape[-2:], fine.shape[-2:]
@@ -149,11 +158,11 @@ class SeemFPNPixelDecoder(nn.Module):
             `mask_features`: `(batch, mask_feature_size, height_0, width_0)`;
             `multi_scale_features`: three maps `(batch, feature_size, height, width)`, coarsest first.
         """
-        features = self.encoder(self.input_projection(feature_maps[-1]))
+        features = self.encoder(project(self.input_projection, feature_maps[-1]))
         features = F.relu_(self.output_layers[-1](features))
         multi_scale_features = [features]
         for level in reversed(range(len(feature_maps) - 1)):
-            features = add_upsampled(self.lateral_layers[level](feature_maps[level]), features)
+            features = add_upsampled(project(self.lateral_layers[level], feature_maps[level]), features)
             features = F.relu_(self.output_layers[level](features))
             multi_scale_features.append(features)
         return self.mask_projection(features), multi_scale_features[:NUM_LEVELS]
