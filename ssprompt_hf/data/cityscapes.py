@@ -68,13 +68,16 @@ IGNORED_IDS = {
 }
 """Ids of the labels that no benchmark counts; a license plate is not drawn and shows the vehicle that bears it."""
 
+IGNORED_THINGS = {"caravan", "trailer"}
+"""Ignored as classes, yet told apart: the instance-level script does not take them for void."""
+
 
 @dataclass(frozen=True)
 class InstanceIds:
     """`instanceIds.png`: 1000 times the label id plus a number where objects are told apart, else the label id.
 
     A thing's pixels with a bare label id are a group of objects: they keep the class, and their instance is 0. Objects
-    of ignored classes keep their numbers.
+    of ignored classes keep their numbers, see `IGNORED_THINGS`.
 
     Args:
         classes: the class list, with the ids of `labelIds.png`.
@@ -94,7 +97,6 @@ class InstanceIds:
         if not instances:
             return label, None
         objects = np.where(numbers < 1000, 0, numbers)
-        # the instance-level script takes no caravan or trailer that is told apart for void, though it counts neither
         return label, np.where(label == IGNORE_INDEX, objects, keep_things(label, objects, self.classes))
 
 
@@ -118,7 +120,7 @@ class Polygons:
             size, objects = (annotation["imgWidth"], annotation["imgHeight"]), annotation["objects"]
         except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise LabelFormatError(f"{source}: not a Cityscapes polygon file ({error!r}).") from error
-        things = {self.classes.names[index] for index in self.classes.thing_indices}
+        told_apart = {self.classes.names[index] for index in self.classes.thing_indices} | IGNORED_THINGS
         ids = dict(zip(self.classes.names, self.classes.ids)) | IGNORED_IDS
         label, instance = Image.new("L", size), Image.new("I", size)
         draw_label, draw_instance = ImageDraw.Draw(label), ImageDraw.Draw(instance)
@@ -133,7 +135,7 @@ class Polygons:
                 continue
             polygon = [tuple(point) for point in entry["polygon"]]
             draw_label.polygon(polygon, fill=ids[name])
-            draw_instance.polygon(polygon, fill=number if name in things and not is_group else 0)
+            draw_instance.polygon(polygon, fill=number if name in told_apart and not is_group else 0)
         return self.classes.encode(np.asarray(label), source), np.asarray(instance) if instances else None
 
 

@@ -78,7 +78,8 @@ def load_segmentation_dataset(
     """
     if dataset is None and data_dir is None:
         raise DatasetError("No data set given: pass a folder as `data_dir`, or a name as `dataset`.")
-    known = find_known_dataset(dataset) if isinstance(dataset, str) and not os.path.isdir(dataset) else None
+    is_name = isinstance(dataset, str) and (data_dir is not None or not os.path.isdir(dataset))
+    known = find_known_dataset(dataset) if is_name else None
     if known is not None:
         return _load_known(*known, data_dir, split, classes, task, condition, cache_dir, options)
     if condition is not None:
