@@ -1,6 +1,6 @@
 """Time and peak memory of a training step of SSPrompt, CoOp and LOCN, with and without the feature cache (Table 7).
 
-python benchmarks/method_step.py --output benchmarks/method_step.json     # Focal-T at full size, 150 classes
+python benchmarks/method_step.py --output benchmarks/results/method_step.json   # Focal-T at full size, 150 classes
 python benchmarks/method_step.py --small                                  # a tiny model, to try the script
 
 The weights are random, on which neither time nor memory depends. Class names have two tokens, as in CLIP's vocabulary

@@ -5,12 +5,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .ssprompt_model import SSPromptModel
-    from .tuners import SSPromptConfig
+    from .tuners import CoOpConfig, LOCNConfig, SSPromptConfig, VSPLConfig
 
 # Imported on first use: `import ssprompt_hf` alone should not wait for torch.
-_EXPORTS = {"SSPromptConfig": ".tuners", "SSPromptModel": ".ssprompt_model"}
+_EXPORTS = {
+    "CoOpConfig": ".tuners",
+    "LOCNConfig": ".tuners",
+    "SSPromptConfig": ".tuners",
+    "SSPromptModel": ".ssprompt_model",
+    "VSPLConfig": ".tuners",
+}
 
-__all__ = ["SSPromptConfig", "SSPromptModel"]
+__all__ = ["CoOpConfig", "LOCNConfig", "SSPromptConfig", "SSPromptModel", "VSPLConfig"]
 
 
 def __getattr__(name: str):

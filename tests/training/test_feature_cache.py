@@ -4,12 +4,14 @@ import os
 
 import pytest
 import torch
-from tiny_training import tiny_adapted, tiny_images, tiny_processor, tiny_seem, tiny_trainer
+from tiny_training import save_tiny_base, tiny_adapted, tiny_images, tiny_processor, tiny_seem, tiny_trainer
 
+from ssprompt_hf import SSPromptModel
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.training import feature_cache
 from ssprompt_hf.training.examples import SegmentationExamples
 from ssprompt_hf.training.feature_cache import FeatureCache, FeatureSource, entry_bytes
+from ssprompt_hf.training.settings import PromptArguments
 
 SEMANTIC_ONLY = {"spatial_embedding": False, "spatial_weight": False}
 
@@ -18,9 +20,21 @@ def entry(value: float = 0.0, size: int = 100):
     return {"mask_features": torch.full((1, size), value), "padded_size": torch.tensor([32, 64])}
 
 
+def tiny_method(folder, method: str):
+    """The tiny model with its text encoder and classes, and an untrained adapter of another method."""
+    torch.manual_seed(0)
+    return SSPromptModel.from_pretrained(
+        save_tiny_base(folder / "base"),
+        config=PromptArguments(method=method).config(),
+        class_names=tiny_images(1).classes.names,
+        is_trainable=True,
+    )
+
+
 def loss_and_gradients(tmp_path, config, **arguments):
     """Of the second pass over a batch, so that a cache has been filled; and how often the backbone ran."""
-    trainer = tiny_trainer(tmp_path, tiny_adapted(**config), **arguments)
+    model = tiny_method(tmp_path, config) if isinstance(config, str) else tiny_adapted(**config)
+    trainer = tiny_trainer(tmp_path, model, **arguments)
     runs = []
     trainer.base_model.model.backbone.register_forward_hook(lambda *_: runs.append(1))
     for _ in range(2):
@@ -42,8 +56,12 @@ def loss_and_gradients(tmp_path, config, **arguments):
         ({}, {"task": "panoptic"}),
         (SEMANTIC_ONLY, {}),
         (SEMANTIC_ONLY, {"task": "instance"}),
+        ("coop", {}),
+        ("locn", {"task": "panoptic"}),
+        ("vspl", {}),
     ],
-    ids=["both", "projections", "auxiliary", "panoptic", "semantic prompts", "semantic prompts, instances"],
+    ids=["both", "projections", "auxiliary", "panoptic", "semantic prompts", "semantic prompts, instances"]
+    + ["coop", "locn", "vspl"],
 )
 @pytest.mark.parametrize("storage", ["memory", "disk"])
 def test_cached_features_give_the_same_loss_and_gradients(tmp_path, config, arguments, storage):
