@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 # Below this many multiply-adds a call costs more than it saves.
 MIN_LINEAR_SIZE = 2**22
-# Likewise for attention: below this many scores a head, PyTorch's own kernel is about as fast, and as a single parallel
-# region it suffers less from other work on the same cores.
-MIN_SCORES = 2**18
+# Likewise for attention: below this many scores a head, PyTorch's own kernel is about as fast, and as a single
+# parallel region it suffers less from other work on the same cores.
+MIN_SCORES = 2**17
 # Temporaries stay in the cache, and below glibc's limit (32 MB) for memory that is fetched from the system anew, and
 # zeroed page by page, at each allocation.
 CHUNK_ELEMENTS = 2**21
@@ -136,7 +136,7 @@ def scaled_dot_product_attention(
 
     Args:
         query: `(batch, heads, queries, head_dim)`.
-        keys, values: `(batch, heads, L, head_dim)`; memory in this order saves a copy.
+        keys, values: `(batch, heads, L, head_dim)`, in memory of any order.
         mask: bool, broadcastable to `(batch, heads, queries, L)`; True where a query may look, which for every query
             must be somewhere.
 

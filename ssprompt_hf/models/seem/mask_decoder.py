@@ -250,15 +250,16 @@ class SeemMaskDecoder(nn.Module):
         """Fill in `keys`, `values` and `attention_features`: once per image, whatever the number of prompts."""
         if features.keys is not None and features.attention_features is not None:
             return features
-        levels = [level.permute(0, 2, 3, 1) for level in self.level_features(features)]
-        with_positions = [add_sine_positions(level).flatten(1, 2) for level in levels]
-        levels = [level.flatten(1, 2) for level in levels]
-        keys, values = [], []
-        for index, layer in enumerate(self.layers):
-            attention, level = layer.cross_attention, index % NUM_LEVELS
-            # Every prompt reads them head by head: worth one copy into this order.
-            keys.append(attention.split_heads(attention.k_proj(with_positions[level])).contiguous())
-            values.append(attention.split_heads(attention.v_proj(levels[level])).contiguous())
+        keys, values = [None] * len(self.layers), [None] * len(self.layers)
+        # Finest level first: its large temporary is gone before the next memory is needed.
+        for level, states in reversed(list(enumerate(self.level_features(features)))):
+            states = states.permute(0, 2, 3, 1)
+            with_positions = add_sine_positions(states).flatten(1, 2)
+            states = states.flatten(1, 2)
+            for index in range(level, len(self.layers), NUM_LEVELS):
+                attention = self.layers[index].cross_attention
+                keys[index] = attention.split_heads(attention.k_proj(with_positions))
+                values[index] = attention.split_heads(attention.v_proj(states))
         # Bilinear down-sampling is linear: down-sampled mask features give the down-sampled masks.
         attention_features = tuple(
             F.interpolate(features.mask_features, size=level.shape[-2:], mode="bilinear", align_corners=False).flatten(

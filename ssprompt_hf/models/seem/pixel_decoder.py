@@ -16,7 +16,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from .configuration_seem import SeemConfig
-from .cpu_ops import Conv1x1, Conv3x3, Linear
+from .cpu_ops import Conv1x1, Conv3x3, Linear, scaled_dot_product_attention
 
 NUM_GROUPS = 32  # of every group norm
 NUM_LEVELS = 3  # the mask decoder attends to three scales
@@ -52,7 +52,7 @@ class SeemPixelDecoderAttention(nn.Module):
         query = self.q_proj(with_positions).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         key = self.k_proj(with_positions).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         value = self.v_proj(hidden_states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = scaled_dot_product_attention(query, key, value)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 
