@@ -17,6 +17,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from ..data.classes import IGNORE_INDEX
 from ..errors import SSPromptError
+from ..models.seem.cpu_ops import matmul
 
 SEMANTIC_LOSSES = ("dice", "balanced", "nll", "cross_entropy")
 RESOLUTIONS = ("mask", "label")
@@ -36,9 +37,9 @@ def class_scores(class_queries_logits: torch.Tensor, masks_queries_logits: torch
     dtype = torch.promote_types(class_queries_logits.dtype, torch.float32)
     probabilities = class_queries_logits.softmax(dim=-1, dtype=dtype)[..., :-1]
     masks = masks_queries_logits.to(dtype).sigmoid().flatten(2)
-    # `matmul` would run in half precision under autocast, where small probabilities vanish
+    # under autocast the product would be one of half precision, where small probabilities vanish
     with torch.autocast(masks.device.type, enabled=False):
-        return (probabilities.transpose(1, 2) @ masks).unflatten(2, masks_queries_logits.shape[-2:])
+        return matmul(probabilities.transpose(1, 2), masks).unflatten(2, masks_queries_logits.shape[-2:])
 
 
 def label_shares(labels: torch.Tensor, num_classes: int, size: tuple[int, int]) -> torch.Tensor:
@@ -61,12 +62,12 @@ def label_shares(labels: torch.Tensor, num_classes: int, size: tuple[int, int]) 
     columns = torch.arange(width, device=labels.device) * size[1] // width
     cells = rows[:, None] * size[1] + columns
     num_cells = size[0] * size[1]
-    counts = []
-    for label in labels:
-        kept = label != IGNORE_INDEX
-        index = label[kept].long() * num_cells + cells[kept]
-        counts.append(torch.bincount(index, minlength=num_classes * num_cells))
-    return torch.stack(counts).view(batch_size, num_classes, *size).float()
+    # ignored pixels are counted as one class more, which is cheaper than leaving them out
+    classes = torch.where(labels == IGNORE_INDEX, num_classes, labels)
+    images = torch.arange(batch_size, device=labels.device)[:, None, None] * (num_classes + 1)
+    index = (classes + images) * num_cells + cells
+    counts = torch.bincount(index.flatten(), minlength=batch_size * (num_classes + 1) * num_cells)
+    return counts.view(batch_size, num_classes + 1, *size)[:, :num_classes].float()
 
 
 class SemanticLoss(nn.Module):
@@ -121,10 +122,10 @@ class SemanticLoss(nn.Module):
         if labels.shape[0] != len(class_queries_logits):
             raise ValueError(f"{labels.shape[0]} label maps for {len(class_queries_logits)} images")
         num_classes = class_queries_logits.shape[-1] - 1
-        outside = labels[(labels != IGNORE_INDEX) & (labels >= num_classes)]
-        if len(outside):
+        outside = (labels != IGNORE_INDEX) & (labels >= num_classes)
+        if outside.any():
             raise SSPromptError(
-                f"labels hold class index {int(outside[0])}, but the model has {num_classes} classes (0 to "
+                f"labels hold class index {int(labels[outside][0])}, but the model has {num_classes} classes (0 to "
                 f"{num_classes - 1}): set the class names of the data set"
             )
         if self.resolution == "mask":
