@@ -3,10 +3,10 @@
 python benchmarks/method_step.py --output benchmarks/results/method_step.json   # Focal-T at full size, 150 classes
 python benchmarks/method_step.py --small                                  # a tiny model, to try the script
 
-The weights are random, on which neither time nor memory depends. Class names have two tokens, as in CLIP's vocabulary
-they have on average; CoOp's prompts are then 21 tokens long and LOCN's 9. Images have the size that most of ADE20K's
-have when the shorter side is 512. The paper's numbers are from a GPU that it does not name; ratios are what can be
-compared.
+The weights are random, on which neither time nor memory depends. Class names are taken to have two tokens; CoOp's
+prompts are then 21 tokens long and LOCN's 9. Images are 4:3 with a shorter side of 512. GB are the peak of the whole
+process, weights and libraries included. The paper does not say, in the text we have, on what it measured: only ratios
+can be compared.
 """
 
 import argparse
