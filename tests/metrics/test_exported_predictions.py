@@ -145,7 +145,6 @@ def test_cityscapes_panoptic_script(seed, tmp_path):
     exporter.finish()
     ours = scores.compute()
     official = cityscapes_panoptic_scores(
-        tmp_path,
         tmp_path / "gtFine" / "cityscapes_panoptic_val.json",
         tmp_path / "gtFine" / "cityscapes_panoptic_val",
         tmp_path / "out" / "panoptic.json",

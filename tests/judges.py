@@ -1,10 +1,14 @@
 """Random scenes, and the official tools and naive definitions that judge the metrics."""
 
 import contextlib
+import copy
 import io
+import json
 
 import numpy as np
 from PIL import Image
+
+from ssprompt_hf.export import PredictionExporter
 
 
 def random_scene(rng, num_classes=6, things=(2, 3, 4, 5), size=(40, 56), void=0.05, crowds=True, scale=1):
@@ -73,11 +77,20 @@ def true_objects(truth, things):
     return masks, [int(label) for label, _ in keys], [int(number == 0) for _, number in keys]
 
 
-def pycocotools_scores(predictions, truths, num_classes, evaluator=None):
-    """`(stats (12,), precision (10, 101, K, 4, 3))` of `pycocotools`, or of another evaluator with its interface."""
+def pycocotools_scores(predictions, truths, num_classes):
+    """`(stats (12,), precision (10, 101, K, 4, 3))` of `pycocotools`."""
+    return evaluate_coco(*coco_dicts(predictions, truths, num_classes))
+
+
+def prepared_coco(predictions, truths, num_classes, *tools):
+    """A function that computes AP of masks that are coded already."""
+    dicts = coco_dicts(predictions, truths, num_classes)
+    return lambda: evaluate_coco(*copy.deepcopy(dicts), *tools)[0][0]
+
+
+def coco_dicts(predictions, truths, num_classes):
+    """The truth as a COCO file holds it, and a list of results."""
     from pycocotools import mask as rle
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
 
     annotations, results = [], []
     every = [mask for prediction, truth in zip(predictions, truths) for mask in (*prediction["masks"], *truth[0])]
@@ -101,22 +114,31 @@ def pycocotools_scores(predictions, truths, num_classes, evaluator=None):
             results.append(
                 {"image_id": image, "category_id": int(label) + 1, "segmentation": code, "score": float(score)}
             )
+    truth = {
+        "info": {},
+        "images": [{"id": i + 1, "height": height, "width": width} for i in range(len(truths))],
+        "categories": [{"id": k + 1, "name": str(k)} for k in range(num_classes)],
+        "annotations": annotations,
+    }
+    return truth, results
+
+
+def evaluate_coco(truth, results, coco_class=None, evaluator=None):
+    """Runs `pycocotools`, or other classes with its interface."""
+    if coco_class is None:
+        from pycocotools.coco import COCO as coco_class
+        from pycocotools.cocoeval import COCOeval as evaluator
+
     with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {
-            "info": {},
-            "images": [{"id": i + 1, "height": height, "width": width} for i in range(len(truths))],
-            "categories": [{"id": k + 1} for k in range(num_classes)],
-            "annotations": annotations,
-        }
+        coco, detections = coco_class(), coco_class()
+        coco.dataset = truth
         coco.createIndex()
         if results:
             detections = coco.loadRes(results)
         else:
-            detections = COCO()
-            detections.dataset = {**coco.dataset, "annotations": []}
+            detections.dataset = {**truth, "annotations": []}
             detections.createIndex()
-        judge = (evaluator or COCOeval)(coco, detections, "segm")
+        judge = evaluator(coco, detections, "segm")
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
@@ -204,10 +226,8 @@ def cityscapes_semantic_scores(prediction_files, label_files):
     return script.evaluateImgLists([str(path) for path in prediction_files], [str(path) for path in label_files], args)
 
 
-def cityscapes_panoptic_scores(folder, truth_json, truth_folder, prediction_json, prediction_folder):
+def cityscapes_panoptic_scores(truth_json, truth_folder, prediction_json, prediction_folder):
     """The official script's results, which follow those of `panopticapi`, in this process."""
-    import json
-
     from cityscapesscripts.evaluation import evalPanopticSemanticLabeling as script
 
     truth, prediction = (json.loads(path.read_text()) for path in (truth_json, prediction_json))
@@ -217,6 +237,32 @@ def cityscapes_panoptic_scores(folder, truth_json, truth_folder, prediction_json
     with contextlib.redirect_stdout(io.StringIO()):
         statistics = script.pq_compute_single_core(0, pairs, str(truth_folder), str(prediction_folder), categories)
     return script.average_pq(statistics, categories)
+
+
+def prepared_panoptic(folder, predictions, truths, classes, things):
+    """A function that computes PQ of files that are written already."""
+    names = [f"{number}.png" for number in range(len(truths))]
+    exporters = [PredictionExporter(folder / kind, names, classes.ids) for kind in ("truth", "guess")]
+    for index, (prediction, truth) in enumerate(zip(predictions, truths)):
+        segmentation, infos = np.zeros(truth["label"].shape, np.int32), []
+        for label, number in np.unique(np.stack([truth["label"], truth["instance"]], -1).reshape(-1, 2), axis=0):
+            if label != 255:
+                mask = (truth["label"] == label) & (truth["instance"] == number)
+                segmentation[mask] = len(infos) + 1
+                infos.append({"id": len(infos) + 1, "label_id": int(label)})
+        exporters[0].add_panoptic(index, segmentation, infos)
+        exporters[1].add_panoptic(index, **prediction)
+    for exporter in exporters:
+        exporter.finish()
+    path = folder / "truth" / "panoptic.json"
+    truth = json.loads(path.read_text())
+    for entry in truth["annotations"]:
+        for info in entry["segments_info"]:
+            info["iscrowd"] = 0
+    truth["categories"] = [{"id": number, "isthing": int(k in things)} for k, number in enumerate(classes.ids)]
+    path.write_text(json.dumps(truth))
+    files = [f for kind in ("truth", "guess") for f in (folder / kind / "panoptic.json", folder / kind / "panoptic")]
+    return lambda: cityscapes_panoptic_scores(*files)["All"]["pq"]
 
 
 def save(path, array):

@@ -1,0 +1,117 @@
+"""Evaluation of instances and panoptic segments from files to scores and exported predictions."""
+
+import json
+
+import numpy as np
+import pytest
+from judges import cityscapes_ids, cityscapes_instance_scores, cityscapes_semantic_scores, random_scene, save
+from tiny_training import SCRIPT, run_python, save_tiny_base, tiny_images, tiny_trainer
+
+from ssprompt_hf.cli import main
+from ssprompt_hf.data.cityscapes import CLASSES
+from ssprompt_hf.errors import SSPromptError
+from ssprompt_hf.export import PredictionExporter
+from ssprompt_hf.metrics import CocoScores
+
+EXAMPLES = SCRIPT.parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def cityscapes(tmp_path_factory):
+    """Five images in the official layout; with a caravan, which is ignored as a class but told apart."""
+    root, rng = tmp_path_factory.mktemp("cityscapes"), np.random.default_rng(0)
+    for number in range(5):
+        name = f"aachen/aachen_{number:06d}_000019"
+        truth = random_scene(rng, things=CLASSES.thing_indices[:3], size=(64, 128), scale=2)
+        labels, instances = cityscapes_ids(truth, CLASSES.ids)
+        labels[:20, :20], instances[:20, :20] = 29, 29001
+        save(root / "leftImg8bit" / "val" / f"{name}_leftImg8bit.png", rng.integers(0, 256, (64, 128, 3), np.uint8))
+        save(root / "gtFine" / "val" / f"{name}_gtFine_labelIds.png", labels)
+        save(root / "gtFine" / "val" / f"{name}_gtFine_instanceIds.png", instances.astype(np.uint16))
+    return root
+
+
+def options(base, cityscapes, output, task):
+    data = ["--base_model", base, "--dataset", "cityscapes", "--data_dir", str(cityscapes)]
+    return [*data, "--task", task, "--use_cpu", "--disable_tqdm", "True", "--output_dir", str(output)]
+
+
+def test_command_exports_what_official_scripts_score_alike(base, cityscapes, tmp_path):
+    pytest.importorskip("cityscapesscripts.evaluation", reason="judges: pip install cityscapesscripts")
+    command = ["evaluate", *options(base, cityscapes, tmp_path, "instance"), "--export", str(tmp_path / "export")]
+    assert main([*command, "--dataloader_num_workers", "2"]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    scores = metrics["scores"]["zero_shot"]
+    assert metrics["zero_shot_coco_ap"] == scores["coco_ap"]
+    stems = [f"aachen_{number:06d}_000019" for number in range(5)]
+    truth = cityscapes / "gtFine" / "val" / "aachen"
+    semantic = cityscapes_semantic_scores(
+        [tmp_path / "export" / "semantic" / f"{stem}_leftImg8bit.png" for stem in stems],
+        [truth / f"{stem}_gtFine_labelIds.png" for stem in stems],
+    )
+    assert scores["mean_iou"] == pytest.approx(100 * semantic["averageScoreClasses"], abs=1e-3)
+    averages, _, _ = cityscapes_instance_scores(
+        [tmp_path / "export" / "instance" / f"{stem}_leftImg8bit.txt" for stem in stems],
+        [truth / f"{stem}_gtFine_instanceIds.png" for stem in stems],
+    )
+    assert scores["cityscapes_ap"] == pytest.approx(100 * averages["allAp"], abs=1e-3)
+    assert scores["cityscapes_ap50"] == pytest.approx(100 * averages["allAp50%"], abs=1e-3)
+
+
+def test_two_processes_give_the_scores_and_files_of_one(base, cityscapes, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    export = ["--export", str(two / "export")]
+    script = [EXAMPLES / "evaluate.py", *options(base, cityscapes, two, "panoptic"), *export]
+    run_python(*launch, *script, ACCELERATE_USE_CPU="1")
+    assert main(["evaluate", *options(base, cityscapes, one, "panoptic"), "--export", str(one / "export")]) == 0
+    first, second = (json.loads((folder / "metrics.json").read_text())["scores"] for folder in (one, two))
+    assert first == second and "pq_things" in first["zero_shot"]
+    files = sorted(path.relative_to(one) for path in (one / "export").rglob("*") if path.is_file())
+    assert len(files) == 5 + 5 + 1
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in files)
+
+
+def test_scores_of_tasks_stand_beside_mean_iou(tmp_path):
+    images = tiny_images(3, "validation")
+    for task, names in (
+        ("instance", {"coco_ap", "coco_ap50", "cityscapes_ap", "cityscapes_ap50"}),
+        ("panoptic", {"pq", "sq", "rq", "pq_things", "pq_stuff"}),
+    ):
+        trainer = tiny_trainer(tmp_path / task, evaluation=images, task=task)
+        trainer.exporter = PredictionExporter(tmp_path / task, images.file_names, images.classes.ids)
+        both = trainer.evaluate_with_zero_shot()
+        assert set(both) == {"adapted", "zero_shot"} and names < set(both["adapted"])
+        # prompts that have not been trained change nothing, and what was written is what was scored
+        assert str(both["adapted"]) == str(both["zero_shot"])
+        trainer.exporter.finish()
+        assert {f"eval_{name}" for name in names} < set(trainer.evaluate())
+    written = json.loads((tmp_path / "instance" / "instance" / "coco_instances.json").read_text())
+    assert {"image_id", "category_id", "segmentation", "score"} == set(written[0])
+    assert both["adapted"]["per_class_pq"].keys() == both["adapted"]["per_class_iou"].keys()
+
+
+def test_a_task_without_labels_is_refused(tmp_path):
+    images = tiny_images(2)
+    read = images.source.read
+    images.source.read = lambda row: {key: value for key, value in read(row).items() if key != "instance"}
+    trainer = tiny_trainer(tmp_path, evaluation=images, task="panoptic")
+    with pytest.raises(SSPromptError, match="needs instance maps"):
+        trainer.evaluate()
+
+
+def test_memory_of_scores_does_not_grow_with_images():
+    scores = CocoScores(3)
+    truth = {"label": np.zeros((512, 512), np.uint8), "instance": np.ones((512, 512), np.int32)}
+    guess = {"masks": np.ones((4, 512, 512), bool), "labels": np.zeros(4), "scores": np.arange(4)}
+    for image in range(20):
+        scores.add(prediction=guess, reference=truth, image_id=image)
+    arrays = [array for record in scores._records.values() for array in record]
+    assert all(array.base is None or array.base.nbytes < 10_000 for array in arrays)
+    assert sum(array.nbytes for array in arrays) < 20 * 1_000
