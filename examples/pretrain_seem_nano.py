@@ -413,6 +413,13 @@ def export(args):
     model.set_class_names(list(STREET_CLASSES), tokenizer, list(STREET_THINGS))
     model.half().save_pretrained(args.export)
     processor.save_pretrained(args.export)
+    # Half precision is how the weights travel, not how they compute.
+    path = args.export / "config.json"
+    config = json.loads(path.read_text())
+    for part in (config, config["text_config"], config["backbone_config"]):
+        part["dtype"] = "float32"
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (args.export / "model.safetensors").chmod(0o644)
 
 
 if __name__ == "__main__":
