@@ -292,22 +292,39 @@ def instance_overlaps(predicted: PredictedInstances, segments: Segments) -> tupl
             f"The prediction has shape {masks.shape[-2:]}, the reference {segments.shape}; resize the prediction to "
             "the reference's size."
         )
-    index = segments.index_map()
     if masks.ndim == 2:
         rows = len(predicted.labels) + 1
+        index = segments.index_map()
         starts, lengths = runs(masks, index)
         pairs = masks.reshape(-1)[starts].astype(np.int64) * size + index[starts]
         shared = counts(pairs, lengths, rows * size).reshape(rows, size)[1:]
     else:
-        shared = np.stack([_pixels_by_segment(mask, index, size) for mask in masks.reshape(len(masks), -1)])
+        shared = np.stack([_pixels_by_segment(mask, segments) for mask in masks.reshape(len(masks), -1)])
     shared = shared[predicted.mask_of]
     return shared, shared.sum(1)
 
 
-def _pixels_by_segment(mask: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
-    """int64 (size,): `numpy.bincount(index[mask])`, looking at eight pixels at a time for those in the mask."""
-    whole = len(mask) // 8 * 8
-    words = np.flatnonzero(mask[:whole].view(np.uint64))
-    inside = mask[:whole].reshape(-1, 8)[words]
-    found = np.bincount(index[:whole].reshape(-1, 8)[words][inside], minlength=size)
-    return found + np.bincount(index[whole:][mask[whole:]], minlength=size)
+def _pixels_by_segment(mask: np.ndarray, segments: Segments) -> np.ndarray:
+    """int64 (S,): how many pixels of a flat bool mask lie in each segment; from runs to runs, without pixels."""
+    starts, ends = _mask_runs(mask)
+    first = np.searchsorted(segments.starts, starts, side="right") - 1
+    pieces = np.searchsorted(segments.starts, ends, side="left") - first  # runs of the image that each run crosses
+    run = np.repeat(first - np.cumsum(pieces) + pieces, pieces) + np.arange(pieces.sum())
+    left = np.maximum(segments.starts[run], np.repeat(starts, pieces))
+    right = np.minimum(segments.starts[run] + segments.lengths[run], np.repeat(ends, pieces))
+    return counts(segments.index[run], right - left, len(segments.labels))
+
+
+def _mask_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and ends of the runs of True in a flat mask."""
+    size = len(mask)
+    change = np.empty(size // 8 * 8 + 8, bool)
+    change[0], change[size:] = mask[0], False
+    np.not_equal(mask[1:], mask[:-1], out=change[1:size])
+    # few pixels change: eight at a time are passed over
+    words = np.flatnonzero(change.view(np.uint64) != 0)
+    word, byte = change.reshape(-1, 8)[words].nonzero()
+    places = words[word] * 8 + byte
+    if mask[-1]:
+        places = np.append(places, size)
+    return places[::2], places[1::2]
