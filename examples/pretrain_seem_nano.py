@@ -407,9 +407,13 @@ def export(args):
     tokenizer = byte_tokenizer()
     model = SeemForUniversalSegmentation(nano_config()).eval()
     model.load_state_dict(torch.load(args.work_dir / "checkpoint.pt", weights_only=True)["model"])
-    processor = SeemProcessor(
-        SeemImageProcessor(size={"shortest_edge": SIZE[0], "longest_edge": 4 * SIZE[0]}), tokenizer
+    image_processor = SeemImageProcessor(
+        size={"shortest_edge": SIZE[0], "longest_edge": 4 * SIZE[0]},
+        object_mask_threshold=model.config.object_mask_threshold,
+        overlap_threshold=model.config.overlap_threshold,
+        thing_class_ids=list(STREET_THINGS),
     )
+    processor = SeemProcessor(image_processor, tokenizer)
     model.set_class_names(list(STREET_CLASSES), tokenizer, list(STREET_THINGS))
     model.half().save_pretrained(args.export)
     processor.save_pretrained(args.export)
