@@ -40,7 +40,7 @@ class SSPromptTrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = 4
     per_device_eval_batch_size: int = 1
     optim: str = "adamw_torch"
-    learning_rate: float = 2e-2
+    learning_rate: float = 1e-2
     weight_decay: float = 1e-4
     max_grad_norm: float = 0.0
     lr_scheduler_type: str = "polynomial"
@@ -57,7 +57,7 @@ class SSPromptTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = False
 
     task: str = field(default="semantic", metadata={"help": "semantic, instance or panoptic"})
-    semantic_loss: str = field(default="dice", metadata={"help": f"one of {', '.join(SEMANTIC_LOSSES)}"})
+    semantic_loss: str = field(default="mixed", metadata={"help": f"one of {', '.join(SEMANTIC_LOSSES)}"})
     loss_resolution: str = field(default="mask", metadata={"help": "resolution of the semantic loss: mask or label"})
     auxiliary_loss: bool = field(default=False, metadata={"help": "also train the predictions before each layer"})
     random_flip: bool = field(default=True, metadata={"help": "mirror half of the training images"})

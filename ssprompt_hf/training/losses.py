@@ -19,7 +19,10 @@ from ..data.classes import IGNORE_INDEX
 from ..errors import SSPromptError
 from ..models.seem.cpu_ops import matmul
 
-SEMANTIC_LOSSES = ("dice", "balanced", "nll", "cross_entropy")
+SEMANTIC_LOSSES = ("mixed", "dice", "balanced", "nll", "cross_entropy")
+# Dice alone hardly moves a class that is predicted nowhere, as one with a name the model does not know; a little
+# likelihood brings it back.
+BALANCED_SHARE = 0.1
 RESOLUTIONS = ("mask", "label")
 
 
@@ -80,9 +83,11 @@ class SemanticLoss(nn.Module):
             - `"nll"`: negative log-likelihood of the scores normalised to sum to 1, which is the cross-entropy with
               the logarithms of the scores as logits;
             - `"balanced"`: the same, pixels weighted by the square root of their class's inverse frequency;
+            - `"mixed"`: `"dice"` plus a tenth of `"balanced"`;
             - `"dice"`: one minus the soft Dice coefficient of the normalised scores, averaged over the classes that
               are present.
-        class_frequencies: `(K,)`, share or number of training pixels of each class; needed by `"balanced"`.
+        class_frequencies: `(K,)`, share or number of training pixels of each class; needed by `"balanced"` and
+            `"mixed"`.
         resolution: `"mask"`: scores at the resolution of the masks, against the shares of the labels in each cell.
             `"label"`: masks are first enlarged to the labels, as in inference; one image at a time, and again in the
             backward pass, as this takes a hundred times the memory of the labels.
@@ -91,7 +96,7 @@ class SemanticLoss(nn.Module):
         SSPromptError: an unknown form or resolution, or no frequencies where they are needed.
     """
 
-    def __init__(self, form: str = "dice", class_frequencies: torch.Tensor | None = None, resolution: str = "mask"):
+    def __init__(self, form: str = "mixed", class_frequencies: torch.Tensor | None = None, resolution: str = "mask"):
         super().__init__()
         if form not in SEMANTIC_LOSSES:
             raise SSPromptError(f"semantic_loss is {form!r}; it must be one of {', '.join(SEMANTIC_LOSSES)}")
@@ -99,9 +104,9 @@ class SemanticLoss(nn.Module):
             raise SSPromptError(f"loss_resolution is {resolution!r}; it must be 'mask' or 'label'")
         self.form, self.resolution = form, resolution
         weights = None
-        if form == "balanced":
+        if form in ("balanced", "mixed"):
             if class_frequencies is None:
-                raise SSPromptError("the loss 'balanced' needs the class frequencies of the training labels")
+                raise SSPromptError(f"the loss {form!r} needs the class frequencies of the training labels")
             frequencies = class_frequencies.float() / class_frequencies.sum()
             # a class that never occurs would have an infinite weight, which meets no pixel
             weights = frequencies.clamp(min=1e-8).rsqrt()
@@ -148,6 +153,11 @@ class SemanticLoss(nn.Module):
         scores, counts = scores.flatten(2), counts.flatten(2).to(scores.dtype)
         if self.form == "dice":
             return self._dice(scores, counts)
+        if self.form == "mixed":
+            return self._dice(scores, counts) + BALANCED_SHARE * self._likelihood(scores, counts)
+        return self._likelihood(scores, counts)
+
+    def _likelihood(self, scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         if self.form == "cross_entropy":
             log_probabilities = scores.log_softmax(dim=1)
         else:

@@ -129,7 +129,7 @@ class SSPromptTrainer(Trainer):
             self.matching_loss = MatchingLoss(len(dataset.classes)).to(args.device)
             return
         frequencies = None
-        if args.semantic_loss == "balanced":
+        if args.semantic_loss in ("balanced", "mixed"):
             frequencies = torch.from_numpy(label_statistics(dataset).pixel_counts.sum(0))
         self.semantic_loss = SemanticLoss(args.semantic_loss, frequencies, args.loss_resolution).to(args.device)
 

@@ -51,6 +51,8 @@ def naive_scores(class_logits, mask_logits):
 
 def naive_loss(form, scores, label):
     """One image, pixel by pixel."""
+    if form == "mixed":
+        return naive_loss("dice", scores, label) + 0.1 * naive_loss("balanced", scores, label)
     pixels = [(row, column) for row in range(HEIGHT) for column in range(WIDTH) if label[row, column] != 255]
     if form == "dice":
         losses = []
@@ -163,7 +165,7 @@ def test_confident_mistakes_have_finite_gradients(form):
 
 
 def test_semantic_loss_refuses_what_it_cannot_use(logits):
-    with pytest.raises(SSPromptError, match=r"'focal'.*must be one of dice"):
+    with pytest.raises(SSPromptError, match=r"'focal'.*must be one of mixed"):
         SemanticLoss("focal")
     with pytest.raises(SSPromptError, match="class frequencies"):
         SemanticLoss("balanced")

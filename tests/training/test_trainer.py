@@ -128,7 +128,7 @@ def test_accumulation_and_sizes_of_batches_change_only_rounding(tmp_path, task):
 
 
 @pytest.mark.parametrize("arguments", [{}, {"optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.5}])
-@pytest.mark.parametrize("semantic_loss", ["dice", "balanced", "nll", "cross_entropy"])
+@pytest.mark.parametrize("semantic_loss", ["mixed", "dice", "balanced", "nll", "cross_entropy"])
 def test_the_loss_falls(tmp_path, semantic_loss, arguments):
     trainer = tiny_trainer(
         tmp_path,
@@ -225,7 +225,7 @@ def test_two_processes_equal_one_up_to_rounding(tmp_path):
 
 def test_evaluation_equals_a_plain_loop(tmp_path):
     images = mixed_images()
-    trainer = tiny_trainer(tmp_path, train=images, evaluation=images, per_device_eval_batch_size=3)
+    trainer = tiny_trainer(tmp_path, train=images, evaluation=images, per_device_eval_batch_size=3, learning_rate=0.1)
     trainer.train()
     metrics = trainer.evaluate()
     both = trainer.evaluate_with_zero_shot()
