@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-DEMO_TASK = "street-scenes/fog"
+DEMO_TASK = "street-scenes/fog/custom"
 
 # Fields of transformers.TrainingArguments that --help lists besides our own; all the others can be given too.
 LISTED = (
@@ -51,7 +51,12 @@ class LazyParser(argparse.ArgumentParser):
 def add_commands(commands: Any):
     """Add all of this module's sub-commands to what `add_subparsers` returned."""
     for name, text, fill, run in (
-        ("demo", "learn prompts for fog with 16 images a class, with nothing to download", _fill_demo, run_demo),
+        (
+            "demo",
+            "learn a user's own classes in fog from 16 images, nothing to download",
+            _fill_demo,
+            run_demo,
+        ),
         ("train", "learn prompts from a few labelled images", _fill_train, run_train),
         ("evaluate", "score an adapter, or a base model without one", _fill_evaluate, run_evaluate),
         ("predict", "segment images", _fill_predict, run_predict),
