@@ -149,7 +149,7 @@ def test_demo(base, tmp_path, capsys):
     options = ["--base_model", base, "--dataset_options", '{"num_images": 6, "size": [32, 64]}', "--shots", "2"]
     assert main(["demo", *options, "--allow_fewer", *QUICK, "--output_dir", str(tmp_path)]) == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
-    assert re.match(r"2-shot SSPrompt on street-scenes/fog: mean IoU [\d.]+ zero-shot, [\d.]+ adapted", last)
+    assert re.match(r"2-shot SSPrompt on street-scenes/fog/custom: mean IoU [\d.]+ zero-shot, [\d.]+ adapted", last)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     for name in ("zero_shot_miou", "ssprompt_miou", "adapter_bytes", "train_seconds", "trainable_parameters"):
         assert isinstance(metrics[name], (int, float))
