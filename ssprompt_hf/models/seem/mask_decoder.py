@@ -253,21 +253,33 @@ class SeemMaskDecoder(nn.Module):
         keys, values = [None] * len(self.layers), [None] * len(self.layers)
         # Finest level first: its large temporary is gone before the next memory is needed.
         for level, states in reversed(list(enumerate(self.level_features(features)))):
-            states = states.permute(0, 2, 3, 1)
-            with_positions = add_sine_positions(states).flatten(1, 2)
-            states = states.flatten(1, 2)
+            attended = self._attended(states)
             for index in range(level, len(self.layers), NUM_LEVELS):
-                attention = self.layers[index].cross_attention
-                keys[index] = attention.split_heads(attention.k_proj(with_positions))
-                values[index] = attention.split_heads(attention.v_proj(states))
+                keys[index], values[index] = self._project(index, attended)
+        attention_features = self._attention_features(features)
+        return replace(features, keys=tuple(keys), values=tuple(values), attention_features=attention_features)
+
+    @staticmethod
+    def _attended(level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What keys and what values are projections of: `(B, h * w, hidden_dim)` with and without positions."""
+        states = level.permute(0, 2, 3, 1)
+        return add_sine_positions(states).flatten(1, 2), states.flatten(1, 2)
+
+    def _project(self, index: int, attended: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of layer `index`."""
+        attention = self.layers[index].cross_attention
+        with_positions, states = attended
+        return attention.split_heads(attention.k_proj(with_positions)), attention.split_heads(attention.v_proj(states))
+
+    @staticmethod
+    def _attention_features(features: SeemImageFeatures) -> tuple[torch.Tensor, ...]:
         # Bilinear down-sampling is linear: down-sampled mask features give the down-sampled masks.
-        attention_features = tuple(
+        return tuple(
             F.interpolate(features.mask_features, size=level.shape[-2:], mode="bilinear", align_corners=False).flatten(
                 2
             )
             for level in features.multi_scale_features
         )
-        return replace(features, keys=tuple(keys), values=tuple(values), attention_features=attention_features)
 
     def predict(self, states: torch.Tensor) -> SeemQueryStates:
         """The answers of queries in `states` `(B, Q, hidden_dim)`."""
@@ -291,7 +303,8 @@ class SeemMaskDecoder(nn.Module):
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """
         Args:
-            features: of the images.
+            features: of the images. If they are not prepared, each layer projects its keys and values when it needs
+                them and lets go of them again: less memory, and faster for a single call.
             queries, positions: `(B, Q, hidden_dim)`.
             tokens: `(B, T, hidden_dim)`, which the layers update (phrases), or one such tensor per level, presented
                 anew to every layer (strokes). As they enter, tokens are their own position embeddings.
@@ -303,7 +316,10 @@ class SeemMaskDecoder(nn.Module):
         Returns:
             the final states `(B, Q, hidden_dim)`, and those before each layer (empty unless asked for).
         """
-        features = self.prepare(features)
+        attended = None
+        if features.keys is None:
+            attended = [self._attended(level) for level in self.level_features(features)]
+        attention_features = features.attention_features or self._attention_features(features)
         states, earlier = queries, []
         presented = token_positions = None if isinstance(tokens, tuple) else tokens
         for index, layer in enumerate(self.layers):
@@ -311,25 +327,20 @@ class SeemMaskDecoder(nn.Module):
             if output_all_layers:
                 earlier.append(states)
             if memory_masks is None:
-                allowed = self.attention_mask(states, features.attention_features[level])
+                allowed = self.attention_mask(states, attention_features[level])
             else:
                 own = states[:, : -memory_masks[level].shape[1]]
-                allowed = self.attention_mask(own, features.attention_features[level])
+                allowed = self.attention_mask(own, attention_features[level])
                 allowed = torch.cat([allowed, memory_masks[level]], dim=1)
             # A query with an empty mask may look everywhere.
             cross_mask = (allowed | ~allowed.any(-1, keepdim=True))[:, None]
             if isinstance(tokens, tuple):
                 presented = token_positions = tokens[level]
-            states, updated = layer(
-                states,
-                positions,
-                features.keys[index],
-                features.values[index],
-                cross_mask,
-                self_mask,
-                presented,
-                token_positions,
-            )
+            if attended is None:
+                keys, values = features.keys[index], features.values[index]
+            else:
+                keys, values = self._project(index, attended[level])
+            states, updated = layer(states, positions, keys, values, cross_mask, self_mask, presented, token_positions)
             if not isinstance(tokens, tuple):
                 presented = updated
         return states, tuple(earlier)

@@ -244,14 +244,17 @@ class SeemModel(SeemPreTrainedModel):
         """
         if positive_prompt_masks is None and negative_prompt_masks is not None:
             raise ValueError("negative_prompt_masks were passed without positive_prompt_masks: pass both")
+        has_strokes = positive_prompt_masks is not None or reference_prompts is not None
+        has_prompts = has_strokes or input_ids is not None
+        if output_objects is None:
+            output_objects = not has_prompts
         if image_features is None:
             if pixel_values is None:
                 raise ValueError("pass pixel_values or image_features")
-            image_features = self.get_image_features(pixel_values)
-        image_features = self.mask_decoder.prepare(image_features)
-        has_strokes = positive_prompt_masks is not None or reference_prompts is not None
-        if output_objects is None:
-            output_objects = input_ids is None and not has_strokes
+            # Prompts come in rounds, which share keys and values; generic segmentation asks once.
+            image_features = self.get_image_features(pixel_values, prepare=has_prompts)
+        elif output_objects + has_strokes + (input_ids is not None) > 1:
+            image_features = self.mask_decoder.prepare(image_features)
         output = SeemModelOutput(image_features=image_features)
         if output_objects:
             self._decode_objects(image_features, output, output_auxiliary_predictions, image_sizes)
