@@ -352,6 +352,10 @@ def train(args):
         [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=args.lr, fused=True
     )
     checkpoint, step = args.work_dir / "checkpoint.pt", 0
+    if args.init_from is not None and not checkpoint.exists():
+        weights = SeemForUniversalSegmentation.from_pretrained(args.init_from).state_dict()
+        del weights["class_embeddings.weight"]  # the classes of the export; here they are drawn anew in every step
+        model.load_state_dict(weights)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
@@ -430,6 +434,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work_dir", type=Path, required=True, help="scenes, checkpoint and log")
     parser.add_argument("--export", type=Path, help="write the model of the checkpoint to this folder, and stop")
+    parser.add_argument("--init_from", help="start from the weights of an exported model, such as seem-nano itself")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time, to be resumed later")
     parser.add_argument("--steps", type=int, default=7200, help="length of the schedule")
     parser.add_argument("--small_share", type=float, default=0.75, help="share of the steps at two thirds of the size")
