@@ -16,6 +16,7 @@ from ..errors import SSPromptError
 from ..export import PredictionExporter
 from ..file_utils import atomic_path, write_json
 from ..hub.adapters import ADAPTER_WEIGHTS
+from ..models.seem.image_processing_seem import SeemImageProcessor
 from ..reporting import iou_table
 from ..ssprompt_model import SSPromptModel
 from ..tuners.ssprompt.point_grid import point_grid_tokens
@@ -57,7 +58,7 @@ def train_adapter(
     set_seed(args.seed)
     chosen = images if selection is None else images.select(selection.indices)
     model = _untrained_model(data, prompts, args, chosen, selection)
-    processor = _image_processor(model, data.image_size)
+    processor = sized_image_processor(model, data.image_size)
     if prompts.spatial_source == "point_grid":
         _set_point_tokens(model, processor, chosen)
     trainer = SSPromptTrainer(model, args, processor, chosen, evaluation)
@@ -133,12 +134,9 @@ def evaluate_adapter(
         model = SSPromptModel.from_pretrained(
             data.base_model or DEFAULT_BASE_MODEL, class_names=classes.names, thing_class_ids=classes.thing_indices
         )
-    elif (names := model.peft_config["default"].class_names) != classes.names:
-        raise SSPromptError(
-            f"the adapter was made for the classes {', '.join(names or ['(none)'])}, {images.name} has "
-            f"{', '.join(classes.names)}: evaluate it on data with its own classes, in its own order"
-        )
-    processor = _image_processor(model, data.image_size or model.peft_config["default"].image_size)
+    else:
+        check_adapter_classes(model.peft_config["default"].class_names, images)
+    processor = sized_image_processor(model, data.image_size or model.peft_config["default"].image_size)
     trainer = SSPromptTrainer(model, args, processor, eval_dataset=images)
     if export is not None:
         trainer.exporter = PredictionExporter(
@@ -218,8 +216,20 @@ def _untrained_model(
     )
 
 
-def _image_processor(model: SSPromptModel, image_size: int | None):
-    """The model's image processor, for images with a shorter side of `image_size` pixels."""
+def check_adapter_classes(names: list[str] | None, images: SegmentationDataset) -> None:
+    """
+    Raises:
+        SSPromptError: the classes `names` of an adapter are not those of the data set, or in another order.
+    """
+    if names != images.classes.names:
+        raise SSPromptError(
+            f"the adapter was made for the classes {', '.join(names or ['(none)'])}, {images.name} has "
+            f"{', '.join(images.classes.names)}: use data with its own classes, in its own order"
+        )
+
+
+def sized_image_processor(model: SSPromptModel, image_size: int | None) -> SeemImageProcessor:
+    """The model's image processor, for images with a shorter side of `image_size` pixels (None: as it is)."""
     processor = model.image_processor
     if image_size is not None:
         size = {**dict(processor.size), "shortest_edge": image_size}
