@@ -1,4 +1,4 @@
-"""Results for people: a table in the terminal."""
+"""Results for people: tables, for a terminal and in Markdown."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -35,6 +35,17 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], rule_befo
     for position, row in enumerate(rows):
         lines += [rule] * (position == rule_before) + [line(row)]
     return "\n".join(lines)
+
+
+def markdown_table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    """A table in Markdown.
+
+    Args:
+        header: column titles.
+        rows: as many values each, written by `str`.
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def iou_table(

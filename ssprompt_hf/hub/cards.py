@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from ..reporting import markdown_table
 from ..tuners import CoOpConfig, LOCNConfig, PromptConfig, SSPromptConfig, VSPLConfig
 from .registry import BASE_MODELS
 
@@ -26,11 +27,6 @@ def _number(value: Any) -> str:
     return str(value)
 
 
-def _table(header: list[str], rows: list[list[Any]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
 def _is_scalar(value: Any) -> bool:
     return isinstance(value, (int, float, str)) and not isinstance(value, bool)
 
@@ -47,10 +43,10 @@ def metrics_table(metrics: dict[str, Any] | None) -> str:
     columns = list(dict.fromkeys(key for value in nested.values() for key in value))
     if columns:
         rows = [[name, *(_number(value.get(key, "")) for key in columns)] for name, value in nested.items() if value]
-        parts.append(_table(["", *columns], rows))
+        parts.append(markdown_table(["", *columns], rows))
     flat = [[name, _number(value)] for name, value in metrics.items() if _is_scalar(value)]
     if flat:
-        parts.append(_table(["metric", "value"], flat))
+        parts.append(markdown_table(["metric", "value"], flat))
     return "\n\n".join(parts) or "Not evaluated yet."
 
 
@@ -86,7 +82,7 @@ def _classes(config: PromptConfig) -> str:
         row += [] if things is None else ["thing" if index in things else "stuff"]
         row += [] if config.colors is None else ["#{:02x}{:02x}{:02x}".format(*config.colors[index])]
         rows.append(row)
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def render_adapter_card(
