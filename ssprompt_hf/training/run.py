@@ -22,6 +22,7 @@ from ..ssprompt_model import SSPromptModel
 from ..tuners.ssprompt.point_grid import point_grid_tokens
 from ..visualization import comparison_picture
 from .arguments import SSPromptTrainingArguments
+from .feature_cache import FeatureCache
 from .settings import DataArguments, PromptArguments
 from .trainer import SSPromptTrainer, last_complete_checkpoint
 
@@ -54,14 +55,9 @@ def train_adapter(
     with args.main_process_first(desc="reading the data"):
         images = data.load(data.train_split, args.task)
         evaluation = data.load_evaluation(args.task)
-        selection = _select(images, prompts, args.seed)
-    set_seed(args.seed)
-    chosen = images if selection is None else images.select(selection.indices)
-    model = _untrained_model(data, prompts, args, chosen, selection)
-    processor = sized_image_processor(model, data.image_size)
-    if prompts.spatial_source == "point_grid":
-        _set_point_tokens(model, processor, chosen)
-    trainer = SSPromptTrainer(model, args, processor, chosen, evaluation)
+        selection = select_training_images(images, prompts, args.seed)
+    trainer = prepare_training(data, prompts, args, images, selection, evaluation)
+    model, chosen = trainer.model, trainer.train_dataset
     checkpoint = _checkpoint(output, prompts.resume, args)
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -125,19 +121,8 @@ def evaluate_adapter(
     Raises:
         SSPromptError: as `train_adapter`; also if the adapter's classes are not those of the data set.
     """
-    model = None if adapter is None else SSPromptModel.from_pretrained(data.base_model, adapter)
-    args.task = task or ("semantic" if model is None else model.peft_config["default"].task)
-    with args.main_process_first(desc="reading the data"):
-        images = data.load_evaluation(args.task)
-    classes = images.classes
-    if model is None:
-        model = SSPromptModel.from_pretrained(
-            data.base_model or DEFAULT_BASE_MODEL, class_names=classes.names, thing_class_ids=classes.thing_indices
-        )
-    else:
-        check_adapter_classes(model.peft_config["default"].class_names, images)
-    processor = sized_image_processor(model, data.image_size or model.peft_config["default"].image_size)
-    trainer = SSPromptTrainer(model, args, processor, eval_dataset=images)
+    trainer = prepare_evaluation(data, adapter, args, task)
+    model, images = trainer.model, trainer.eval_dataset
     if export is not None:
         trainer.exporter = PredictionExporter(
             export, images.file_names, images.classes.ids, args.world_size, args.process_index
@@ -175,7 +160,76 @@ def evaluate_adapter(
     return metrics
 
 
-def _select(images: SegmentationDataset, prompts: PromptArguments, seed: int) -> FewShotSelection | None:
+def prepare_training(
+    data: DataArguments,
+    prompts: PromptArguments,
+    args: SSPromptTrainingArguments,
+    images: SegmentationDataset,
+    selection: FewShotSelection | None,
+    evaluation: SegmentationDataset | None = None,
+    feature_cache: FeatureCache | None = None,
+) -> SSPromptTrainer:
+    """
+    Everything that comes before the first step of training.
+
+    Args:
+        data, prompts, args: the settings.
+        images: what `selection` was chosen from.
+        selection: the images to learn from; None for all.
+        evaluation: images to evaluate on.
+        feature_cache: see `SSPromptTrainer`.
+
+    Raises:
+        SSPromptError: as `train_adapter`.
+    """
+    set_seed(args.seed)
+    chosen = images if selection is None else images.select(selection.indices)
+    model = _untrained_model(data, prompts, args, chosen, selection)
+    processor = sized_image_processor(model, data.image_size)
+    if prompts.spatial_source == "point_grid":
+        _set_point_tokens(model, processor, chosen)
+    return SSPromptTrainer(model, args, processor, chosen, evaluation, feature_cache=feature_cache)
+
+
+def prepare_evaluation(
+    data: DataArguments,
+    adapter: str | None,
+    args: SSPromptTrainingArguments,
+    task: str | None = None,
+    images: SegmentationDataset | None = None,
+    feature_cache: FeatureCache | None = None,
+) -> SSPromptTrainer:
+    """
+    A trainer that has nothing to train, for evaluation.
+
+    Args:
+        data, adapter, args, task: as of `evaluate_adapter`; `args.task` is set.
+        images: by default those that `data` names.
+        feature_cache: see `SSPromptTrainer`.
+
+    Raises:
+        SSPromptError: as `evaluate_adapter`.
+    """
+    model = None if adapter is None else SSPromptModel.from_pretrained(data.base_model, adapter)
+    args.task = task or ("semantic" if model is None else model.peft_config["default"].task)
+    if images is None:
+        with args.main_process_first(desc="reading the data"):
+            images = data.load_evaluation(args.task)
+    classes = images.classes
+    if model is None:
+        model = SSPromptModel.from_pretrained(
+            data.base_model or DEFAULT_BASE_MODEL, class_names=classes.names, thing_class_ids=classes.thing_indices
+        )
+    else:
+        check_adapter_classes(model.peft_config["default"].class_names, images)
+    processor = sized_image_processor(model, data.image_size or model.peft_config["default"].image_size)
+    return SSPromptTrainer(model, args, processor, eval_dataset=images, feature_cache=feature_cache)
+
+
+def select_training_images(
+    images: SegmentationDataset, prompts: PromptArguments, seed: int
+) -> FewShotSelection | None:
+    """The few shots that `prompts` asks for, or None for all images; raises as `select_shots`."""
     if prompts.shots is None:
         return None
     return select_shots(

@@ -55,6 +55,8 @@ class SSPromptTrainer(Trainer):
         image_processor: the base model's `SeemImageProcessor`.
         train_dataset: images to learn from, already chosen.
         eval_dataset: images for `evaluate`.
+        feature_cache: one that outlives this trainer, for further trainers over the same images; then the features of
+            `eval_dataset` are kept, too. By default the cache is made by `args` and goes with the trainer.
         kwargs: those of `transformers.Trainer`.
 
     `exporter` may be set to a `PredictionExporter` before `evaluate`.
@@ -70,6 +72,7 @@ class SSPromptTrainer(Trainer):
         image_processor,
         train_dataset: SegmentationDataset | None = None,
         eval_dataset: SegmentationDataset | None = None,
+        feature_cache: FeatureCache | None = None,
         **kwargs: Any,
     ):
         if args.n_gpu > 1:
@@ -96,7 +99,8 @@ class SSPromptTrainer(Trainer):
         self.train_examples = self.matching_loss = self.semantic_loss = None
         if train_dataset is not None:
             self._init_training(train_dataset)
-        self.feature_cache = self._make_cache()
+        self.feature_cache = self._make_cache() if feature_cache is None else feature_cache
+        self._shares_cache = feature_cache is not None
         self._feature_source: FeatureSource | None = None
 
     @property
@@ -245,7 +249,7 @@ class SSPromptTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any):
         """As in `transformers`; afterwards the files that stood in for the memory of several processes are removed."""
         output = super().train(*args, **kwargs)
-        if self.feature_cache.storage != self.args.feature_cache:
+        if self.feature_cache.storage != self.args.feature_cache and not self._shares_cache:
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 shutil.rmtree(self.feature_cache.directory, ignore_errors=True)
@@ -297,7 +301,7 @@ class SSPromptTrainer(Trainer):
     @property
     def _stores_evaluation(self) -> bool:
         """Whether features are kept: those of images that are evaluated once need not be."""
-        return self.args.eval_strategy != "no"
+        return self._shares_cache or self.args.eval_strategy != "no"
 
     def evaluate_with_zero_shot(self, eval_dataset: SegmentationDataset | None = None) -> dict[str, dict]:
         """
