@@ -8,7 +8,8 @@ from ..data.classes import SegmentationClasses
 from ..export import PredictionExporter
 from ..metrics import CityscapesScores, CocoScores, PanopticScores
 from ..metrics.streaming import ImageRecords
-from ..models.seem.post_processing import MaskGeometry, instance_segmentation, panoptic_segmentation
+from ..models.seem.mask_inference import instance_segmentation, panoptic_segmentation
+from ..models.seem.mask_tiles import MaskGeometry
 
 TOP_K = 100
 """Pairs of query and class that are looked at for instances, as in the official evaluation."""
@@ -59,7 +60,7 @@ class TaskEvaluation:
             self.exporter.add_semantic(index, class_map)
         logits = outputs.class_queries_logits[0], outputs.masks_queries_logits[0]
         if self.task == "instance":
-            instances = instance_segmentation(*logits, geometry, set(self.things), TOP_K)
+            instances = instance_segmentation(*logits, geometry, set(self.things), TOP_K, return_map=False)
             prediction = {
                 "masks": instances.query_masks.cpu().numpy(),
                 "mask_of": instances.mask_of.cpu().numpy(),

@@ -21,7 +21,8 @@ from ..data.few_shot import label_statistics
 from ..errors import SSPromptError
 from ..export import PredictionExporter
 from ..metrics import confusion_matrix, scores_from_confusion
-from ..models.seem.post_processing import MaskGeometry, semantic_scores
+from ..models.seem.mask_inference import semantic_segmentation
+from ..models.seem.mask_tiles import MaskGeometry
 from .arguments import SSPromptTrainingArguments
 from .evaluation import TaskEvaluation
 from .examples import EvaluationExamples, SegmentationExamples, TrainingBatchSampler, collate_examples
@@ -356,7 +357,7 @@ class SSPromptTrainer(Trainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, torch.Tensor, torch.Tensor]:
         """One stack of confusion matrices an image, `(B, 1 or 2, K, K + 1)`; they are all that is gathered."""
-        count = len(inputs["index"])
+        count, num_classes = len(inputs["index"]), len(self._eval_examples.dataset.classes)
         confusions = []
         for index, label, instance, pixel_values in zip(
             inputs["index"].tolist(),
@@ -371,10 +372,10 @@ class SSPromptTrainer(Trainer):
             for context, evaluation in zip(self._compared(), self._task_evaluations):
                 with context:
                     outputs = model(**model_inputs([entry], self.args.device), image_sizes=torch.tensor([size]))
-                scores = semantic_scores(outputs.class_queries_logits[0], outputs.masks_queries_logits[0], geometry)
-                label = label.to(scores.device)
-                class_map = scores.argmax(dim=0)
-                matrices.append(confusion_matrix(class_map, label, len(scores)))
+                logits = outputs.class_queries_logits[0], outputs.masks_queries_logits[0]
+                class_map = semantic_segmentation(*logits, geometry)
+                label = label.to(class_map.device)
+                matrices.append(confusion_matrix(class_map, label, num_classes))
                 evaluation.add(index, outputs, class_map, {"label": label, "instance": instance}, geometry)
             confusions.append(torch.stack(matrices))
         return None, torch.stack(confusions), inputs["index"].to(self.args.device)

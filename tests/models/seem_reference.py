@@ -13,9 +13,10 @@ from transformers import AutoTokenizer, BatchFeature
 from ssprompt_hf.models.seem.backbone import build_backbone
 from ssprompt_hf.models.seem.configuration_seem import SeemConfig
 from ssprompt_hf.models.seem.image_processing_seem import SeemImageProcessor
+from ssprompt_hf.models.seem.mask_inference import semantic_scores
+from ssprompt_hf.models.seem.mask_tiles import MaskGeometry
 from ssprompt_hf.models.seem.modeling_seem import SeemForUniversalSegmentation
 from ssprompt_hf.models.seem.pixel_decoder import build_pixel_decoder
-from ssprompt_hf.models.seem.post_processing import MaskGeometry, semantic_scores
 from ssprompt_hf.models.seem.processing_seem import SeemProcessor
 from ssprompt_hf.models.seem.weight_mapping import config_from_official, map_official_name, map_official_tensors
 

@@ -12,22 +12,22 @@ from safetensors.torch import load_file
 from transformers.pipelines.image_segmentation import ImageSegmentationPipeline
 from transformers.utils import ModelOutput
 
-from ssprompt_hf.models.seem import post_processing
+from ssprompt_hf.models.seem import mask_tiles as mask_tiles_module
 from ssprompt_hf.models.seem.image_processing_seem import SeemImageProcessor
-from ssprompt_hf.models.seem.post_processing import (
-    MaskGeometry,
+from ssprompt_hf.models.seem.mask_inference import (
     instance_segmentation,
     panoptic_segmentation,
-    resize_masks,
     semantic_scores,
+    semantic_segmentation,
 )
+from ssprompt_hf.models.seem.mask_tiles import MaskGeometry, mask_tiles, resize_masks
 
 GEOMETRY = MaskGeometry(padded_size=(64, 96), image_size=(60, 80), target_size=(45, 61))
 
 
-@pytest.fixture(params=[1, 2**24], ids=["one_mask_at_a_time", "all_masks"])
-def chunk(request, monkeypatch):
-    monkeypatch.setattr(post_processing, "_MAX_CHUNK_ELEMENTS", request.param)
+@pytest.fixture(params=[(13, 40), (1024, 2048)], ids=["many_tiles", "one_tile"])
+def tiles(request, monkeypatch):
+    monkeypatch.setattr(mask_tiles_module, "TILE_SIZE", request.param)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def output_of(class_logits, mask_logits, **extra) -> ModelOutput:
 
 
 @pytest.mark.parametrize("folder", reference_models(), ids=lambda folder: folder.name)
-def test_equals_official(folder, chunk):
+def test_equals_official(folder, tiles):
     spec, expected = json.loads((folder / "spec.json").read_text()), load_file(folder / "expected.safetensors")
     settings, divisor = spec["hyperparameters"], spec["hyperparameters"]["size_divisibility"]
     output = ModelOutput(
@@ -91,11 +91,30 @@ def test_equals_official(folder, chunk):
     assert areas.tolist() == expected["a.instances.mask_areas"].tolist()
 
 
-def test_semantic_equals_whole_masks(logits, chunk):
+def test_semantic_equals_whole_masks(logits, tiles):
     classes, masks = logits[0][0], logits[1][0]
     whole = resize_masks(masks, GEOMETRY).sigmoid()
     expected = torch.einsum("qc,qhw->chw", classes.softmax(dim=-1)[:, :-1], whole)
     torch.testing.assert_close(semantic_scores(classes, masks, GEOMETRY), expected, rtol=0, atol=1e-12)
+    assert torch.equal(semantic_segmentation(classes, masks, GEOMETRY), expected.argmax(dim=0))
+    # most classes far from the others: tiles that can be told without their pixels
+    classes[:, 2] += 8
+    expected = torch.einsum("qc,qhw->chw", classes.softmax(dim=-1)[:, :-1], whole)
+    assert torch.equal(semantic_segmentation(classes, masks, GEOMETRY), expected.argmax(dim=0))
+
+
+@pytest.mark.parametrize("target_size", [(45, 61), (60, 80), (130, 170)])
+def test_tiles_are_pieces_of_whole_masks(logits, tiles, target_size):
+    geometry = GEOMETRY._replace(target_size=target_size)
+    whole = resize_masks(logits[1][0], geometry)
+    covered = torch.zeros(target_size, dtype=torch.long)
+    for tile in mask_tiles(logits[1][0], geometry):
+        expected = whole[:, tile.rows, tile.columns]
+        torch.testing.assert_close(tile.logits(), expected, rtol=0, atol=1e-12)
+        low, high = tile.bounds()
+        assert (low <= expected.amin((1, 2))).all() and (expected.amax((1, 2)) <= high).all()
+        covered[tile.rows, tile.columns] += 1
+    assert (covered == 1).all()
 
 
 @pytest.mark.parametrize("target_size", [(45, 61), (60, 80), (130, 170)])
@@ -107,7 +126,7 @@ def test_resize_masks(logits, target_size):
     assert resize_masks(masks.half(), GEOMETRY).dtype == torch.float32
 
 
-def test_panoptic_equals_whole_masks(logits, chunk):
+def test_panoptic_equals_whole_masks(logits, tiles):
     classes, masks = logits[0][0], logits[1][0]
     scores, labels = classes.softmax(dim=-1).max(dim=-1)
     keep = (labels != 5) & (scores > 0.3)
@@ -130,7 +149,7 @@ def test_panoptic_equals_whole_masks(logits, chunk):
     assert torch.equal(segmentation, expected)
 
 
-def test_instances_and_their_map(logits, chunk):
+def test_instances_and_their_map(logits, tiles):
     classes, masks = logits[0][0], logits[1][0]
     instances = instance_segmentation(classes, masks, GEOMETRY, {0, 1, 2}, top_k=30)
     whole = resize_masks(masks, GEOMETRY)

@@ -1,235 +1,12 @@
-"""From class and mask logits to semantic, instance, panoptic and prompted results, equal to the official ones.
+"""The image processor's methods from the model's output to semantic, instance, panoptic and prompted results."""
 
-Masks go from the resolution of the mask features to the padded input (bilinear), lose the padding, and go to the
-target size (antialiased bicubic); only then does the sigmoid follow. At the target size they are looked at a few at a
-time: all results are sums, counts or running maxima over the queries, so that not all masks are held at full size.
-"""
-
-import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-Size = tuple[int, int]
-"""(height, width) in pixels."""
-
-_MAX_CHUNK_ELEMENTS = 2**24  # 64 MiB of float32 masks at the target size
-
-
-class MaskGeometry(NamedTuple):
-    """Where the masks of one image lie: padded input, image within it (top left), and size of the result."""
-
-    padded_size: Size
-    image_size: Size
-    target_size: Size
-
-
-def resize_masks(masks: Tensor, geometry: MaskGeometry, mode: str = "bicubic") -> Tensor:
-    """
-    Mask logits at the target size.
-
-    Args:
-        masks (`torch.Tensor` of shape `(N, h, w)`): logits at the resolution of the mask features.
-        geometry (`MaskGeometry`): the sizes of this image.
-        mode (`str`, *optional*): the second resize, `"bicubic"` (antialiased; generic and phrase masks) or
-            `"bilinear"` (masks of spatial prompts).
-
-    Returns:
-        `torch.Tensor` of shape `(N, *geometry.target_size)`, float32 for half-precision input.
-    """
-    if masks.dtype in (torch.float16, torch.bfloat16):
-        masks = masks.float()
-    masks = F.interpolate(masks[None], size=geometry.padded_size, mode="bilinear", align_corners=False)
-    height, width = geometry.image_size
-    masks = masks[..., :height, :width]
-    # At scale 1 both filters are the identity, exactly.
-    if geometry.target_size != geometry.image_size:
-        masks = F.interpolate(
-            masks, size=geometry.target_size, mode=mode, align_corners=False, antialias=mode == "bicubic"
-        )
-    return masks[0]
-
-
-def _resized_chunks(masks: Tensor, geometry: MaskGeometry) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of the first dimension and the masks in them at the target size."""
-    step = max(1, _MAX_CHUNK_ELEMENTS // math.prod(max(geometry.padded_size, geometry.target_size, key=math.prod)))
-    for start in range(0, masks.shape[0], step):
-        rows = slice(start, min(start + step, masks.shape[0]))
-        yield rows, resize_masks(masks[rows], geometry)
-
-
-def _class_probabilities(class_logits: Tensor) -> Tensor:
-    """Softmax in at least float32."""
-    return class_logits.softmax(dim=-1, dtype=torch.promote_types(class_logits.dtype, torch.float32))
-
-
-def semantic_scores(class_logits: Tensor, mask_logits: Tensor, geometry: MaskGeometry) -> Tensor:
-    """
-    Class scores of every pixel: the sum over queries of class probability times mask probability.
-
-    Args:
-        class_logits (`torch.Tensor` of shape `(Q, K + 1)`): the last column means "no object".
-        mask_logits (`torch.Tensor` of shape `(Q, h, w)`).
-        geometry (`MaskGeometry`): the sizes of this image.
-
-    Returns:
-        `torch.Tensor` of shape `(K, *geometry.target_size)`.
-    """
-    weights = _class_probabilities(class_logits)[:, :-1].T  # (K, Q)
-    scores = weights.new_zeros(weights.shape[0], math.prod(geometry.target_size))
-    for rows, masks in _resized_chunks(mask_logits, geometry):
-        scores.addmm_(weights[:, rows], masks.sigmoid_().flatten(1).to(scores.dtype))
-    return scores.view(-1, *geometry.target_size)
-
-
-def panoptic_segmentation(
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    geometry: MaskGeometry,
-    thing_class_ids: set[int],
-    threshold: float,
-    mask_threshold: float,
-    overlap_threshold: float,
-) -> tuple[Tensor, list[dict]]:
-    """
-    Segments that do not overlap: every pixel goes to the query with the largest class score times mask probability, if
-    it lies in that query's mask; all segments of one stuff class are one.
-
-    Args:
-        class_logits (`torch.Tensor` of shape `(Q, K + 1)`): the last column means "no object".
-        mask_logits (`torch.Tensor` of shape `(Q, h, w)`).
-        geometry (`MaskGeometry`): the sizes of this image.
-        thing_class_ids (`set[int]`): classes whose segments stay apart.
-        threshold (`float`): queries with a class score not above it are left out.
-        mask_threshold (`float`): probability from which a pixel lies in a mask.
-        overlap_threshold (`float`): segments that keep less than this share of their mask are left out.
-
-    Returns:
-        `(segmentation, segments_info)`: int32 of shape `geometry.target_size`, 0 where there is no segment, and for
-        every segment, in the order of the queries, `id` (from 1), `label_id`, `was_fused` (stuff) and `score` (of the
-        class; of a fused segment's first query).
-    """
-    scores, labels = _class_probabilities(class_logits).max(dim=-1)
-    keep = (labels != class_logits.shape[-1] - 1) & (scores > threshold)
-    scores, labels, mask_logits = scores[keep], labels[keep], mask_logits[keep]
-    count, device = len(labels), mask_logits.device
-    if count == 0:
-        return torch.zeros(geometry.target_size, dtype=torch.int32, device=device), []
-
-    best = scores.new_full(geometry.target_size, -1.0)
-    owner = torch.zeros(geometry.target_size, dtype=torch.long, device=device)
-    inside = torch.zeros(geometry.target_size, dtype=torch.bool, device=device)
-    areas = torch.zeros(count, dtype=torch.long, device=device)
-    for rows, masks in _resized_chunks(mask_logits, geometry):
-        masks = masks.sigmoid_().to(scores.dtype)
-        areas[rows] = (masks >= mask_threshold).flatten(1).sum(dim=1)
-        value, index = (scores[rows, None, None] * masks).max(dim=0)
-        better = value > best  # at equal values the first query wins
-        best = torch.where(better, value, best)
-        owner = torch.where(better, index + rows.start, owner)
-        inside = torch.where(better, masks.gather(0, index[None])[0] >= mask_threshold, inside)
-
-    owned = owner.flatten().bincount(minlength=count).tolist()
-    visible = owner[inside].bincount(minlength=count).tolist()
-    segment_ids, segments_info, stuff = [0] * count, [], {}
-    for query, (label, score, area) in enumerate(zip(labels.tolist(), scores.tolist(), areas.tolist())):
-        if visible[query] == 0 or owned[query] / area < overlap_threshold:
-            continue
-        if label in stuff:
-            segment_ids[query] = stuff[label]
-            continue
-        segment_ids[query] = len(segments_info) + 1
-        fused = label not in thing_class_ids
-        if fused:
-            stuff[label] = segment_ids[query]
-        segments_info.append({"id": segment_ids[query], "label_id": label, "was_fused": fused, "score": score})
-    segmentation = torch.tensor(segment_ids, dtype=torch.int32, device=device)[owner]
-    return segmentation * inside, segments_info
-
-
-class Instances(NamedTuple):
-    """
-    N instances in the official order, of M queries, and one map of them.
-
-    scores (N,) float, labels (N,) int64, areas (N,) int64 in pixels, query_masks (M, H, W) bool or None, mask_of (N,)
-    int64: the mask of each instance; segmentation (H, W) int32: index + 1 of the best-scored instance at every pixel,
-    0 where there is none.
-    """
-
-    scores: Tensor
-    labels: Tensor
-    areas: Tensor
-    query_masks: Tensor | None
-    mask_of: Tensor
-    segmentation: Tensor
-
-    @property
-    def masks(self) -> Tensor | None:
-        """(N, H, W) bool or None: a copy of the query's mask for every instance."""
-        return None if self.query_masks is None else self.query_masks[self.mask_of]
-
-
-def instance_segmentation(
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    geometry: MaskGeometry,
-    thing_class_ids: set[int],
-    top_k: int,
-    mask_threshold: float = 0.5,
-    return_masks: bool = True,
-) -> Instances:
-    """
-    The `top_k` best pairs of query and class, things only; an instance's score is its class probability times the mean
-    mask probability inside its mask.
-
-    Args:
-        class_logits (`torch.Tensor` of shape `(Q, K + 1)`): the last column means "no object".
-        mask_logits (`torch.Tensor` of shape `(Q, h, w)`).
-        geometry (`MaskGeometry`): the sizes of this image.
-        thing_class_ids (`set[int]`): pairs of other classes are left out, after the best were taken.
-        top_k (`int`): number of pairs, at most Q * K.
-        mask_threshold (`float`): probability above which a pixel lies in a mask.
-        return_masks (`bool`): whether to keep the masks, which may overlap, at full size.
-    """
-    probabilities = _class_probabilities(class_logits)[:, :-1]
-    num_classes = probabilities.shape[1]
-    flat = probabilities.flatten()
-    scores, pairs = flat.topk(min(top_k, flat.numel()), sorted=False)  # unsorted: the official order
-    is_thing = torch.zeros(num_classes, dtype=torch.bool, device=pairs.device)
-    is_thing[list(thing_class_ids)] = True
-    keep = is_thing[pairs % num_classes]
-    scores, pairs = scores[keep], pairs[keep]
-    labels = pairs % num_classes
-    queries, query_of = (pairs // num_classes).unique(return_inverse=True)  # one query may appear with several classes
-
-    count, device = len(queries), mask_logits.device
-    # Of one query's instances only the best scored can be seen in the map.
-    best_class_score = scores.new_zeros(count).scatter_reduce(0, query_of, scores, "amax")
-    is_best = (scores == best_class_score[query_of]).nonzero().flatten()
-    best_instance = torch.zeros(count, dtype=torch.long, device=device)
-    best_instance[query_of[is_best]] = is_best
-    mask_scores, areas = scores.new_zeros(count), torch.zeros(count, dtype=torch.long, device=device)
-    best = scores.new_zeros(geometry.target_size)
-    segmentation = torch.zeros(geometry.target_size, dtype=torch.int32, device=device)
-    query_masks = None
-    if return_masks:
-        query_masks = torch.empty(count, *geometry.target_size, dtype=torch.bool, device=device)
-    logit_threshold = math.log(mask_threshold / (1 - mask_threshold))
-    for rows, masks in _resized_chunks(mask_logits[queries], geometry):
-        inside = masks > logit_threshold
-        areas[rows] = inside.flatten(1).sum(dim=1)
-        total = (masks.sigmoid_() * inside).flatten(1).sum(dim=1)
-        mask_scores[rows] = (total / (areas[rows] + 1e-6)).to(scores.dtype)
-        value, index = ((best_class_score[rows] * mask_scores[rows])[:, None, None] * inside).max(dim=0)
-        better = value > best
-        best = torch.where(better, value, best)
-        segmentation = torch.where(better, best_instance[rows][index].int() + 1, segmentation)
-        if return_masks:
-            query_masks[rows] = inside
-    return Instances(scores * mask_scores[query_of], labels, areas[query_of], query_masks, query_of, segmentation)
+from .mask_inference import instance_segmentation, logit, panoptic_segmentation, semantic_segmentation
+from .mask_tiles import MaskGeometry, Size, resize_masks
 
 
 class SeemPostProcessingMixin:
@@ -283,7 +60,7 @@ class SeemPostProcessingMixin:
         Returns:
             `list[torch.LongTensor]`: one (height, width) map an image.
         """
-        return [semantic_scores(*image).argmax(dim=0) for image in self._per_image(outputs, target_sizes)]
+        return [semantic_segmentation(*image) for image in self._per_image(outputs, target_sizes)]
 
     @torch.no_grad()
     def post_process_panoptic_segmentation(
@@ -354,7 +131,9 @@ class SeemPostProcessingMixin:
         things = self._things(thing_class_ids, outputs["class_queries_logits"].shape[-1] - 1)
         results = []
         for image in self._per_image(outputs, target_sizes):
-            instances = instance_segmentation(*image, things, top_k, mask_threshold, return_binary_maps)
+            instances = instance_segmentation(
+                *image, things, top_k, mask_threshold, return_binary_maps, return_map=not return_binary_maps
+            )
             keep = instances.scores >= threshold
             if not return_binary_maps:
                 visible = instances.segmentation.flatten().bincount(minlength=len(keep) + 1)[1:]
@@ -404,7 +183,7 @@ class SeemPostProcessingMixin:
         results = []
         for masks, geometry in zip(mask_logits, self._geometries(outputs, mask_logits, target_sizes)):
             masks = resize_masks(masks, geometry, mode)
-            results.append(masks > math.log(mask_threshold / (1 - mask_threshold)) if binarize else masks)
+            results.append(masks > logit(mask_threshold) if binarize else masks)
         return results
 
 
