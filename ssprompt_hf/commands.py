@@ -1,4 +1,4 @@
-"""The sub-commands about data and adapters: `demo`, `train`, `evaluate`, `predict` and `info`.
+"""The sub-commands about data and adapters: `demo`, `train`, `evaluate`, `predict`, `info` and `explain`.
 
 Their options are fields of dataclasses that are slow to import, so a parser gets them when it is first used.
 """
@@ -61,6 +61,12 @@ def add_commands(commands: Any):
         ("evaluate", "score an adapter, or a base model without one", _fill_evaluate, run_evaluate),
         ("predict", "segment images", _fill_predict, run_predict),
         ("info", "tell what an adapter holds", _fill_info, run_info),
+        (
+            "explain",
+            "report what an adapter has learned, where it helps and where it fails",
+            _fill_explain,
+            run_explain,
+        ),
     ):
         parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         parser.fill = fill
@@ -258,3 +264,35 @@ def run_info(options: argparse.Namespace):
 
     info = adapter_info(fetch_adapter(options.adapter))
     print(json.dumps(info, indent=2, default=str) if options.json else describe_adapter(info))
+
+
+# explain
+
+
+def _fill_explain(parser: argparse.ArgumentParser):
+    from .training.settings import DataArguments
+
+    parser.add_argument("adapter", metavar="ADAPTER", help="folder, Hub id or name of an adapter")
+    parser.add_argument("--words", metavar="FILE", help="further words to compare class embeddings with, one a line")
+    parser.add_argument(
+        "--examples",
+        type=int,
+        default=3,
+        metavar="N",
+        help="pictures each of classes that gained, classes that lost, and failures (default: %(default)s)",
+    )
+    parser.add_argument("--output_dir", default="out/explain", help="folder to write to (default: %(default)s)")
+    parser.add_argument("--use_cpu", action="store_true", help="do not use a GPU")
+    _add_fields(parser, "data (by default what the adapter was trained on, if it is embedded)", DataArguments)
+    parser.usage = f"{parser.prog} ADAPTER [OPTION VALUE ...]"
+
+
+def run_explain(options: argparse.Namespace):
+    """Run `explain`; raises as `explain_adapter`."""
+    from .explain import explain_adapter
+    from .explain.run import REPORT
+    from .training.settings import DataArguments
+
+    data = _build(DataArguments, options)
+    explain_adapter(options.adapter, data, options.output_dir, options.words, options.examples, options.use_cpu)
+    print(f"wrote {Path(options.output_dir) / REPORT}")
