@@ -219,7 +219,7 @@ def test_an_adapter_for_other_classes_is_refused(trained, capsys, tmp_path):
     assert "the adapter was made for the classes road" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "predict", "info"])
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "predict", "info", "explain"])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
