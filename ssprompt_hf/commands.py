@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .reproduce.command import fill_reproduce, run_reproduce
+
 DEMO_TASK = "street-scenes/fog/custom"
 
 # Fields of transformers.TrainingArguments that --help lists besides our own; all the others can be given too.
@@ -67,6 +69,7 @@ def add_commands(commands: Any):
             _fill_explain,
             run_explain,
         ),
+        ("reproduce", "compute a table or figure of the paper anew", fill_reproduce, run_reproduce),
     ):
         parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         parser.fill = fill
@@ -76,8 +79,21 @@ def add_commands(commands: Any):
 # Dataclasses as options
 
 
-def _add_fields(parser: argparse.ArgumentParser, title: str, cls: type, defaults: dict[str, Any] | None = None):
-    """Options for the fields of a dataclass, as transformers makes them; --help lists ours and the usual ones."""
+def _add_fields(
+    parser: argparse.ArgumentParser,
+    title: str,
+    cls: type,
+    defaults: dict[str, Any] | None = None,
+    without: tuple[str, ...] = (),
+    only_given: bool = False,
+):
+    """Options for the fields of a dataclass, as transformers makes them; --help lists ours and the usual ones.
+
+    Args:
+        defaults: in place of those of the dataclass.
+        without: fields that get no option.
+        only_given: options that the user does not give leave no attribute behind.
+    """
     from transformers import HfArgumentParser, TrainingArguments
 
     parser.usage = f"{parser.prog} [OPTION VALUE ...]"
@@ -86,6 +102,8 @@ def _add_fields(parser: argparse.ArgumentParser, title: str, cls: type, defaults
     options.set_defaults(**(defaults or {}))
     group = parser.add_argument_group(title)
     for action in options._actions:
+        if action.dest in without:
+            continue
         hidden = issubclass(cls, TrainingArguments) and action.dest in inherited
         if hidden or action.option_strings[0].startswith("--no_"):
             action.help = argparse.SUPPRESS
@@ -95,7 +113,9 @@ def _add_fields(parser: argparse.ArgumentParser, title: str, cls: type, defaults
             text = action.help or (base.metadata.get("help", "") if base else "")
             text = text.split("\n")[0].split(". ")[0].rstrip(".").replace("%", "%%")
             shown = action.default is not None and "default" not in text.lower()
-            action.help = text + (" (default: %(default)s)" if shown else "")
+            action.help = text + (f" (default: {action.default})".replace("%", "%%") if shown else "")
+        if only_given:
+            action.default = argparse.SUPPRESS
         group._add_action(action)
         # transformers adds a second name with dashes, which works but is not listed
         action.option_strings = action.option_strings[:1]

@@ -63,7 +63,7 @@ def train_adapter(
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - start
     fractions = trainer.evaluate_with_zero_shot()
-    scores = {name: _percent(values) for name, values in fractions.items()}
+    scores = {name: in_percent(values) for name, values in fractions.items()}
     method = model.peft_config["default"].method_name
     model.peft_config["default"].metrics = {
         title: {key: value for key, value in scores[name].items() if not isinstance(value, dict)}
@@ -135,7 +135,7 @@ def evaluate_adapter(
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
             trainer.exporter.finish()
-    scores = {name: _percent(values) for name, values in fractions.items()}
+    scores = {name: in_percent(values) for name, values in fractions.items()}
     if not trainer.is_world_process_zero():
         return {}
     metrics = {
@@ -313,9 +313,14 @@ def _checkpoint(output: Path, resume: bool, args: SSPromptTrainingArguments) -> 
 
 def _settings(data: DataArguments, prompts: PromptArguments, args: SSPromptTrainingArguments) -> dict[str, Any]:
     """All settings of the data and the method, and those of training that are not the defaults of transformers."""
-    usual = TrainingArguments(output_dir=args.output_dir, use_cpu=args.use_cpu).to_dict()
-    training = {name: value for name, value in args.to_dict().items() if name not in usual or usual[name] != value}
+    training = unusual_arguments(args)
     return {"data": dataclasses.asdict(data), "prompts": dataclasses.asdict(prompts), "training": training}
+
+
+def unusual_arguments(args: SSPromptTrainingArguments) -> dict[str, Any]:
+    """The training arguments that transformers does not have, or has with another default."""
+    usual = TrainingArguments(output_dir=args.output_dir, use_cpu=args.use_cpu).to_dict()
+    return {name: value for name, value in args.to_dict().items() if name not in usual or usual[name] != value}
 
 
 def _headlines(scores: dict[str, dict], method: str) -> dict[str, float]:
@@ -332,7 +337,8 @@ def _headlines(scores: dict[str, dict], method: str) -> dict[str, float]:
     }
 
 
-def _percent(scores: dict[str, Any]) -> dict[str, Any]:
+def in_percent(scores: dict[str, Any]) -> dict[str, Any]:
+    """Scores from 0 to 1, and dicts of such, in percent with three decimals."""
     return {
         name: {key: round(100 * x, 3) for key, x in value.items()}
         if isinstance(value, dict)

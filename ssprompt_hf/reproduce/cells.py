@@ -1,0 +1,326 @@
+"""Running the cells of a table: each leaves a file, by which it is known to be done.
+
+In the output folder,
+
+    cells/<name>-<digest>.json          what one piece of work found, with its exact settings
+    adapters/<name>-<digest>/           an adapter that was learned for it, and `training.json`
+
+The digest is one of the settings: those of the data, of the method and of training, the task, the seed, and the
+fingerprint of the base model. The same settings are not run again, whichever table asks; other settings make another
+file. Files appear whole, so that a run that was killed goes on with the cell it was in.
+"""
+
+import dataclasses
+import gc
+import hashlib
+import json
+import platform
+import re
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from ..adapter_info import adapter_info
+from ..errors import SSPromptError
+from ..file_utils import write_json
+from ..hub.base_models import resolve_base_model
+from ..models.fingerprint import model_fingerprint
+from ..models.seem.modeling_seem import SeemForUniversalSegmentation
+from ..training.arguments import SSPromptTrainingArguments
+from ..training.run import (
+    ADAPTER,
+    in_percent,
+    prepare_evaluation,
+    prepare_training,
+    select_training_images,
+    unusual_arguments,
+)
+from ..training.settings import PromptArguments
+from ..tuners import PromptConfig
+from ..tuners.config import current_versions
+from .plans import METHODS, Domain, Score, StepCost, Training, Work
+from .shared_work import SharedWork
+from .step_cost import measure_step
+
+logger = logging.get_logger(__name__)
+
+TRAINING = "training.json"
+WITHOUT_EFFECT = (
+    "output_dir",
+    "run_name",
+    "disable_tqdm",
+    "report_to",
+    "use_cpu",
+    "dataloader_num_workers",
+    "feature_cache",
+    "feature_cache_dir",
+)
+"""Training arguments that change nothing in what is learned; so are those of logging and saving."""
+
+
+class CellRunner:
+    """
+    Runs what a table needs and remembers it.
+
+    Args:
+        output_dir: folder for the cells and adapters of all tables.
+        training: training arguments that differ from the defaults of the library and of the method.
+
+    Raises:
+        SSPromptError: a training argument that has no such value.
+    """
+
+    def __init__(self, output_dir: str | Path, training: dict[str, Any] | None = None):
+        self.folder, self.training = Path(output_dir), training or {}
+        args = self._arguments("semantic", 0)
+        if args.world_size > 1:
+            raise SSPromptError(
+                f"{args.world_size} processes were started, but tables are made by one: start it without accelerate "
+                "launch, or several with other --seeds and the same --output_dir"
+            )
+        cache = args.feature_cache_dir or str(self.folder / "feature_cache")
+        self._shared = SharedWork(args.feature_cache, cache, int(args.feature_cache_gb * 2**30))
+        self.device = str(args.device)
+        self._fingerprints: dict[str, str] = {}
+        self._settings: dict[Work, dict[str, Any]] = {}
+
+    # Settings
+
+    def _arguments(self, task: str, seed: int) -> SSPromptTrainingArguments:
+        own = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no", "logging_strategy": "no"}
+        own |= {"eval_strategy": "no", "output_dir": str(self.folder)}
+        return SSPromptTrainingArguments(**(self.training | own | {"task": task, "seed": seed}))
+
+    def _prompts(self, training: Training) -> PromptArguments:
+        fields = dict(METHODS[training.method].prompts)
+        if training.grid is not None:
+            fields["prompt_options"] = json.dumps({"point_grid_size": training.grid})
+        return PromptArguments(shots=training.shots, allow_fewer=True, **fields)
+
+    def settings(self, work: Work) -> dict[str, Any]:
+        """Everything that the result of `work` depends on, but the versions of software; ready for JSON."""
+        if work not in self._settings:
+            self._settings[work] = json.loads(json.dumps(self._work_settings(work)))
+        return self._settings[work]
+
+    def _work_settings(self, work: Work) -> dict[str, Any]:
+        if isinstance(work, StepCost):
+            settings = {**dataclasses.asdict(work), "device": self.device, "threads": torch.get_num_threads()}
+            settings["training"] = self._training_settings("semantic", 0)
+        else:
+            data = dataclasses.asdict(work.domain.arguments(work.base_model))
+            data = {name: value for name, value in data.items() if name not in ("base_model", "train_split")}
+            settings = {"base_model": self._base(work.base_model), "task": work.task, "data": data}
+            settings["adapter"] = work.training and self.training_settings(work.training)
+        return settings
+
+    def training_settings(self, training: Training) -> dict[str, Any]:
+        """The same for an adapter."""
+        data = dataclasses.asdict(training.domain.arguments(training.base_model))
+        evaluation = ("base_model", "eval_split", "max_eval_images")
+        data = {name: value for name, value in data.items() if name not in evaluation}
+        config = self._prompts(training).config()
+        own = set(config.__dataclass_fields__) - set(PromptConfig.__dataclass_fields__)
+        method = {name: getattr(config, name) for name in sorted(own)}
+        return {
+            "base_model": self._base(training.base_model),
+            "data": data,
+            "method": METHODS[training.method].prompts["method"],
+            "prompts": method,
+            "shots": training.shots,
+            "training": self._training_settings(training.task, training.seed),
+        }
+
+    def _training_settings(self, task: str, seed: int) -> dict[str, Any]:
+        """Training arguments that matter and are not the defaults of transformers."""
+        settings = unusual_arguments(self._arguments(task, seed))
+        ignored = (*WITHOUT_EFFECT, *(name for name in settings if name.startswith(("logging_", "save_", "eval_"))))
+        return {name: value for name, value in sorted(settings.items()) if name not in ignored} | {"seed": seed}
+
+    def _base(self, base_model: str) -> dict[str, str]:
+        """Name and fingerprint."""
+        if base_model not in self._fingerprints:
+            parts = {"use_text_model": False, "use_spatial_prompt_encoder": False}
+            model = SeemForUniversalSegmentation.from_pretrained(resolve_base_model(base_model), **parts)
+            self._fingerprints[base_model] = model_fingerprint(model)
+        return {"name": base_model, "fingerprint": self._fingerprints[base_model]}
+
+    # Files
+
+    def path(self, work: Work) -> Path:
+        """The file of a piece of work."""
+        return self.folder / "cells" / f"{_name(work)}-{_digest(self.settings(work))}.json"
+
+    def adapter_folder(self, training: Training) -> Path:
+        """The folder of an adapter and of what is known of its training."""
+        return self.folder / "adapters" / f"{_name(training)}-{_digest(self.training_settings(training))}"
+
+    def finished(self, work: Work) -> dict[str, Any] | None:
+        """What is known of work that was done before with the same settings, else None."""
+        return _read(self.path(work), self.settings(work))
+
+    # Running
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """
+        The record of a piece of work, from its file if it was done before.
+
+        Returns:
+            `settings`, `versions`, `device`, and `scores` (in percent) and more of a `Score`, or `cost` of a
+            `StepCost`.
+
+        Raises:
+            SSPromptError: a setting, a file or a name is wrong; subclasses say which.
+        """
+        record = self.finished(work)
+        if record is not None:
+            return record
+        record = self._measure(work) if isinstance(work, StepCost) else self._score(work)
+        record = {
+            "settings": self.settings(work),
+            "versions": current_versions() | {"python": platform.python_version()},
+            "device": self.device,
+            **record,
+        }
+        write_json(self.path(work), record)
+        gc.collect()
+        return record
+
+    def _measure(self, work: StepCost) -> dict[str, Any]:
+        args = self._arguments("semantic", 0)
+        return {"cost": measure_step(work.base_model, work.method, work.cached, work.setting, args)}
+
+    def _score(self, work: Score) -> dict[str, Any]:
+        record, adapter = {}, None
+        if work.training is not None:
+            record = self._learn(work.training)
+            adapter = self.adapter_folder(work.training) / ADAPTER
+        data = work.domain.arguments(work.base_model)
+        images = self._images("eval", work.domain, work.base_model, work.task)
+        cache = self._shared.cache("eval", (work.base_model, work.domain))
+        start = time.perf_counter()
+        trainer = prepare_evaluation(
+            data, adapter and str(adapter), self._arguments(work.task, 0), work.task, images, cache
+        )
+        scores = in_percent(trainer.evaluate_by_class())
+        record |= {
+            "scores": scores,
+            "evaluation_images": len(images),
+            "evaluation_seconds": round(time.perf_counter() - start, 2),
+        }
+        if adapter is not None:
+            record["adapter"] = adapter.relative_to(self.folder).as_posix()
+            weights = adapter_info(adapter)["weights"].get("class_embeddings", [])
+            things = images.classes.thing_indices
+            record["class_weights"] = [
+                {"name": name, "kind": "foreground" if index in things else "background", "weight": weight}
+                for index, (name, weight) in enumerate(zip(images.classes.names, weights))
+            ]
+        return record
+
+    def _learn(self, training: Training) -> dict[str, Any]:
+        """Learn an adapter, unless it lies there; what is known of its training."""
+        folder, settings = self.adapter_folder(training), json.loads(json.dumps(self.training_settings(training)))
+        record = _read(folder / TRAINING, settings)
+        if record is not None:
+            return record["training"]
+        data, prompts = training.domain.arguments(training.base_model), self._prompts(training)
+        args = self._arguments(training.task, training.seed)
+        images = self._images("train", training.domain, training.base_model, training.task)
+        cache = self._shared.cache("train", (training.base_model, training.domain, training.seed))
+        selection = select_training_images(images, prompts, training.seed)
+        trainer = prepare_training(data, prompts, args, images, selection, feature_cache=cache)
+        start = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - start
+        trainer.model.eval()
+        trainer.model.save_pretrained(folder / ADAPTER)
+        record = {
+            "training_seconds": round(seconds, 2),
+            "steps": trainer.state.global_step,
+            "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+            "training_images": len(trainer.train_dataset),
+            "shots": selection.to_dict(),
+        }
+        write_json(folder / TRAINING, {"settings": settings, "versions": current_versions(), "training": record})
+        return record
+
+    def _images(self, use: str, domain: Domain, base_model: str, task: str):
+        data = domain.arguments(base_model)
+        load = {"train": lambda: data.load(data.train_split, task), "eval": lambda: data.load_evaluation(task)}[use]
+        return self._shared.images(use, (domain, task != "semantic"), load)
+
+    def check_data(self, works: Iterable[Work]):
+        """
+        Open the data of all works, so that what is missing or misplaced is told before anything runs.
+
+        Raises:
+            DatasetError: what is wrong with a data set; the subclass and the message say which file.
+        """
+        seen = set()
+        for work in works:
+            if isinstance(work, Score):
+                uses = {"eval": work.domain}
+                if work.training is not None:
+                    uses["train"] = work.training.domain
+                for use, domain in uses.items():
+                    if (use, domain, work.task) not in seen:
+                        seen.add((use, domain, work.task))
+                        self._images(use, domain, work.base_model, work.task)
+
+
+def in_shared_order(works: Iterable[Work]) -> list[Work]:
+    """Each work once; those that are scored on the same images are neighbours, and among them those that learn from
+    the same."""
+
+    works = list(dict.fromkeys(works))
+    scores = [work for work in works if isinstance(work, Score)]
+    base_models = list(dict.fromkeys(work.base_model for work in works))
+    domains = list(dict.fromkeys(work.domain.name for work in scores))
+
+    def key(work: Work) -> tuple:
+        place = base_models.index(work.base_model)
+        if isinstance(work, StepCost):
+            return (place,)
+        learned = (-1,)
+        if (training := work.training) is not None:
+            known = training.domain.name in domains
+            learned = (domains.index(training.domain.name) if known else len(domains), training.seed)
+        return (place, domains.index(work.domain.name), work.task, *learned)
+
+    return sorted(works, key=key)
+
+
+def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """A record that holds `settings`; None if there is none."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        logger.warning(f"{path} is damaged ({error}); it is made anew")
+        return None
+    return record if isinstance(record, dict) and record.get("settings") == settings else None
+
+
+def _digest(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _name(work: Work | Training) -> str:
+    """What people recognise a file by."""
+    if isinstance(work, StepCost):
+        parts = ["step", work.method, "cached" if work.cached else "plain", f"repeat{work.repeat}"]
+    elif isinstance(work, Training):
+        grid = [] if work.grid is None else [f"grid{work.grid}"]
+        parts = [work.domain.name, work.task, work.method, *grid, f"{work.shots}shots", f"seed{work.seed}"]
+    elif work.training is None:
+        parts = [work.domain.name, work.task, "zero_shot"]
+    else:
+        elsewhere = [] if work.training.domain.name == work.domain.name else ["on", work.domain.name]
+        return "-".join([_name(work.training), *elsewhere])
+    return re.sub(r"[^\w.-]", "_", "-".join([Path(work.base_model).name, *parts]))

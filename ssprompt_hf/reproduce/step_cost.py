@@ -1,0 +1,168 @@
+"""Time and peak memory of a training step, with and without the feature cache (Table 7)."""
+
+import ctypes
+import dataclasses
+import gc
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from peft import get_peft_model
+
+from ..data.classes import ClassInfo, SegmentationClasses
+from ..data.dataset import SegmentationDataset
+from ..hub.base_models import resolve_base_model
+from ..hub.registry import BASE_MODELS, base_model_config
+from ..models.seem import SeemConfig, SeemForUniversalSegmentation, SeemImageProcessor
+from ..training.arguments import SSPromptTrainingArguments
+from ..training.trainer import SSPromptTrainer
+from ..tuners import CoOpConfig, LOCNConfig, PromptConfig, SSPromptConfig
+from .presets import StepSetting
+
+METHODS = {"ssprompt": SSPromptConfig, "coop": CoOpConfig, "locn": LOCNConfig}
+CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+class PeakMemory:
+    """Highest resident memory while the block runs, in GiB: Linux forgets the earlier peak when told to. Elsewhere the
+    highest since the process began."""
+
+    def __enter__(self):
+        if CLEAR_REFS.exists():
+            ctypes.CDLL(None).malloc_trim(0)
+            CLEAR_REFS.write_text("5")
+        return self
+
+    def __exit__(self, *_):
+        if CLEAR_REFS.exists():
+            status = Path("/proc/self/status").read_text()
+            self.value = next(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line) / 2**20
+            return
+        import resource
+
+        unit = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, others kilobytes
+        self.value = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+class RandomImages:
+    """Noise with labels of 8 classes an image; the same at every call."""
+
+    def __init__(self, count: int, size: tuple[int, int], num_classes: int):
+        self.file_names = [f"{index}.png" for index in range(count)]
+        rng = np.random.default_rng(0)
+        self.images = rng.integers(0, 256, (count, *size, 3), dtype=np.uint8)
+        blocks = rng.integers(0, num_classes, (count, 2, 4), dtype=np.uint8)
+        height, width = (-(-size[0] // 2), -(-size[1] // 4))
+        self.labels = blocks.repeat(height, axis=1).repeat(width, axis=2)[:, : size[0], : size[1]]
+
+    def read(self, row: int) -> dict:
+        return {"image": self.images[row], "label": self.labels[row]}
+
+    def read_label(self, row: int) -> np.ndarray:
+        return self.labels[row]
+
+    def fingerprint(self) -> str:
+        return "random"
+
+
+def random_base(config: SeemConfig, names: list[str], with_text_model: bool) -> SeemForUniversalSegmentation:
+    """A frozen model with random weights, and random embeddings of the classes `names`."""
+    config.use_text_model, config.use_spatial_prompt_encoder = with_text_model, False
+    torch.manual_seed(0)
+    model = SeemForUniversalSegmentation(config).eval()
+    embeddings = torch.nn.functional.normalize(torch.randn(len(names) + 1, config.projection_dim), dim=-1)
+    model.set_class_embeddings(embeddings, names)
+    return model.requires_grad_(False)
+
+
+def base_config(base_model: str) -> SeemConfig:
+    """The architecture called `base_model`; nothing is downloaded for those known by name."""
+    if base_model in BASE_MODELS and not BASE_MODELS[base_model].embedded:
+        return base_model_config(base_model)
+    return SeemConfig.from_pretrained(resolve_base_model(base_model))
+
+
+def method_config(method: str, names: list[str], vocab_size: int, setting: StepSetting) -> PromptConfig:
+    """The method with its defaults; which words it reads makes no difference, how many does."""
+    if method == "ssprompt":
+        return SSPromptConfig()
+    rng = np.random.default_rng(1)
+    template = [] if method == "coop" else rng.integers(1, vocab_size - 2, setting.template_tokens).tolist()
+    return METHODS[method](
+        class_names=names,
+        class_token_ids=rng.integers(1, vocab_size - 2, (len(names), setting.name_tokens)).tolist(),
+        prefix_token_ids=template,
+        suffix_token_ids=[1],
+        start_token_id=vocab_size - 2,
+        end_token_id=vocab_size - 1,
+    )
+
+
+def measure_step(
+    base_model: str | SeemConfig,
+    method: str,
+    cached: bool,
+    setting: StepSetting,
+    args: SSPromptTrainingArguments,
+    batch_size: int = 1,
+    steps: int = 3,
+) -> dict[str, Any]:
+    """
+    Median time an image and peak memory of a training step, after one to warm up.
+
+    Args:
+        base_model: name, folder or architecture; weights are random, on which neither time nor memory depends.
+        method: `ssprompt`, `coop` or `locn`.
+        cached: with the feature cache (in memory; on a GPU in its own).
+        setting: image size, classes and tokens.
+        args: how it is trained; batch size, mirroring and cache are set here.
+        batch_size: images a step.
+        steps: timed steps.
+
+    Returns:
+        `ms` an image; `gb`, 1e9 bytes, of the whole process with libraries and weights, or on a GPU of its memory;
+        `parameters` that are learned.
+    """
+    gc.collect()  # the model before this one
+    names = [f"class {index}" for index in range(setting.classes)]
+    config = base_config(base_model) if isinstance(base_model, str) else base_model
+    model = random_base(config, names, with_text_model=method != "ssprompt")
+    model = get_peft_model(model, method_config(method, names, config.text_config.vocab_size, setting))
+    classes = SegmentationClasses(tuple(ClassInfo(name, index) for index, name in enumerate(names)))
+    source = RandomImages(batch_size, (setting.height, setting.width), setting.classes)
+    dataset = SegmentationDataset(classes, source, "random images")
+    on_gpu = args.device.type == "cuda"
+    args = dataclasses.replace(
+        args,
+        per_device_train_batch_size=batch_size,
+        random_flip=False,
+        feature_cache=("device" if on_gpu else "memory") if cached else "none",
+        feature_cache_gb=64,
+    )
+    processor = SeemImageProcessor(do_resize=False, size_divisibility=config.size_divisibility)
+    trainer = SSPromptTrainer(model, args, processor, dataset)
+    model = trainer.accelerator.prepare(model)
+    trainer.create_optimizer()
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+
+    def step() -> float:
+        start = time.perf_counter()
+        trainer.compute_loss(model, batch).backward()
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+        if on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    step()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    with PeakMemory() as peak:
+        seconds = [step() for _ in range(steps)]
+    memory = torch.cuda.max_memory_allocated() / 1e9 if on_gpu else peak.value * 2**30 / 1e9
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"ms": 1000 * median(seconds) / batch_size, "gb": memory, "parameters": parameters}
