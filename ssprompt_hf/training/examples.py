@@ -163,16 +163,16 @@ class EvaluationExamples(SegmentationExamples):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """
         Returns:
-            `index`, `label` int64 `(H, W)`; for other tasks than semantic `instance` int32 `(H, W)`; perhaps
+            `index`, `label` uint8 `(H, W)`; for other tasks than semantic `instance` int32 `(H, W)`; perhaps
             `pixel_values` `(1, 3, H', W')`.
 
         Raises:
             SSPromptError: the task needs instances, and the data set has none.
         """
         if self.task == "semantic" and not self.load_pixels:
-            return {"index": index, "label": torch.from_numpy(self.dataset.read_label(index).astype(np.int64))}
+            return {"index": index, "label": torch.from_numpy(np.ascontiguousarray(self.dataset.read_label(index)))}
         read = self.dataset[index]
-        example = {"index": index, "label": torch.from_numpy(read["label"].astype(np.int64))}
+        example = {"index": index, "label": torch.from_numpy(np.ascontiguousarray(read["label"]))}
         if self.task != "semantic":
             if "instance" not in read:
                 raise SSPromptError(
