@@ -10,12 +10,10 @@ depend.
 """
 
 import argparse
-import ctypes
 import tempfile
 import time
 from statistics import median
 
-import numpy as np
 import torch
 from peft import get_peft_model
 
@@ -24,28 +22,13 @@ from ssprompt_hf.data.loading import load_street_scenes
 from ssprompt_hf.hub.base_models import resolve_base_model
 from ssprompt_hf.hub.registry import BASE_MODELS, base_model_config
 from ssprompt_hf.models.seem import SeemForUniversalSegmentation, SeemImageProcessor
+from ssprompt_hf.reproduce.shared_work import KeptSource
+from ssprompt_hf.reproduce.step_cost import PeakMemory
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.training.trainer import SSPromptTrainer
 from ssprompt_hf.tuners import SSPromptConfig
 
 NUM_CLASSES = 11  # of the street scenes
-
-
-class KeptSource:
-    """Scenes that have been drawn before, so that reading them costs nothing."""
-
-    def __init__(self, scenes: SegmentationDataset):
-        self.file_names = scenes.file_names
-        self.rows = [scenes[index] for index in range(len(scenes))]
-
-    def read(self, row: int) -> dict:
-        return self.rows[row]
-
-    def read_label(self, row: int) -> np.ndarray:
-        return self.rows[row]["label"]
-
-    def fingerprint(self) -> str:
-        return "kept"
 
 
 def build_model(name: str) -> SeemForUniversalSegmentation:
@@ -64,21 +47,6 @@ def build_model(name: str) -> SeemForUniversalSegmentation:
     return model.requires_grad_(False).eval()
 
 
-class PeakMemory:
-    """Highest resident memory while the block runs, in GiB: Linux forgets the earlier peak when told to."""
-
-    def __enter__(self):
-        ctypes.CDLL(None).malloc_trim(0)
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
-        return self
-
-    def __exit__(self, *_):
-        with open("/proc/self/status") as file:
-            kilobytes = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
-        self.value = kilobytes / 2**20
-
-
 def measure(options: argparse.Namespace, **arguments) -> dict[str, float]:
     """Median seconds of a step, of the part of it that computes, and peak memory, after one step of warming up."""
     torch.manual_seed(0)
@@ -86,7 +54,7 @@ def measure(options: argparse.Namespace, **arguments) -> dict[str, float]:
     processor = SeemImageProcessor(do_resize=False, size_divisibility=model.get_base_model().config.size_divisibility)
     size = (options.height, options.width)
     scenes = load_street_scenes("street-scenes/fog", num_images=options.batch_size, size=size)
-    dataset = SegmentationDataset(scenes.classes, KeptSource(scenes), "kept scenes") if options.kept else scenes
+    dataset = SegmentationDataset(scenes.classes, KeptSource(scenes.source), "kept scenes") if options.kept else scenes
     with tempfile.TemporaryDirectory() as folder:
         args = SSPromptTrainingArguments(
             output_dir=folder,
