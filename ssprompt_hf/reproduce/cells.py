@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PrinterCallback
 from transformers.utils import logging
 
 from ..adapter_info import adapter_info
@@ -145,7 +146,14 @@ class CellRunner:
         """Name and fingerprint."""
         if base_model not in self._fingerprints:
             parts = {"use_text_model": False, "use_spatial_prompt_encoder": False}
-            model = SeemForUniversalSegmentation.from_pretrained(resolve_base_model(base_model), **parts)
+            try:
+                model = SeemForUniversalSegmentation.from_pretrained(resolve_base_model(base_model), **parts)
+            except SSPromptError:
+                raise
+            except OSError as error:
+                raise SSPromptError(
+                    f"base model {base_model!r} cannot be loaded; name another with --base_models. {error}"
+                ) from error
             self._fingerprints[base_model] = model_fingerprint(model)
         return {"name": base_model, "fingerprint": self._fingerprints[base_model]}
 
@@ -206,6 +214,7 @@ class CellRunner:
         trainer = prepare_evaluation(
             data, adapter and str(adapter), self._arguments(work.task, 0), work.task, images, cache
         )
+        trainer.remove_callback(PrinterCallback)
         scores = in_percent(trainer.evaluate_by_class())
         record |= {
             "scores": scores,
@@ -234,6 +243,7 @@ class CellRunner:
         cache = self._shared.cache("train", (training.base_model, training.domain, training.seed))
         selection = select_training_images(images, prompts, training.seed)
         trainer = prepare_training(data, prompts, args, images, selection, feature_cache=cache)
+        trainer.remove_callback(PrinterCallback)
         start = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - start

@@ -65,6 +65,8 @@ def run_reproduce(options: argparse.Namespace):
     """
     import dataclasses
 
+    from transformers.utils import logging
+
     from ..errors import SSPromptError
     from ..training.arguments import SSPromptTrainingArguments
     from .plans import Choices
@@ -93,6 +95,7 @@ def run_reproduce(options: argparse.Namespace):
     )
     fields = {field.name for field in dataclasses.fields(SSPromptTrainingArguments)} - set(OWN)
     training = {name: value for name, value in vars(options).items() if name in fields}
+    logging.disable_progress_bar()  # a bar for each of many models hides the numbers
     command = _command(options, training)
     reproduce(tables, preset, choices, options.output_dir, training, command)
 

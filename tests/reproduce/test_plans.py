@@ -1,0 +1,172 @@
+"""What tables consist of, before anything has run, and what their numbers are made of."""
+
+import math
+
+import pytest
+
+from ssprompt_hf.errors import SSPromptError
+from ssprompt_hf.reproduce.plans import METHODS, Cell, Choices, Plan, Score, StepCost
+from ssprompt_hf.reproduce.presets import FULL_FOLDERS, make_preset
+from ssprompt_hf.reproduce.rendering import markdown, plot, results
+from ssprompt_hf.reproduce.summary import Summary, differences, summarise
+from ssprompt_hf.reproduce.tables import ABLATION, SHOTS, TABLES, plan_table
+
+SENSELESS = {("camvid", "3"), ("camvid", "4"), ("camvid", "transfer")}
+
+
+def preset(name, folder, **changes):
+    folders = {"full": [f"{key}={folder}" for key in FULL_FOLDERS], "embedded": [], "camvid": [str(folder)]}[name]
+    return make_preset(name, folders, **changes)
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("name", ["full", "embedded", "camvid"])
+def test_every_table_of_every_preset_plans_its_cells(name, table, tmp_path):
+    where = preset(name, tmp_path)
+    if (name, table) in SENSELESS:
+        with pytest.raises(SSPromptError, match=f"table {table} .* --preset embedded"):
+            plan_table(table, where, Choices())
+        return
+    plan = plan_table(table, where, Choices())
+    places = [(cell.row, cell.column, cell.seed) for cell in plan.cells]
+    assert len(set(places)) == len(places) > 0
+    assert {cell.column for cell in plan.cells} == set(plan.columns)
+    if table != "figure-3":
+        assert {cell.row for cell in plan.cells} == set(plan.rows)
+        assert set(plan.paper) <= {(row, column) for row in plan.rows for column in plan.columns}
+    assert set(plan.references.values()) <= set(plan.rows)
+    empty = Summary(plan, {})
+    facts = {"command": "x", "preset": name, "seeds": [0, 1, 2]}
+    assert not results(empty, {}, facts)["complete"]
+    assert f"0 of {len(plan.cells)} cells are done" in markdown(empty, {}, facts)
+    assert plot(empty).width > 100
+
+
+def test_rows_and_columns_are_those_of_the_paper(tmp_path):
+    full = preset("full", tmp_path)
+    assert plan_table("2", full, Choices()).rows == [
+        f"{base}, {method}" for base in ("SEEM-T", "SEEM-L") for method in ("zero-shot", "CoOp", "LOCN", "SSPrompt")
+    ]
+    assert plan_table("2", full, Choices()).columns == [
+        "Cityscapes",
+        "BDD100K",
+        "Mapillary Vistas",
+        "ADE20K",
+        "PASCAL Context",
+    ]
+    weather = plan_table("3", full, Choices())
+    assert weather.columns == ["ACDC fog", "ACDC night", "ACDC rain", "ACDC snow"] and weather.with_mean
+    assert plan_table("4", full, Choices()).columns[:3] == ["Cityscapes mIoU", "Cityscapes AP", "Cityscapes PQ"]
+    assert plan_table("5", full, Choices()).rows == list(ABLATION.values())
+    assert plan_table("6", full, Choices()).rows == [f"{shots} shots" for shots in SHOTS]
+    assert plan_table("8", full, Choices()).rows == ["zero-shot", "VSPL", "SpaPrompt", "SSPrompt"]
+    cost = plan_table("7", full, Choices())
+    assert cost.rows == ["CoOp", "LOCN", "SSPrompt"]
+    assert [cost.paper[row, column] for column in ("ms/image", "GB") for row in cost.rows] == [
+        87.5,
+        89.5,
+        56.0,
+        8.22,
+        8.22,
+        3.82,
+    ]
+
+
+def test_cells_share_work_and_zero_shot_has_no_seed(tmp_path):
+    embedded = preset("embedded", tmp_path)
+    cells = plan_table("5", embedded, Choices()).cells
+    assert len([cell for cell in cells if cell.seed is None]) == 3 and len(cells) == 3 + 6 * 3 * 3
+    works = {cell.work for cell in cells}
+    again = {cell.work for cell in plan_table("8", embedded, Choices()).cells}
+    assert len(works & again) == 3 + 2 * 9  # zero-shot, SpaPrompt and SSPrompt
+    cost = plan_table("7", embedded, Choices()).cells
+    assert all(isinstance(cell.work, StepCost) for cell in cost) and len({cell.work for cell in cost}) * 2 == len(cost)
+    transfer = plan_table("transfer", embedded, Choices(seeds=(0,)))
+    own = [cell for cell in transfer.cells if cell.work.training and cell.work.training.domain == cell.work.domain]
+    assert len(own) == 6 and len(transfer.cells) == 6 + 4 * 4 + 2 * 2
+
+
+def test_choices(tmp_path):
+    choices = Choices(seeds=(5,), shots=4, methods=("vspl", "ssprompt"), columns=("snow",))
+    plan = plan_table("3", preset("embedded", tmp_path, base_models=["mine"], max_eval_images=7), choices)
+    assert (plan.rows, plan.columns, plan.references) == (["VSPL", "SSPrompt"], ["snow"], {"VSPL": "SSPrompt"})
+    work = plan.cells[0].work
+    assert isinstance(work, Score) and (work.training.shots, work.training.seed) == (4, 5)
+    data = work.domain.arguments(work.base_model)
+    assert (data.base_model, data.max_eval_images, data.eval_split) == ("mine", 7, "test")
+    assert all(method in METHODS for method in (*ABLATION, "spaprompt_grid", "ssprompt_grid"))
+
+
+def test_columns_without_a_folder_are_left_out(tmp_path):
+    plan = plan_table("2", make_preset("full", [f"cityscapes={tmp_path}"]), Choices())
+    assert plan.columns == ["Cityscapes"]
+    assert "bdd100k, mapillary_vistas, ade20k, pascal_context" in plan.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "folders", "table", "message"),
+    [
+        ("full", [], "2", "give --data_dir cityscapes=FOLDER bdd100k=FOLDER"),
+        ("full", ["cityscapes=/nowhere"], "2", "'cityscapes=/nowhere', but there is no folder '/nowhere': `ssprompt-"),
+        ("full", ["kitti=/"], "2", "data_dir is 'kitti=/'; preset full takes NAME=FOLDER, where NAME is one of city"),
+        ("full", ["/"], "2", "data_dir is '/'"),
+        ("full", ["cityscapes=/"], "transfer", "two data sets with the same classes, and preset full has Cityscapes"),
+        ("camvid", [], "2", "needs one --data_dir"),
+        ("camvid", ["/nowhere"], "2", "there is no folder '/nowhere': it must hold images/"),
+        ("embedded", ["/"], "2", "draws its own scenes"),
+        ("tiny", [], "2", "preset is 'tiny'"),
+        ("embedded", [], "9", "table is '9'"),
+    ],
+)
+def test_mistakes_name_the_value_and_the_fix(name, folders, table, message):
+    with pytest.raises(SSPromptError) as caught:
+        plan_table(table, make_preset(name, folders), Choices())
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"seeds": (0, 0)}, r"seeds are \[0, 0\]"),
+        ({"seeds": ()}, "seeds are"),
+        ({"shots": 0}, "shots is 0"),
+        ({"methods": ("lora",)}, "methods holds 'lora'"),
+        ({"columns": ("cityscapes",)}, "columns holds 'cityscapes'; preset embedded has fog"),
+    ],
+)
+def test_wrong_choices(choices, message):
+    with pytest.raises(SSPromptError, match=message):
+        plan_table("5", make_preset("embedded"), Choices(**choices))
+
+
+def test_means_spread_and_confidence():
+    summary = summarise([50.0, 52.0, 54.0])
+    assert summary["mean"] == 52 and summary["std"] == 2 and summary["n"] == 3
+    half = 4.302652729911275 * 2 / math.sqrt(3)  # the 97.5% point of Student's t with two degrees of freedom
+    assert summary["ci95"] == pytest.approx([52 - half, 52 + half])
+    assert summarise([7.0]) == {"n": 1, "mean": 7.0, "std": None, "ci95": None}
+
+
+def test_differences_are_paired_by_seed():
+    assert differences({0: 3.0, 1: 5.0, 2: 9.0}, {0: 1.0, 1: 1.0}) == [2.0, 4.0]
+    assert differences({None: 3.0}, {0: 1.0, 1: 2.0}) == [2.0, 1.0]
+    assert differences({None: 3.0}, {None: 1.0}) == [2.0]
+    assert differences({}, {0: 1.0}) == []
+
+
+def test_summary_of_a_table_with_a_mean_column():
+    plan = Plan("3", "t", "%", ["a", "b"], ["x", "y"], with_mean=True, references={"a": "b"}, show_ratios=True)
+    numbers = {("a", "x"): (1, 3), ("a", "y"): (3, 5), ("b", "x"): (2, 2), ("b", "y"): (2, None)}
+    records = {}
+    for (row, column), values in numbers.items():
+        for seed, value in enumerate(values):
+            cell = Cell(row, column, seed, (row, column, seed), lambda record: record["values"])
+            plan.cells.append(cell)
+            if value is not None:
+                records[cell] = {"values": {row: value}}
+    summary = Summary(plan, records)
+    assert summary.columns == ["x", "y", "mean"]
+    assert summary.values["a", "mean"] == {0: 2, 1: 4} and summary.values["b", "mean"] == {0: 2}
+    assert summary.difference("a", "x")["mean"] == 0 and summary.difference("a", "y")["n"] == 1
+    assert summary.difference("b", "x") is None and summary.ratio("a", "x") == 1
+    assert summary.number("b", "mean")["mean"] == 2 and summary.paper("a", "x") is None
