@@ -29,7 +29,6 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         options.run(options)
-        _leave_process_group()
     except SSPromptError as error:
         print(f"{parser.prog} {options.command}: error: {error}", file=sys.stderr)
         return 2
@@ -37,14 +36,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{parser.prog} {options.command}: interrupted", file=sys.stderr)
         return 130
     return 0
-
-
-def _leave_process_group():
-    """Take leave of the other processes, if there are any: their threads must not outlive the interpreter, which would
-    now and then end in an abort after all the work is done."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def build_parser() -> argparse.ArgumentParser:

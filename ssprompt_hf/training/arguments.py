@@ -1,13 +1,33 @@
 """Training arguments: those of transformers, with defaults for prompts, and a few of our own."""
 
+import atexit
+import gc
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from ..data.transforms import TASKS
 from ..errors import SSPromptError
 from .feature_cache import STORAGES
 from .losses import RESOLUTIONS, SEMANTIC_LOSSES
+
+
+def leave_gloo() -> None:
+    """
+    Take leave of the other processes before the interpreter ends, if they talk through gloo.
+
+    Gloo's threads drop the tensors of a collective a little after the main thread has its result, and need Python's
+    lock for it. One that waits for the lock when the interpreter begins to end is ended by Python up to 3.13, in a
+    place where C++ allows no such thing: "terminate called without an active exception", and all the work done before
+    counts as failed. Leaving waits for these threads while they still can get the lock.
+    """
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
+        # The threads end with the last reference to the group. A trainer is full of cycles and has some; these must go
+        # first, as only the group's own handle waits for the threads without holding the lock that they may need.
+        gc.collect()
+        distributed.destroy_process_group()
 
 
 @dataclass
@@ -69,6 +89,9 @@ class SSPromptTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        # the process group is made for these arguments; once, however many of them there are
+        atexit.unregister(leave_gloo)
+        atexit.register(leave_gloo)
         super().__post_init__()
         for name, choices in (
             ("task", TASKS),

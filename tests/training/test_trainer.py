@@ -282,3 +282,17 @@ def test_bad_models_and_data(tmp_path):
         tiny_trainer(tmp_path, train=mixed_images(), task="instance").train()
     with pytest.raises(SSPromptError, match="needs an eval_dataset"):
         tiny_trainer(tmp_path).evaluate()
+
+
+def test_gloo_is_left_before_the_interpreter_ends(tmp_path):
+    """Its threads must not wait for a Python that is going; see `leave_gloo`."""
+    script = f"""
+import atexit, torch
+from tiny_training import tiny_trainer
+atexit.register(lambda: print("initialized at the end:", torch.distributed.is_initialized()))
+torch.distributed.init_process_group("gloo", init_method="file://{tmp_path}/store", rank=0, world_size=1)
+trainer = tiny_trainer("{tmp_path}/out", max_steps=1)
+print("initialized before:", torch.distributed.is_initialized())
+"""
+    output = run_python("-c", f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}){script}").stdout
+    assert "initialized before: True" in output and "initialized at the end: False" in output

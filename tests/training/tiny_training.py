@@ -111,9 +111,6 @@ def run_python(*command, check: bool = True, **environment: str) -> subprocess.C
     }
     command = [sys.executable, *map(str, command)]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    if check and "terminate called without an active exception" in process.stderr:
-        # gloo's threads now and then abort an interpreter that is already leaving: look at a second run
-        process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     if check and process.returncode:
         raise AssertionError(f"{command} failed ({process.returncode}):\n{process.stdout}\n{process.stderr}")
     return process
