@@ -303,7 +303,8 @@ def _fill_explain(parser: argparse.ArgumentParser):
     )
     parser.add_argument("--output_dir", default="out/explain", help="folder to write to (default: %(default)s)")
     parser.add_argument("--use_cpu", action="store_true", help="do not use a GPU")
-    _add_fields(parser, "data (by default what the adapter was trained on, if it is embedded)", DataArguments)
+    title = "data (by default what the adapter was trained on, if it is embedded)"
+    _add_fields(parser, title, DataArguments, without=("train_split",))
     parser.usage = f"{parser.prog} ADAPTER [OPTION VALUE ...]"
 
 
