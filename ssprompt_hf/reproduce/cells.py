@@ -225,8 +225,9 @@ class CellRunner:
             record["adapter"] = adapter.relative_to(self.folder).as_posix()
             weights = adapter_info(adapter)["weights"].get("class_embeddings", [])
             things = images.classes.thing_indices
+            kinds = ("background", "foreground") if things else (None,) * 2  # a class list may not say what is a thing
             record["class_weights"] = [
-                {"name": name, "kind": "foreground" if index in things else "background", "weight": weight}
+                {"name": name, "kind": kinds[index in things], "weight": weight}
                 for index, (name, weight) in enumerate(zip(images.classes.names, weights))
             ]
         return record

@@ -308,19 +308,23 @@ def _figure_3(preset: Preset, choices: Choices) -> Plan:
     plan.references = {"foreground, mean": "background, mean"}
     plan.notes.append(
         "z_hat = w z + (1 - w) e: a large w keeps the default prompt, a small one what was learned. Foreground are "
-        "the countable classes."
+        "the countable classes, where the class list says which these are."
     )
     return plan
 
 
 def _weights(record: dict[str, Any]) -> dict[str, float]:
-    """Means of the foreground (things) and the background (stuff), then the classes of each."""
-    kinds = ("foreground", "background")
-    groups = {kind: [one for one in record["class_weights"] if one["kind"] == kind] for kind in kinds}
-    means = {
-        f"{kind}, mean": sum(one["weight"] for one in group) / len(group) for kind, group in groups.items() if group
+    """Means of the foreground (things) and the background (stuff), then the classes of each; classes alone where the
+    class list does not say which are things."""
+    groups: dict[str | None, dict[str, float]] = {}
+    for one in sorted(record["class_weights"], key=lambda one: one["kind"] or "", reverse=True):
+        groups.setdefault(one["kind"], {})[one["name"]] = one["weight"]
+    means = {f"{kind}, mean": sum(group.values()) / len(group) for kind, group in groups.items() if kind}
+    return means | {
+        f"{name} ({kind})" if kind else name: weight
+        for kind, group in groups.items()
+        for name, weight in group.items()
     }
-    return means | {f"{one['name']} ({kind})": one["weight"] for kind, group in groups.items() for one in group}
 
 
 def _first_base(preset: Preset) -> Preset:

@@ -168,11 +168,26 @@ def test_photographs_with_the_example_script(base, tmp_path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array.astype(np.uint8)).save(path)
     (data / "classes.txt").write_text("road\ncar\n")
-    command = ["--table", "6", "--preset", "camvid", "--data_dir", data, "--base_models", base, *QUICK]
+    command = [
+        "--table",
+        "6",
+        "--figure",
+        "3",
+        "--preset",
+        "camvid",
+        "--data_dir",
+        data,
+        "--base_models",
+        base,
+        *QUICK,
+    ]
     out = run_python(EXAMPLES / "reproduce.py", *command, "--seeds", "3", "--output_dir", tmp_path).stdout
     assert "| 16 shots | " in out
     found = table(tmp_path, "table-6", "camvid")
     assert found["complete"] and found["columns"] == ["CamVid"] and len(found["rows"]) == 4
+    # a list of names alone does not say what is countable
+    weights = {one["row"]: one["ours"] for one in table(tmp_path, "figure-3", "camvid")["numbers"]}
+    assert list(weights)[2:] == ["road", "car"] and weights["foreground, mean"] is None
 
 
 def test_known_data_sets(base, tmp_path):
