@@ -24,6 +24,8 @@ SEMANTIC_LOSSES = ("mixed", "dice", "balanced", "nll", "cross_entropy")
 # likelihood brings it back.
 BALANCED_SHARE = 0.1
 RESOLUTIONS = ("mask", "label")
+# So few points at which masks are compared take no time worth saving.
+FREE_POINTS = 1024
 
 
 def class_scores(class_queries_logits: torch.Tensor, masks_queries_logits: torch.Tensor) -> torch.Tensor:
@@ -206,8 +208,9 @@ class MatchingLoss(nn.Module):
     """
     Hungarian matching of queries to segments, then cross-entropy on classes, binary cross-entropy and Dice on masks.
 
-    Masks are compared at random points. They are drawn per image from a seed that the caller gives, so that neither
-    the batch nor the process an image falls in, nor an interruption, changes them.
+    Masks are compared at random points, hardly more of them than a predicted mask has cells. They are drawn per image
+    from a seed that the caller gives, so that neither the batch nor the process an image falls in, nor an
+    interruption, changes them.
 
     Args:
         num_classes: K.
@@ -232,6 +235,7 @@ class MatchingLoss(nn.Module):
             "loss_mask": weights.mask_weight,
             "loss_dice": weights.dice_weight,
         }
+        self.num_points = weights.train_num_points
         self.criterion = _ImageMatchingLoss(config, self.weights)
 
     def forward(
@@ -254,6 +258,10 @@ class MatchingLoss(nn.Module):
             `(B,)`, the weighted loss of each image.
         """
         device = class_queries_logits.device
+        # more points than a mask has cells say nothing new, and cost most of a step where masks are small
+        cells = masks_queries_logits[0, 0].numel()
+        num_points = min(self.num_points, max(cells, FREE_POINTS))
+        self.criterion.num_points = self.criterion.matcher.num_points = num_points
         losses = []
         for index, seed in enumerate(seeds):
             class_logits = class_queries_logits[index : index + 1].float()
