@@ -53,4 +53,5 @@ INFO = DatasetInfo(
     layouts=_layouts,
     conditions=(*CONDITIONS, "all"),
     roots=("acdc", "ACDC"),
+    archives=("rgb_anon_trainvaltest", "gt_trainval", "gt_panoptic_trainval"),
 )

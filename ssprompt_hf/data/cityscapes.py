@@ -183,4 +183,5 @@ INFO = DatasetInfo(
     splits=("train", "val"),
     layouts=_layouts,
     roots=("cityscapes", "Cityscapes"),
+    archives=("leftImg8bit_trainvaltest", "gtFine_trainvaltest"),
 )

@@ -106,6 +106,7 @@ class DatasetInfo:
         conditions: subsets that can be chosen, `all` among them; empty where there are none.
         options: further keyword arguments and their values, for messages.
         roots: folders below the given one in which the tree may begin.
+        archives: folders in which a part of the tree may begin, if archives were unpacked into folders of their own.
     """
 
     name: str
@@ -119,6 +120,7 @@ class DatasetInfo:
     conditions: tuple[str, ...] = ()
     options: dict[str, tuple[str, ...]] = field(default_factory=dict)
     roots: tuple[str, ...] = ()
+    archives: tuple[str, ...] = ()
 
 
 def default_cache_dir() -> Path:
@@ -149,7 +151,10 @@ def load_known_dataset(
         raise DatasetError(f"{info.title} has no labels for task={task!r}, only for {', '.join(info.tasks)}.")
     chosen = next((name for name in split_aliases(split) if name in info.splits), None)
     if chosen is None:
-        raise DatasetError(f"{info.title} has no labelled split {split!r}, but {', '.join(info.splits)}.")
+        raise DatasetError(
+            f"{info.title} has no labelled split {split!r}, but {', '.join(info.splits)}. `ssprompt-hf predict` "
+            "segments images without labels."
+        )
     if info.conditions:
         condition = condition or "all"
         if condition not in info.conditions:
@@ -204,7 +209,7 @@ def _cached_index(
             return _Index(datasets.Dataset.from_file(str(file)), *(facts[k] for k in ("layout", "classes", "json")))
     except (OSError, KeyError, TypeError, ValueError):  # pa.ArrowInvalid is a ValueError
         pass  # none there, or of an interrupted disk: it is made anew
-    files = _FileLists()
+    files = _FileLists(info.archives)
     index = _make_index(info, layouts, root, files)
     facts = {"layout": index.layout, "classes": index.classes, "json": index.json_stamps, "stamps": files.stamps}
     table = index.table.data.table
@@ -230,9 +235,14 @@ def _stamp(path: str | os.PathLike) -> int | None:
 
 
 class _FileLists:
-    """The files below folders, each folder listed once; and the stamps of all that was looked at."""
+    """The files below folders, each folder listed once; and the stamps of all that was looked at.
 
-    def __init__(self):
+    Args:
+        archives: see `DatasetInfo`.
+    """
+
+    def __init__(self, archives: Sequence[str] = ()):
+        self.archives = archives
         self.stamps: dict[str, int | None] = {}
         self._files: dict[str, list[str]] = {}
 
@@ -240,8 +250,13 @@ class _FileLists:
         self.stamps[str(path)] = _stamp(path)
         return self.stamps[str(path)] is not None
 
+    def place(self, root: Path, name: str) -> Path:
+        """Where a folder or file of the tree is, or should be."""
+        places = (root / archive / name for archive in ("", *self.archives))
+        return next(filter(self.exists, places), root / name)
+
     def all_exist(self, root: Path, names: Sequence[str]) -> bool:
-        return all([self.exists(root / name) for name in names])  # noqa: C419 -- the stamps of all are wanted
+        return all([self.exists(self.place(root, name)) for name in names])  # noqa: C419 -- all stamps are wanted
 
     def below(self, folder: Path) -> list[str]:
         """Paths of all files below `folder`, in any order; hidden ones are left out."""
@@ -256,15 +271,16 @@ class _FileLists:
         return self._files[key]
 
     def by_key(self, root: Path, files: Files) -> dict[str, str]:
-        """Rest of the name without the ending -> path."""
-        found = {}
-        for folder in files.folders:
-            self.exists(root / folder)
-            for path in self.below(root / folder):
-                name = os.path.basename(path)
-                if name.endswith(files.ending):
-                    found[name[: len(name) - len(files.ending)]] = path
-        return found
+        """Rest of the name without the ending -> path; where such names repeat, with their folders."""
+        names, paths = [], []
+        for number, folder in enumerate(files.folders):
+            top = self.place(root, folder)
+            for path in self.below(top):
+                if path.endswith(files.ending):
+                    names.append(f"{number}{path[len(str(top)) : len(path) - len(files.ending)]}")
+                    paths.append(path)
+        keys = [os.path.basename(name) for name in names]
+        return dict(zip(names if len(set(keys)) < len(keys) else keys, paths))
 
 
 def _make_index(info: DatasetInfo, layouts: list[Layout], data_dir: Path, files: _FileLists) -> _Index:
@@ -296,7 +312,7 @@ def _index_layout(
     segments, classes = None, layout.classes
     if json_files:
         segments, classes, partners = read_panoptic_json(
-            [root / name for name in json_files], classes, layout.category
+            [files.place(root, name) for name in json_files], classes, layout.category
         )
         # the JSON files say which image a label belongs to; where they name none that is there, the files' names do
         key_of = {os.path.basename(path): key for key, path in images.items()}
@@ -330,7 +346,7 @@ def _index_layout(
     features[NAME_COLUMN] = datasets.Value("string")
     table = datasets.Dataset.from_dict(data, features=datasets.Features(features))
     own_classes = classes.to_dict() if layout.classes is None else None
-    return _Index(table, number, own_classes, [_stamp(root / name) for name in json_files])
+    return _Index(table, number, own_classes, [_stamp(files.place(root, name)) for name in json_files])
 
 
 def _is_image(path: str) -> bool:
@@ -372,11 +388,11 @@ def _not_found(info: DatasetInfo, layouts: list[Layout], data_dir: Path) -> str:
     # the deepest folders on the way to what was looked for show where the tree departs from it
     wanted = [folder for layout in layouts for folder in layout.images.folders]
     wanted += [folder for layout in layouts for files in layout.columns.values() for folder in files.folders]
-    roots = [data_dir] + [data_dir / name for name in info.roots if (data_dir / name).is_dir()]
+    roots = [data_dir] + [data_dir / name for name in info.roots + info.archives if (data_dir / name).is_dir()]
     deepest = {_deepest(root, folder) for root in roots for folder in wanted} - {data_dir}
     lines += [f"In {folder} found {_first_entries(folder)}." for folder in sorted(deepest)[:4]]
-    if info.roots:
-        lines.append(f"(Also looked in its folders {', '.join(info.roots)}.)")
+    if info.roots or info.archives:
+        lines.append(f"(Also looked in its folders {', '.join(info.roots + info.archives)}.)")
     lines.append(f"`ssprompt-hf datasets {info.name}` shows the expected tree.")
     return "\n".join(lines)
 

@@ -1,5 +1,6 @@
 """Data sets known by name: small files in the official layouts, and real samples where they are there."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -139,11 +140,70 @@ def test_acdc_conditions(tmp_path, load):
 
 def test_acdc_panoptic(tmp_path, load):
     root = write_acdc(tmp_path / "data" / "ACDC")
-    row = load("acdc", root.parent, task="panoptic", condition="night")[
-        0
-    ]  # the tree may begin in a folder of its name
+    # the tree may begin in a folder of its name
+    row = load("acdc", root.parent, task="panoptic", condition="night")[0]
     assert (row["label"] == two_halves(0, 13)).all() and (row["instance"] == two_halves(0, 26001, np.int32)).all()
     assert len(load("acdc", root, "val", task="instance")) == 4
+
+
+def test_acdc_as_its_readme_describes_it(tmp_path, load):
+    """One JSON file for all conditions with paths in it, normal-condition images, and further kinds of label files."""
+    root = write_acdc(tmp_path / "acdc")
+    whole = {"images": [], "annotations": [], "categories": []}
+    for number, path in enumerate(sorted(root.glob("gt_panoptic/*/*_val_gt_panoptic.json"))):
+        data, condition = json.loads(path.read_text()), path.parent.name
+        path.unlink()
+        (image,), (annotation,) = data["images"], data["annotations"]
+        image["id"] = annotation["image_id"] = number
+        for entry, top in ((image, "rgb_anon"), (annotation, "gt_panoptic")):
+            (file,) = root.glob(f"{top}/{condition}/val/*/{entry['file_name']}")
+            entry["file_name"] = file.relative_to(root / top).as_posix()
+        whole["images"].append(image)
+        whole["annotations"].append(annotation)
+        whole["categories"] = data["categories"]
+    (root / "gt_panoptic/val_gt_panoptic.json").write_text(json.dumps(whole))
+    for condition in ("fog", "snow"):
+        stem = f"GOPR0475_{condition}_val_frame_000041"
+        write_image(root / f"gt/{condition}/val/GOPR0475/{stem}_gt_labelColor.png")
+        write_map(root / f"gt/{condition}/val/GOPR0475/{stem}_gt_invGray.png", two_halves(0, 255))
+        ref = f"{condition}/val_ref/GOPR0475/{stem}"
+        write_image(root / f"rgb_anon/{ref}_rgb_ref_anon.png")
+        write_map(root / f"gt/{ref}_gt_ref_labelTrainIds.png", two_halves(1, 2))
+        segment_png(root / f"gt_panoptic/{ref}_gt_ref_panoptic.png", two_halves(8, 9, np.int32))
+    (root / "gt/test_ref_image_list.txt").write_text("fog/test_ref/GOPR0478/GOPR0478_frame_000001_rgb_ref_anon.png\n")
+    for task in ("semantic", "panoptic"):
+        rows = load("acdc", root, "val", task=task, condition="all")
+        assert len(rows) == 4 and all((rows[i]["label"] == two_halves(0, 13)).all() for i in range(4))
+    assert (load("acdc/snow", root, "val", task="instance")[0]["instance"] == two_halves(0, 26001, np.int32)).all()
+
+
+def test_frames_of_the_same_name_stay_apart(tmp_path, load):
+    root = tmp_path / "acdc"
+    for value, condition in enumerate(("fog", "night", "rain", "snow")):
+        write_image(root / f"rgb_anon/{condition}/val/GOPR0475/GOPR0475_frame_000041_rgb_anon.png", value)
+        label = root / f"gt/{condition}/val/GOPR0475/GOPR0475_frame_000041_gt_labelTrainIds.png"
+        write_map(label, two_halves(value, 255))
+    rows = load("acdc", root, "val")
+    assert [(int(row["image"].max()), int(row["label"].min())) for row in rows] == [(k, k) for k in range(4)]
+
+
+def test_archives_unpacked_into_folders_of_their_own(tmp_path, load):
+    root = write_acdc(tmp_path / "acdc")
+    with pytest.raises(NoImagesError, match="rgb_anon_trainvaltest, gt_trainval"):
+        load("acdc", tmp_path / "acdc" / "gt", "val")
+    for top, archive in (("rgb_anon", "rgb_anon_trainvaltest"), ("gt", "gt_trainval"), ("gt_panoptic",) * 2):
+        (root / top).rename(root / f"{top}.moved")
+        (root / archive).mkdir(exist_ok=True)
+        (root / f"{top}.moved").rename(root / archive / top)
+    (root / "gt_panoptic").rename(root / "gt_panoptic_trainval")
+    assert len(load("acdc", root, "val")) == len(load("acdc", root, "val", task="panoptic")) == 4
+    root = write_cityscapes(tmp_path / "cityscapes")
+    for top in ("leftImg8bit", "gtFine"):
+        (root / top).rename(root / "moved")
+        (root / f"{top}_trainvaltest").mkdir()
+        (root / "moved").rename(root / f"{top}_trainvaltest" / top)
+    rows = load("cityscapes", tmp_path, task="instance")
+    assert rows.file_names[0].startswith("leftImg8bit_trainvaltest/leftImg8bit/train/")
 
 
 # BDD100K
