@@ -1,7 +1,7 @@
 """Pretrain `seem-nano`, the small SEEM inside this package, on drawn street scenes.
 
     python examples/pretrain_seem_nano.py --work_dir nano --minutes 60      # again to go on where it stopped
-    accelerate launch --num_processes 2 examples/pretrain_seem_nano.py --work_dir nano ...
+    ACCELERATE_USE_CPU=1 torchrun --nproc_per_node 2 examples/pretrain_seem_nano.py --work_dir nano ...
     python examples/pretrain_seem_nano.py --work_dir nano --export ssprompt_hf/assets/seem-nano
 
 Scenes are drawn once, into `work_dir`, by all cores. Training stops after `--minutes` of its schedule (`--steps`) and
