@@ -70,12 +70,15 @@ class CellRunner:
     Args:
         output_dir: folder for the cells and adapters of all tables.
         training: training arguments that differ from the defaults of the library and of the method.
+        shared: images and features of another runner, whose training arguments differ in nothing they depend on.
 
     Raises:
         SSPromptError: a training argument that has no such value.
     """
 
-    def __init__(self, output_dir: str | Path, training: dict[str, Any] | None = None):
+    def __init__(
+        self, output_dir: str | Path, training: dict[str, Any] | None = None, shared: SharedWork | None = None
+    ):
         self.folder, self.training = Path(output_dir), training or {}
         args = self._arguments("semantic", 0)
         if args.world_size > 1:
@@ -84,7 +87,7 @@ class CellRunner:
                 "launch, or several with other --seeds and the same --output_dir"
             )
         cache = args.feature_cache_dir or str(self.folder / "feature_cache")
-        self._shared = SharedWork(args.feature_cache, cache, int(args.feature_cache_gb * 2**30))
+        self.shared = shared or SharedWork(args.feature_cache, cache, int(args.feature_cache_gb * 2**30))
         self.device = str(args.device)
         self._fingerprints: dict[str, str] = {}
         self._settings: dict[Work, dict[str, Any]] = {}
@@ -209,7 +212,7 @@ class CellRunner:
             adapter = self.adapter_folder(work.training) / ADAPTER
         data = work.domain.arguments(work.base_model)
         images = self._images("eval", work.domain, work.base_model, work.task)
-        cache = self._shared.cache("eval", (work.base_model, work.domain))
+        cache = self.shared.cache("eval", (work.base_model, work.domain))
         start = time.perf_counter()
         trainer = prepare_evaluation(
             data, adapter and str(adapter), self._arguments(work.task, 0), work.task, images, cache
@@ -241,7 +244,7 @@ class CellRunner:
         data, prompts = training.domain.arguments(training.base_model), self._prompts(training)
         args = self._arguments(training.task, training.seed)
         images = self._images("train", training.domain, training.base_model, training.task)
-        cache = self._shared.cache("train", (training.base_model, training.domain, training.seed))
+        cache = self.shared.cache("train", (training.base_model, training.domain, training.seed))
         selection = select_training_images(images, prompts, training.seed)
         trainer = prepare_training(data, prompts, args, images, selection, feature_cache=cache)
         trainer.remove_callback(PrinterCallback)
@@ -263,7 +266,7 @@ class CellRunner:
     def _images(self, use: str, domain: Domain, base_model: str, task: str):
         data = domain.arguments(base_model)
         load = {"train": lambda: data.load(data.train_split, task), "eval": lambda: data.load_evaluation(task)}[use]
-        return self._shared.images(use, (domain, task != "semantic"), load)
+        return self.shared.images(use, (domain, task != "semantic"), load)
 
     def check_data(self, works: Iterable[Work]):
         """

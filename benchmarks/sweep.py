@@ -1,0 +1,106 @@
+"""Choose training settings on validation scenes that no table reports.
+
+    python benchmarks/sweep.py --method ssprompt --grid learning_rate=0.003,0.01,0.03 semantic_loss=mixed,dice
+    python benchmarks/sweep.py --method coop --grid learning_rate=0.001,0.01,0.1 max_steps=200
+
+Every combination of the grid is trained and scored on every domain and seed, on seem-nano; what has been done before
+is read from its file. Prints the gain in mean IoU over zero-shot, best first, and writes all of it to `--output`.
+"""
+
+import argparse
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+
+from ssprompt_hf.errors import SSPromptError
+from ssprompt_hf.file_utils import write_json
+from ssprompt_hf.reproduce.cells import CellRunner
+from ssprompt_hf.reproduce.plans import METHODS, Score, Training
+from ssprompt_hf.reproduce.presets import Domain, make_preset
+
+BASE_MODEL, SHOTS = "seem-nano", 16
+
+
+def parse_grid(texts: list[str]) -> list[dict]:
+    """`["a=1,2", "b=x"]` -> `[{"a": 1, "b": "x"}, {"a": 2, "b": "x"}]`; values are JSON where they can be."""
+    names, choices = [], []
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not equals:
+            raise SSPromptError(f"grid holds {text!r}; write NAME=VALUE,VALUE,...")
+        names.append(name)
+        choices.append([_value(value) for value in values.split(",")])
+    return [dict(zip(names, values)) for values in itertools.product(*choices)]
+
+
+def _value(text: str):
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def validation_domains(names: list[str], num_images: int) -> list[Domain]:
+    """The embedded domains, scored on scenes of the split `validation`."""
+    known = make_preset("embedded").domains
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise SSPromptError(f"domains holds {unknown[0]!r}; known are {', '.join(known)}")
+    changes = {"eval_split": "validation", "max_eval_images": num_images}
+    return [replace(known[name], data={**known[name].data, **changes}) for name in names]
+
+
+def sweep(method: str, trials: list[dict], domains: list[Domain], seeds: list[int], folder: Path) -> list[dict]:
+    """
+    Train and score every trial everywhere.
+
+    Returns:
+        one record a trial, best first: `settings`, `gain` (points of mean IoU over zero-shot, mean over domains and
+        seeds) and `scores`, domain -> one mean IoU in percent a seed.
+    """
+    first = CellRunner(folder, trials[0])
+    runners = [first] + [CellRunner(folder, trial, first.shared) for trial in trials[1:]]
+    records = [{"method": method, "settings": trial, "scores": {}} for trial in trials]
+    zero_shot = {}
+    for domain in domains:
+        zero_shot[domain.name] = first.run(Score(BASE_MODEL, domain, "semantic"))["scores"]["mean_iou"]
+        print(f"{domain.name}: zero-shot {zero_shot[domain.name]:.2f}", flush=True)
+        for seed in seeds:
+            training = Training(method, BASE_MODEL, domain, "semantic", SHOTS, seed)
+            for runner, record in zip(runners, records):
+                score = runner.run(Score(BASE_MODEL, domain, "semantic", training))["scores"]["mean_iou"]
+                record["scores"].setdefault(domain.name, []).append(score)
+                print(f"{domain.name}, seed {seed}, {record['settings']}: {score:.2f}", flush=True)
+    for record in records:
+        gains = [score - zero_shot[name] for name, scores in record["scores"].items() for score in scores]
+        record["gain"] = round(mean(gains), 2)
+    return sorted(records, key=lambda record: -record["gain"])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", choices=[name for name in METHODS if name != "zero_shot"], default="ssprompt")
+    parser.add_argument("--grid", nargs="+", required=True, metavar="NAME=VALUE,...", help="training arguments")
+    parser.add_argument("--domains", nargs="+", default=["fog", "night", "taxonomy"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--num_images", type=int, default=50, help="validation scenes of a domain")
+    parser.add_argument("--output_dir", type=Path, default=Path("out/sweep"), help="for cells and adapters")
+    parser.add_argument("--output", type=Path, help="JSON file for the results, added to what is there")
+    args = parser.parse_args()
+    domains = validation_domains(args.domains, args.num_images)
+    records = sweep(args.method, parse_grid(args.grid), domains, args.seeds, args.output_dir)
+    for record in records:
+        means = ", ".join(f"{name} {mean(scores):.2f}" for name, scores in record["scores"].items())
+        print(f"{record['gain']:+6.2f}  {record['settings']}  ({means})")
+    if args.output is not None:
+        earlier = json.loads(args.output.read_text()) if args.output.exists() else []
+        write_json(args.output, earlier + records)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SSPromptError as error:
+        raise SystemExit(f"error: {error}") from None
