@@ -14,46 +14,11 @@ from .data.classes import IGNORE_INDEX
 from .errors import SSPromptError
 from .file_utils import atomic_path
 from .metrics.segments import as_array
+from .run_length import coco_rle
 
 SEMANTIC, INSTANCE, PANOPTIC = "semantic", "instance", "panoptic"
 INSTANCES_JSON, PANOPTIC_JSON = "coco_instances.json", "panoptic.json"
 CITYSCAPES_SUFFIX = "_leftImg8bit"
-
-
-def coco_rle(mask: np.ndarray) -> dict[str, Any]:
-    """
-    A mask in COCO's compressed run-length code, equal to that of `pycocotools.mask.encode`.
-
-    Args:
-        mask: bool (H, W).
-
-    Returns:
-        `size` [H, W] and `counts`, a text: lengths of runs down the columns, alternately outside and inside.
-    """
-    height, width = mask.shape
-    change = np.empty((height, width), bool)
-    # a pixel and the one above it; above the first row of a column is the end of the column before
-    np.not_equal(mask[1:], mask[:-1], out=change[1:])
-    change[0, 1:] = mask[0, 1:] != mask[-1, :-1]
-    change[0, :1] = mask[0, :1]
-    row, column = np.divmod(np.flatnonzero(change), width)
-    places = np.sort(column * height + row)
-    counts = np.diff(places, prepend=0, append=height * width)
-    return {"size": [height, width], "counts": _compressed(counts)}
-
-
-def _compressed(counts: np.ndarray) -> str:
-    """Five bits a character, lowest first, of each count; from the fourth on of its difference to the last but one."""
-    values = counts.astype(np.int64)
-    values[3:] -= counts[1:-2]
-    characters, used = [], []
-    more = np.ones(len(values), bool)
-    while more.any():
-        bits, values = values & 31, values >> 5
-        used.append(more)
-        more = more & (values != np.where(bits & 16, -1, 0))
-        characters.append(bits + 32 * more + 48)
-    return np.stack(characters, 1)[np.stack(used, 1)].astype(np.uint8).tobytes().decode("ascii")
 
 
 def image_stems(file_names: Sequence[str]) -> list[str]:

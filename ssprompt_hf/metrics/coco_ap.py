@@ -6,6 +6,7 @@ import numpy as np
 
 from ..data.classes import IGNORE_INDEX
 from ..errors import SSPromptError
+from .run_masks import RunMasks, is_coded, run_masks, run_overlaps
 from .segments import PredictedInstances, as_array, instance_overlaps, predicted_instances, true_segments
 from .streaming import ImageRecords
 
@@ -36,11 +37,11 @@ class CocoScores(ImageRecords):
     """
     Streaming average precision (AP) and recall (AR) of instance masks, as `pycocotools` computes them.
 
-    Predictions are what `post_process_instance_segmentation` returns, or dicts of `masks` (M, H, W) bool, `labels`
-    (N,), `scores` (N,), and perhaps `mask_of` (N,) where instances share masks. References are dicts of `label` (H, W)
-    and `instance` (H, W), where things without instance are crowds; of `segmentation` and `segments_info` with
-    `iscrowd`; or, for instances that overlap, of `masks` (G, H, W) bool, `labels` (G,) and perhaps `iscrowd` (G,) and
-    `areas` (G,).
+    Predictions are what `post_process_instance_segmentation` returns, or dicts of `masks` (M, H, W) bool or a list of
+    M run-length codes of COCO, `labels` (N,), `scores` (N,), and perhaps `mask_of` (N,) where instances share masks.
+    References are dicts of `label` (H, W) and `instance` (H, W), where things without instance are crowds; of
+    `segmentation` and `segments_info` with `iscrowd`; or, for instances that overlap, of `masks` (G, H, W) bool or G
+    codes, `labels` (G,) and perhaps `iscrowd` (G,) and `areas` (G,).
 
     Results, from 0 to 1, NaN where no true instance counts: `ap` (mean over IoU 0.50:0.05:0.95 and classes), `ap50`,
     `ap75`, `ap_small`, `ap_medium`, `ap_large`; `ar_1`, `ar_10`, `ar_100`, `ar_small`, `ar_medium`, `ar_large`;
@@ -64,22 +65,21 @@ class CocoScores(ImageRecords):
         return self._match(predicted, shared, areas, *truth)
 
     def _free_truth(self, predicted: PredictedInstances, reference: dict[str, Any]) -> tuple:
-        masks = as_array(reference["masks"]).astype(bool)
+        coded = is_coded(reference["masks"])
+        truth = run_masks(reference["masks"] if coded else as_array(reference["masks"]).astype(bool))
         labels = as_array(reference["labels"]).astype(np.int64).reshape(-1)
-        if len(masks) != len(labels):
-            raise SSPromptError(f"The reference has {len(masks)} masks but {len(labels)} labels.")
+        if len(truth) != len(labels):
+            raise SSPromptError(f"The reference has {len(truth)} masks but {len(labels)} labels.")
         guesses = predicted.masks
-        if guesses.ndim == 2:
+        if not isinstance(guesses, RunMasks) and guesses.ndim == 2:
             guesses = guesses == np.arange(1, len(predicted.labels) + 1)[:, None, None]
-        if len(masks) and len(guesses) and masks.shape[1:] != guesses.shape[1:]:
-            raise SSPromptError(f"Predicted masks have shape {guesses.shape[1:]}, true ones {masks.shape[1:]}.")
-        areas = np.array([mask.sum() for mask in guesses], np.int64)[predicted.mask_of]
-        shared = np.zeros((len(guesses), len(masks)), np.int64)
-        for column, mask in enumerate(masks if len(guesses) else ()):
-            shared[:, column] = guesses[:, mask].sum(1)
-        shared = shared[predicted.mask_of]
+        guesses = run_masks(guesses)
+        if len(truth) and len(guesses) and truth.shape != guesses.shape:
+            raise SSPromptError(f"Predicted masks have shape {guesses.shape}, true ones {truth.shape}.")
+        shared = run_overlaps(guesses, truth)[predicted.mask_of]
         crowd = as_array(reference.get("iscrowd", np.zeros(len(labels)))).astype(bool).reshape(-1)
-        pixels = masks.reshape(len(masks), -1).sum(1) if len(masks) else np.zeros(0, np.int64)
+        pixels = truth.areas
+        areas = guesses.areas[predicted.mask_of]
         return shared, areas, (labels, crowd, pixels, as_array(reference.get("areas", pixels)))
 
     def _match(

@@ -1,7 +1,7 @@
 """Segments of an image as metrics count them: runs of equal pixels, tables of segments, overlaps of masks."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 
 from ..data.classes import IGNORE_INDEX
 from ..errors import SSPromptError
+from .run_masks import RunMasks, counts, is_coded, mask_runs, run_masks
 
 
 def as_array(value: Any) -> np.ndarray:
@@ -89,11 +90,11 @@ class Segments:
         """(H * W,), the segment of each pixel, as the smallest unsigned integers that hold it."""
         return np.repeat(self.index.astype(np.min_scalar_type(max(len(self.labels) - 1, 0))), self.lengths)
 
-
-def counts(index: np.ndarray, lengths: np.ndarray, size: int) -> np.ndarray:
-    """int64 (size,): the pixels of the runs of each index."""
-    # sums of integers below 2**53 are exact in float64, in which bincount adds up weights
-    return np.bincount(index, weights=lengths, minlength=size).astype(np.int64)
+    def down_columns(self) -> "Segments":
+        """The same segments by runs in the flat transposed image."""
+        index = np.ascontiguousarray(self.index_map().reshape(self.shape).T).reshape(-1)
+        starts, lengths = runs(index)
+        return replace(self, starts=starts, lengths=lengths, index=index[starts].astype(np.int64))
 
 
 def _integer_map(value: Any, name: str) -> np.ndarray:
@@ -212,13 +213,13 @@ class PredictedInstances:
     Args:
         labels: int64 (N,), class indices.
         scores: float64 (N,).
-        masks: bool (M, H, W), or integer (H, W) with the numbers of disjoint masks plus 1.
+        masks: bool (M, H, W), integer (H, W) with the numbers of disjoint masks plus 1, or runs.
         mask_of: int64 (N,), the mask of each instance; instances of several classes may share one.
     """
 
     labels: np.ndarray
     scores: np.ndarray
-    masks: np.ndarray
+    masks: np.ndarray | RunMasks
     mask_of: np.ndarray
 
 
@@ -228,8 +229,9 @@ def predicted_instances(prediction: Mapping[str, Any], num_classes: int) -> Pred
 
     Args:
         prediction: what `post_process_instance_segmentation` returns for one image: `segmentation`, (N, H, W) bool
-            or (H, W) ids, and `segments_info`, dicts of `id`, `label_id` and `score`. Or `masks` (M, H, W) bool,
-            `labels` (N,), `scores` (N,) and, where M is not N or the order differs, `mask_of` (N,).
+            or (H, W) ids, and `segments_info`, dicts of `id`, `label_id` and `score`. Or `masks` (M, H, W) bool or M
+            run-length codes of COCO, `labels` (N,), `scores` (N,) and, where M is not N or the order differs,
+            `mask_of` (N,).
         num_classes: K.
 
     Raises:
@@ -247,7 +249,8 @@ def predicted_instances(prediction: Mapping[str, Any], num_classes: int) -> Pred
             position[[info["id"] for info in infos]] = mask_of + 1
             masks = position[masks]
     elif "masks" in prediction:
-        masks, labels = as_array(prediction["masks"]), as_array(prediction["labels"]).astype(np.int64).reshape(-1)
+        masks, labels = prediction["masks"], as_array(prediction["labels"]).astype(np.int64).reshape(-1)
+        masks = run_masks(masks) if is_coded(masks) else as_array(masks)
         scores = as_array(prediction["scores"]).astype(np.float64).reshape(-1)
         mask_of = prediction.get("mask_of")
         mask_of = np.arange(len(labels)) if mask_of is None else as_array(mask_of).astype(np.int64).reshape(-1)
@@ -256,9 +259,10 @@ def predicted_instances(prediction: Mapping[str, Any], num_classes: int) -> Pred
             "Predicted instances have `masks`, `labels` and `scores`, or `segmentation` and `segments_info`; got "
             f"{list(prediction)}."
         )
-    if masks.ndim == 3 and masks.dtype != bool:
-        masks = masks != 0
-    count = len(masks) if masks.ndim == 3 else len(labels)
+    count = len(masks)
+    if not isinstance(masks, RunMasks):
+        count = len(masks) if masks.ndim == 3 else len(labels)
+        masks = np.ascontiguousarray(masks != 0 if masks.ndim == 3 and masks.dtype != bool else masks)
     if not len(labels) == len(scores) == len(mask_of) or (len(mask_of) and not 0 <= mask_of.max() < count):
         raise SSPromptError(
             f"{count} masks, {len(labels)} labels and {len(scores)} scores do not go together; give each instance one "
@@ -271,7 +275,7 @@ def predicted_instances(prediction: Mapping[str, Any], num_classes: int) -> Pred
         )
     if not np.isfinite(scores).all():
         raise SSPromptError("A score of an instance is not a finite number.")
-    return PredictedInstances(labels, scores, np.ascontiguousarray(masks), mask_of)
+    return PredictedInstances(labels, scores, masks, mask_of)
 
 
 def instance_overlaps(predicted: PredictedInstances, segments: Segments) -> tuple[np.ndarray, np.ndarray]:
@@ -287,44 +291,32 @@ def instance_overlaps(predicted: PredictedInstances, segments: Segments) -> tupl
     masks, size = predicted.masks, len(segments.labels)
     if not len(predicted.labels):
         return np.zeros((0, size), np.int64), np.zeros(0, np.int64)
-    if masks.shape[-2:] != segments.shape:
+    if tuple(masks.shape[-2:]) != tuple(segments.shape):
         raise SSPromptError(
             f"The prediction has shape {masks.shape[-2:]}, the reference {segments.shape}; resize the prediction to "
             "the reference's size."
         )
-    if masks.ndim == 2:
+    if isinstance(masks, RunMasks):
+        columns = segments.down_columns()
+        shared = np.stack([_pixels_by_segment(*pair, columns) for pair in zip(masks.starts, masks.ends)])
+    elif masks.ndim == 2:
         rows = len(predicted.labels) + 1
         index = segments.index_map()
         starts, lengths = runs(masks, index)
         pairs = masks.reshape(-1)[starts].astype(np.int64) * size + index[starts]
         shared = counts(pairs, lengths, rows * size).reshape(rows, size)[1:]
     else:
-        shared = np.stack([_pixels_by_segment(mask, segments) for mask in masks.reshape(len(masks), -1)])
+        flat = masks.reshape(len(masks), -1)
+        shared = np.stack([_pixels_by_segment(*mask_runs(mask), segments) for mask in flat])
     shared = shared[predicted.mask_of]
     return shared, shared.sum(1)
 
 
-def _pixels_by_segment(mask: np.ndarray, segments: Segments) -> np.ndarray:
-    """int64 (S,): how many pixels of a flat bool mask lie in each segment; from runs to runs, without pixels."""
-    starts, ends = _mask_runs(mask)
+def _pixels_by_segment(starts: np.ndarray, ends: np.ndarray, segments: Segments) -> np.ndarray:
+    """int64 (S,): how many pixels of runs lie in each segment; from runs to runs, without pixels."""
     first = np.searchsorted(segments.starts, starts, side="right") - 1
     pieces = np.searchsorted(segments.starts, ends, side="left") - first  # runs of the image that each run crosses
     run = np.repeat(first - np.cumsum(pieces) + pieces, pieces) + np.arange(pieces.sum())
     left = np.maximum(segments.starts[run], np.repeat(starts, pieces))
     right = np.minimum(segments.starts[run] + segments.lengths[run], np.repeat(ends, pieces))
     return counts(segments.index[run], right - left, len(segments.labels))
-
-
-def _mask_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and ends of the runs of True in a flat mask."""
-    size = len(mask)
-    change = np.empty(size // 8 * 8 + 8, bool)
-    change[0], change[size:] = mask[0], False
-    np.not_equal(mask[1:], mask[:-1], out=change[1:size])
-    # few pixels change: eight at a time are passed over
-    words = np.flatnonzero(change.view(np.uint64) != 0)
-    word, byte = change.reshape(-1, 8)[words].nonzero()
-    places = words[word] * 8 + byte
-    if mask[-1]:
-        places = np.append(places, size)
-    return places[::2], places[1::2]

@@ -17,6 +17,7 @@ from judges import (
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.metrics import CityscapesScores, CocoAP, CocoScores, PanopticQuality, PanopticScores
 from ssprompt_hf.metrics.segments import runs, unique_inverse
+from ssprompt_hf.run_length import coco_rle, rle_runs
 
 THINGS = (2, 3, 4, 5)
 COCO_KEYS = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"]
@@ -112,6 +113,57 @@ def test_coco_truth_may_overlap_and_bring_its_areas():
     large = [reference | {"areas": np.full(len(reference["labels"]), 10_000)} for reference in references]
     result = CocoAP(6, THINGS).compute(predictions=predictions, references=large)
     assert np.isnan(result["ap_small"]) and not np.isnan(result["ap_large"])
+
+
+def coded(prediction):
+    return prediction | {"masks": [coco_rle(mask) for mask in prediction["masks"]]}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_coded_masks_give_the_same(seed):
+    rng, truths = scenes(seed, size=(40, 64), count=4)
+    predictions = [random_instances(rng, truth) for truth in truths]
+    predictions[0] = instance([rows(0, 0, (40, 64)), rows(0, 40, (40, 64))], [2, 2], [0.9, 0.1])
+    objects = [true_objects(truth, THINGS) for truth in truths]
+    free = [dict(zip(("masks", "labels", "iscrowd"), map(np.array, each))) for each in objects]
+    for kind, references in ((CocoScores, truths), (CityscapesScores, truths), (CocoScores, free)):
+        results = [
+            kind(6, THINGS).compute(predictions=guesses, references=references)
+            for guesses in (predictions, [coded(prediction) for prediction in predictions])
+        ]
+        assert str(results[0]) == str(results[1])
+    for guesses in (predictions, [coded(prediction) for prediction in predictions]):
+        result = CocoScores(6, THINGS).compute(predictions=guesses, references=[coded(truth) for truth in free])
+        assert str(result) == str(results[0])
+
+
+def test_run_length_codes_are_those_of_pycocotools():
+    tools = pytest.importorskip("pycocotools.mask", reason="pycocotools judges codes: pip install pycocotools")
+    rng = np.random.default_rng(0)
+    masks = [rng.random((37, 53)) < share for share in (0, 0.01, 0.3, 0.9, 1)]
+    masks.append(np.repeat(rng.random((3, 70)) < 0.5, 400, 0))  # long runs, that take several characters
+    masks.append(np.ones((2000, 3000), bool))
+    for mask in masks:
+        code = tools.encode(np.asfortranarray(mask.astype(np.uint8)))
+        assert coco_rle(mask)["counts"] == code["counts"].decode()
+        for form in (code, coco_rle(mask)):
+            (starts,), (ends,) = rle_runs([form])
+            flat = np.zeros(mask.size, bool)
+            for start, end in zip(starts, ends):
+                flat[start:end] = True
+            np.testing.assert_array_equal(flat.reshape(mask.T.shape).T, mask)
+    starts, ends = rle_runs([coco_rle(mask) for mask in masks])
+    assert [int((e - s).sum()) for s, e in zip(starts, ends)] == [int(mask.sum()) for mask in masks]
+    assert [x[0].tolist() for x in rle_runs([{"size": [2, 3], "counts": [0, 2, 1, 0, 1, 2]}])] == [[0, 4], [2, 6]]
+    for counts, message in (([5], "add up to 5 pixels"), ("", "add up to 0 pixels"), ("P", "ends within a number")):
+        with pytest.raises(SSPromptError, match=message):
+            rle_runs([{"size": [2, 3], "counts": counts}])
+    with pytest.raises(SSPromptError, match="several sizes"):
+        codes = [coco_rle(np.ones((2, 3), bool)), coco_rle(np.ones((3, 2), bool))]
+        CocoScores(6, THINGS).add(
+            prediction={"masks": codes, "labels": [2, 2], "scores": [0.5, 0.5]},
+            reference={"label": np.zeros((2, 3), int)},
+        )
 
 
 def panoptic_truth(truth):
