@@ -4,6 +4,7 @@ Heavy modules are imported where a command runs, so that `--help` and mistakes i
 """
 
 import argparse
+import os
 import sys
 import warnings
 
@@ -21,6 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         the exit code: 0, or 2 after an error of the user, which is one line on stderr (130 after Ctrl-C).
     """
+    # OpenMP reads it when torch is loaded. Threads that spin while they wait gain a little on quiet cores, and make
+    # training a hundred times slower where another process wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = build_parser()
     options = parser.parse_args(arguments)
     # transformers, peft and torch tell each other about coming changes; users can do nothing about these
