@@ -31,10 +31,11 @@ from torch.nn import functional as F
 from transformers import CLIPTokenizer, ResNetConfig
 
 from ssprompt_hf.data.street_scenes import STREET_CLASSES, STREET_THINGS
+from ssprompt_hf.file_utils import atomic_path
 from ssprompt_hf.metrics import confusion_matrix, scores_from_confusion
 from ssprompt_hf.models.seem import SeemConfig, SeemForUniversalSegmentation, SeemImageProcessor, SeemProcessor
 from ssprompt_hf.models.seem.mask_decoder import SeemImageFeatures, SeemQueryStates
-from ssprompt_hf.training.losses import SemanticLoss
+from ssprompt_hf.training.losses import SemanticLoss, class_scores
 
 
 def byte_tokenizer() -> CLIPTokenizer:
@@ -150,9 +151,8 @@ def evaluate(model, tokenizer, scenes: dict[str, np.ndarray], batch_size: int = 
     for start in range(0, len(scenes["label"]), batch_size):
         images = torch.from_numpy(scenes["image"][start : start + batch_size].copy()).permute(0, 3, 1, 2).float()
         output = model(pixel_values=normalise(images).to(model.device), class_embeddings=embeddings)
-        masks = F.interpolate(output.masks_queries_logits, SIZE, mode="bilinear", align_corners=False).sigmoid()
-        scores = output.class_queries_logits.softmax(-1)[..., :-1].transpose(1, 2) @ masks.flatten(2)
-        prediction = scores.argmax(1).unflatten(1, SIZE)
+        masks = F.interpolate(output.masks_queries_logits, SIZE, mode="bilinear", align_corners=False)
+        prediction = class_scores(output.class_queries_logits, masks).argmax(1)
         labels = torch.from_numpy(scenes["label"][start : start + batch_size].copy()).to(model.device)
         matrix = matrix + confusion_matrix(prediction, labels, len(STREET_CLASSES))
     model.train()
@@ -165,12 +165,6 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(steps - warmup, 1)
     return peak * max(0.5 * (1 + math.cos(math.pi * progress)), 0.01)
-
-
-def save_checkpoint(path: Path, **state):
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
 
 
 def to_device(batch: dict, device: torch.device) -> dict:
@@ -238,14 +232,15 @@ def train(args):
             speed = (step - began) * args.batch_size * accelerator.num_processes / (time.time() - start)
             accelerator.print(f"step {step}/{args.steps} loss {np.mean(recent):.3f} {speed:.1f} images/s", flush=True)
             recent = []
-        expired = accelerator.reduce(torch.tensor(float(time.time() - start > 60 * args.minutes))).item() > 0
+        late = torch.tensor(float(time.time() - start > 60 * args.minutes), device=accelerator.device)
+        expired = accelerator.reduce(late).item() > 0
         if step % args.evaluate_every == 0 or step == args.steps or expired:
             # Running statistics of the images differ a little between processes.
             average_over_processes(accelerator, [b for b in training.buffers() if b.is_floating_point()])
             if accelerator.is_main_process:
-                save_checkpoint(
-                    checkpoint, training=training.state_dict(), optimizer=optimizer.state_dict(), step=step
-                )
+                with atomic_path(checkpoint) as temporary:
+                    state = {"training": training.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+                    torch.save(state, temporary)
                 scores = evaluate(training.model, tokenizer, validation)
                 record = {"step": step, "minutes": (time.time() - start) / 60, "mean_iou": scores["mean_iou"]}
                 print(json.dumps({**record, **scores["per_class_iou"]}), flush=True)

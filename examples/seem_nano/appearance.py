@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-APPEARANCES = ("veil", "darkness", "blur", "specks", "glare")
-
 
 def _smooth_field(shape: tuple[int, int], rng: np.random.Generator) -> torch.Tensor:
     """Smooth random values from 0 to 1, `(H, W)`."""
@@ -66,7 +64,8 @@ def _glare(image, strength, rng):
     return image + strength * field * float(rng.uniform(30, 130)) * (1 - image / 300)
 
 
-CHANGES = dict(zip(APPEARANCES, (_veil, _darkness, _blur, _specks, _glare)))
+CHANGES = {"veil": _veil, "darkness": _darkness, "blur": _blur, "specks": _specks, "glare": _glare}
+APPEARANCES = tuple(CHANGES)
 
 
 def change_appearance(image: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:

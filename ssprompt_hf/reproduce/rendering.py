@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..charts import BLUE, LIGHT, ORANGE
 from ..file_utils import atomic_path, write_json
 from ..reporting import markdown_table
 from ..visualization import BACKGROUND, INK
@@ -15,7 +16,6 @@ from .summary import Summary
 
 RESULTS, TABLE, PLOT = "results.json", "table.md", "plot.png"
 DASH = "\N{EN DASH}"
-BAR, PAPER_MARK, FAINT = (46, 105, 168), (222, 125, 44), (228, 228, 228)
 
 
 def write_table(folder: str | Path, summary: Summary, records: Mapping[Cell, dict[str, Any]], facts: dict[str, Any]):
@@ -226,13 +226,13 @@ def _draw_panel(draw, summary: Summary, column: str, rows: list[str], corner, ba
     ends = [number["mean"] for number in numbers if number] + [paper for paper in papers if paper is not None]
     scale = bar_width / max([*ends, 1e-9])
     left, top = corner
-    draw.line((left, top, left, top + len(rows) * row_height), fill=FAINT)
+    draw.line((left, top, left, top + len(rows) * row_height), fill=LIGHT)
     for place, (number, paper) in enumerate(zip(numbers, papers)):
         upper = top + place * row_height
         middle = upper + row_height / 2
         if number is not None:
             end = left + scale * max(number["mean"], 0)
-            draw.rectangle((left, upper + 3, max(end, left + 1), upper + row_height - 4), fill=BAR)
+            draw.rectangle((left, upper + 3, max(end, left + 1), upper + row_height - 4), fill=BLUE)
             if number["ci95"] is not None:
                 low, high = (left + scale * min(max(value, 0), max(ends) * 1.1) for value in number["ci95"])
                 draw.line((low, middle, high, middle), fill=INK)
@@ -242,4 +242,4 @@ def _draw_panel(draw, summary: Summary, column: str, rows: list[str], corner, ba
             draw.text((end + 6, middle), _number(number["mean"]), fill=INK, font=font, anchor="lm")
         if paper is not None:
             x = left + scale * paper
-            draw.rectangle((x - 1, upper + 1, x + 1, upper + row_height - 2), fill=PAPER_MARK)
+            draw.rectangle((x - 1, upper + 1, x + 1, upper + row_height - 2), fill=ORANGE)
