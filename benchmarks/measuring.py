@@ -1,4 +1,4 @@
-"""What the benchmarks share: fair timing, the unit of time, inputs and a tokenizer."""
+"""What the benchmarks share: fair timing, the unit of time and inputs."""
 
 import argparse
 import json
@@ -9,8 +9,6 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional as F
-from transformers import CLIPTokenizer
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from ssprompt_hf.hub.registry import base_model_config
 from ssprompt_hf.models.seem import SeemForUniversalSegmentation
@@ -72,17 +70,6 @@ def random_model(name: str = "seem-t", **overrides) -> SeemForUniversalSegmentat
 def random_image(device: str = "cpu", dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """`(1, 3, 512, 1024)`."""
     return torch.randn(1, 3, *IMAGE_SIZE, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-
-
-def byte_tokenizer() -> CLIPTokenizer:
-    """
-    CLIP's tokenizer without merges: every letter is a token.
-
-    CLIP's own vocabulary has to be downloaded. Sentences are about four times as long in this one: more work.
-    """
-    symbols = list(bytes_to_unicode().values())
-    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=[], model_max_length=77)
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:

@@ -15,7 +15,6 @@ import torch
 from measuring import (
     CLASS_NAMES,
     argument_parser,
-    byte_tokenizer,
     minimum_seconds,
     random_image,
     random_model,
@@ -23,6 +22,8 @@ from measuring import (
     write_numbers,
 )
 from torch.utils.flop_counter import FlopCounterMode
+
+from ssprompt_hf.models.seem.byte_tokenizer import byte_tokenizer
 
 # Ratios to the unit: this project's aim, and what the official code takes (measured on the same kind of CPU).
 CPU_TARGETS = {
@@ -58,7 +59,7 @@ def measure_cpu(repeats: int) -> dict[str, float]:
 def measure_text(repeats: int) -> dict[str, float]:
     """Seconds of the unit and of the class-name ensemble."""
     text_model = random_model(use_text_model=True).model.text_model
-    tokenizer = byte_tokenizer()
+    tokenizer = byte_tokenizer(77)
     parts = {
         "unit": unit_convolution(),
         "81 templates x 20 names": lambda: text_model.encode_class_names(list(CLASS_NAMES), tokenizer),

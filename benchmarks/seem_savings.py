@@ -16,7 +16,6 @@ import torch
 from measuring import (
     CLASS_NAMES,
     argument_parser,
-    byte_tokenizer,
     minimum_seconds,
     random_image,
     random_model,
@@ -24,6 +23,7 @@ from measuring import (
 )
 from torch.nn import functional as F
 
+from ssprompt_hf.models.seem.byte_tokenizer import byte_tokenizer
 from ssprompt_hf.models.seem.cpu_ops import conv3x3, linear, matmul, scaled_dot_product_attention
 from ssprompt_hf.models.seem.text_encoder import fill_templates
 
@@ -106,7 +106,7 @@ def decoder() -> dict[str, Pair]:
 def text(num_names: int) -> dict[str, Pair]:
     """Class names in 81 templates: packed prefix trees against sentences padded to 77 tokens."""
     text_model = random_model(use_text_model=True).model.text_model
-    tokenizer, names = byte_tokenizer(), list(CLASS_NAMES[:num_names])
+    tokenizer, names = byte_tokenizer(77), list(CLASS_NAMES[:num_names])
 
     def padded():
         sentences = fill_templates(names)

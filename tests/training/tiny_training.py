@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 from peft import get_peft_model
-from transformers import CLIPTokenizer, TrainerCallback
-from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers import TrainerCallback
 
 from ssprompt_hf.data.loading import load_street_scenes
+from ssprompt_hf.models.seem.byte_tokenizer import byte_tokenizer
 from ssprompt_hf.models.seem.configuration_seem import SeemConfig
 from ssprompt_hf.models.seem.image_processing_seem import SeemImageProcessor
 from ssprompt_hf.models.seem.modeling_seem import SeemForUniversalSegmentation
@@ -69,10 +69,7 @@ def save_tiny_base(folder) -> str:
             if parameter.ndim > 1:
                 parameter.mul_(3)
     model.save_pretrained(folder)
-    symbols = list(bytes_to_unicode().values())
-    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=64).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
     tiny_processor().save_pretrained(folder)
     return str(folder)
 
