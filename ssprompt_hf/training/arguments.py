@@ -39,6 +39,8 @@ class SSPromptTrainingArguments(TrainingArguments):
     us; the numbers here are our own.
 
     Args:
+        learning_rate: by default the `default_learning_rate` of the adapter's configuration; transformers' own for an
+            adapter of another library.
         task: `"semantic"`, `"instance"` or `"panoptic"`.
         semantic_loss: form of the loss of semantic training, see `SemanticLoss`. `"cross_entropy"` is the paper's.
         loss_resolution: `"mask"` or `"label"`, see `SemanticLoss`.
@@ -60,7 +62,9 @@ class SSPromptTrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = 4
     per_device_eval_batch_size: int = 1
     optim: str = "adamw_torch"
-    learning_rate: float = 1e-2
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "initial learning rate (default: that of the method)"}
+    )
     weight_decay: float = 1e-4
     max_grad_norm: float = 0.0
     lr_scheduler_type: str = "polynomial"

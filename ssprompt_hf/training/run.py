@@ -87,7 +87,7 @@ def train_adapter(
         "training_images": len(chosen),
         "evaluation_images": len(evaluation),
         "scores": scores,
-        "settings": _settings(data, prompts, args),
+        "settings": _settings(data, prompts, trainer.args),
         **facts,
     }
     write_json(output / METRICS, metrics)

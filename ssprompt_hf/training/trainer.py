@@ -1,6 +1,7 @@
 """`transformers.Trainer` for prompts: nothing but the prompts is trained, saved or computed more than once."""
 
 import contextlib
+import copy
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
@@ -76,6 +77,7 @@ class SSPromptTrainer(Trainer):
         feature_cache: FeatureCache | None = None,
         **kwargs: Any,
     ):
+        args = _with_learning_rate(args, model)
         if args.n_gpu > 1:
             # DataParallel would split the features of a batch at every step; several GPUs are for several processes
             args._n_gpu = 1
@@ -395,6 +397,19 @@ class SSPromptTrainer(Trainer):
         metrics = {name: value for name, value in scores.items() if not isinstance(value, dict)}
         metrics |= {name: value for name, value in self._task_scores[0].items() if not isinstance(value, dict)}
         return metrics | {f"iou_{name}": value for name, value in scores["per_class_iou"].items()}
+
+
+def _with_learning_rate(args: SSPromptTrainingArguments, model: nn.Module) -> SSPromptTrainingArguments:
+    """`args`, or a copy with the learning rate of the active adapter's method where none is given."""
+    if args.learning_rate is not None:
+        return args
+    config = None
+    if hasattr(model, "peft_config"):
+        active = model.active_adapters  # a property of PEFT's models, a method of transformers'
+        config = model.peft_config[(active() if callable(active) else active)[0]]
+    args = copy.copy(args)
+    args.learning_rate = getattr(config, "default_learning_rate", TrainingArguments.learning_rate)
+    return args
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:

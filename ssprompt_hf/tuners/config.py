@@ -127,6 +127,14 @@ class PromptConfig(PeftConfig):
         """The method as people write it."""
         return type(self).__name__.removesuffix("Config")
 
+    @property
+    def default_learning_rate(self) -> float:
+        """
+        What training starts from where no learning rate is given: chosen on images that no table reports, from the
+        same five values for every method (`benchmarks/results/sweep.json`).
+        """
+        return 1e-2
+
     def prompt_encoders(self, is_new: bool, is_trainable: bool) -> tuple[str, ...]:
         """
         The parts of the base model that the adapter needs besides its slots: `"text"`, `"spatial"`.

@@ -15,7 +15,8 @@ from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.metrics import confusion_matrix, scores_from_confusion
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.training.examples import SegmentationExamples, TrainingBatchSampler
-from ssprompt_hf.training.trainer import last_complete_checkpoint
+from ssprompt_hf.training.trainer import SSPromptTrainer, last_complete_checkpoint
+from ssprompt_hf.tuners.ssprompt import SSPromptConfig
 
 
 def prompts(model) -> dict[str, torch.Tensor]:
@@ -118,6 +119,14 @@ def test_only_prompts_change(tmp_path):
     for name, tensor in trainer.model.state_dict().items():
         assert torch.equal(tensor, before[name]) == (name not in learned), name
     assert not trainer.base_model.training
+
+
+def test_the_learning_rate_is_that_of_the_method_unless_it_is_given(tmp_path):
+    args = SSPromptTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    trainer = SSPromptTrainer(tiny_adapted(), args, tiny_processor(), tiny_images())
+    assert trainer.args.learning_rate == SSPromptConfig().default_learning_rate
+    assert args.learning_rate is None  # the same arguments may serve another method
+    assert tiny_trainer(tmp_path, learning_rate=0.25).args.learning_rate == 0.25
 
 
 @pytest.mark.parametrize("task", ["semantic", "panoptic"])
