@@ -1,10 +1,12 @@
-"""Choose training settings on validation scenes that no table reports.
+"""Choose training settings on images that no table reports.
 
     python benchmarks/sweep.py --method ssprompt --grid learning_rate=0.003,0.01,0.03 semantic_loss=mixed,dice
-    python benchmarks/sweep.py --method coop --grid learning_rate=0.001,0.01,0.1 max_steps=200
+    python benchmarks/sweep.py --method coop --grid learning_rate=0.001,0.01,0.1 --data_dir FOLDER --output FILE
 
 Every combination of the grid is trained and scored on every domain and seed, on seem-nano; what has been done before
-is read from its file. Prints the gain in mean IoU over zero-shot, best first, and writes all of it to `--output`.
+is read from its file. Domains are scenes of the split `validation` and, with `--data_dir`, `photographs`: the first
+two thirds of a folder's training images to choose shots from, the last third to be scored on. Prints the gain in mean
+IoU over zero-shot, best first, and writes all of it to `--output`.
 """
 
 import argparse
@@ -19,6 +21,8 @@ from ssprompt_hf.file_utils import write_json
 from ssprompt_hf.reproduce.cells import CellRunner
 from ssprompt_hf.reproduce.plans import METHODS, Score, Training
 from ssprompt_hf.reproduce.presets import Domain, make_preset
+from ssprompt_hf.training.settings import METHODS as PROMPT_METHODS
+from ssprompt_hf.tuners import PromptConfig
 
 BASE_MODEL, SHOTS = "seem-nano", 16
 
@@ -52,6 +56,30 @@ def validation_domains(names: list[str], num_images: int) -> list[Domain]:
     return [replace(known[name], data={**known[name].data, **changes}) for name in names]
 
 
+def held_out_photographs(data_dir: Path, folder: Path) -> Domain:
+    """The training images of a folder like CamVid, in two parts: a folder of links, and lists of names."""
+    images, labels = (data_dir / name / "train" for name in ("images", "annotations"))
+    names = sorted(path.name for path in images.glob("*") if path.is_file())
+    if not names or not (data_dir / "classes.json").is_file():
+        raise SSPromptError(f"data_dir is {str(data_dir)!r}; it must hold images/train and classes.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, target in (("images", images), ("annotations", labels), ("classes.json", data_dir / "classes.json")):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target.resolve())
+    cut = len(names) * 2 // 3
+    for split, part in (("train", names[:cut]), ("val", names[cut:])):
+        (folder / f"{split}.txt").write_text("\n".join(part) + "\n")
+    return Domain("photographs", "photographs", {"data_dir": str(folder)}, "photographs")
+
+
+def split_trial(method: str, trial: dict) -> tuple[dict, tuple]:
+    """A trial's training arguments, and its fields of the method's configuration."""
+    config = PROMPT_METHODS[METHODS[method].prompts["method"]].__dataclass_fields__
+    config = set(config) - set(PromptConfig.__dataclass_fields__)
+    options = tuple((name, value) for name, value in trial.items() if name in config)
+    return {name: value for name, value in trial.items() if name not in config}, options
+
+
 def sweep(method: str, trials: list[dict], domains: list[Domain], seeds: list[int], folder: Path) -> list[dict]:
     """
     Train and score every trial everywhere.
@@ -60,16 +88,17 @@ def sweep(method: str, trials: list[dict], domains: list[Domain], seeds: list[in
         one record a trial, best first: `settings`, `gain` (points of mean IoU over zero-shot, mean over domains and
         seeds) and `scores`, domain -> one mean IoU in percent a seed.
     """
-    first = CellRunner(folder, trials[0])
-    runners = [first] + [CellRunner(folder, trial, first.shared) for trial in trials[1:]]
+    parts = [split_trial(method, trial) for trial in trials]
+    first = CellRunner(folder, parts[0][0])
+    runners = [first] + [CellRunner(folder, arguments, first.shared) for arguments, _ in parts[1:]]
     records = [{"method": method, "settings": trial, "scores": {}} for trial in trials]
     zero_shot = {}
     for domain in domains:
         zero_shot[domain.name] = first.run(Score(BASE_MODEL, domain, "semantic"))["scores"]["mean_iou"]
         print(f"{domain.name}: zero-shot {zero_shot[domain.name]:.2f}", flush=True)
         for seed in seeds:
-            training = Training(method, BASE_MODEL, domain, "semantic", SHOTS, seed)
-            for runner, record in zip(runners, records):
+            for runner, record, (_, options) in zip(runners, records, parts):
+                training = Training(method, BASE_MODEL, domain, "semantic", SHOTS, seed, options)
                 score = runner.run(Score(BASE_MODEL, domain, "semantic", training))["scores"]["mean_iou"]
                 record["scores"].setdefault(domain.name, []).append(score)
                 print(f"{domain.name}, seed {seed}, {record['settings']}: {score:.2f}", flush=True)
@@ -82,14 +111,23 @@ def sweep(method: str, trials: list[dict], domains: list[Domain], seeds: list[in
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", choices=[name for name in METHODS if name != "zero_shot"], default="ssprompt")
-    parser.add_argument("--grid", nargs="+", required=True, metavar="NAME=VALUE,...", help="training arguments")
+    parser.add_argument(
+        "--grid",
+        nargs="+",
+        required=True,
+        metavar="NAME=VALUE,...",
+        help="training arguments, and fields of the method's configuration",
+    )
     parser.add_argument("--domains", nargs="+", default=["fog", "night", "taxonomy"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--data_dir", type=Path, help="a folder like CamVid, for the domain photographs")
     parser.add_argument("--num_images", type=int, default=50, help="validation scenes of a domain")
     parser.add_argument("--output_dir", type=Path, default=Path("out/sweep"), help="for cells and adapters")
     parser.add_argument("--output", type=Path, help="JSON file for the results, added to what is there")
     args = parser.parse_args()
     domains = validation_domains(args.domains, args.num_images)
+    if args.data_dir is not None:
+        domains.append(held_out_photographs(args.data_dir, args.output_dir / "photographs"))
     records = sweep(args.method, parse_grid(args.grid), domains, args.seeds, args.output_dir)
     for record in records:
         means = ", ".join(f"{name} {mean(scores):.2f}" for name, scores in record["scores"].items())

@@ -101,8 +101,8 @@ class CellRunner:
 
     def _prompts(self, training: Training) -> PromptArguments:
         fields = dict(METHODS[training.method].prompts)
-        if training.grid is not None:
-            fields["prompt_options"] = json.dumps({"point_grid_size": training.grid})
+        if training.options:
+            fields["prompt_options"] = json.dumps(dict(training.options))
         return PromptArguments(shots=training.shots, allow_fewer=True, **fields)
 
     def settings(self, work: Work) -> dict[str, Any]:
@@ -130,13 +130,16 @@ class CellRunner:
         config = self._prompts(training).config()
         own = set(config.__dataclass_fields__) - set(PromptConfig.__dataclass_fields__)
         method = {name: getattr(config, name) for name in sorted(own)}
+        settings = self._training_settings(training.task, training.seed)
+        if settings.get("learning_rate", 0) is None:
+            settings["learning_rate"] = config.default_learning_rate
         return {
             "base_model": self._base(training.base_model),
             "data": data,
             "method": METHODS[training.method].prompts["method"],
             "prompts": method,
             "shots": training.shots,
-            "training": self._training_settings(training.task, training.seed),
+            "training": settings,
         }
 
     def _training_settings(self, task: str, seed: int) -> dict[str, Any]:
@@ -330,8 +333,8 @@ def _name(work: Work | Training) -> str:
     if isinstance(work, StepCost):
         parts = ["step", work.method, "cached" if work.cached else "plain", f"repeat{work.repeat}"]
     elif isinstance(work, Training):
-        grid = [] if work.grid is None else [f"grid{work.grid}"]
-        parts = [work.domain.name, work.task, work.method, *grid, f"{work.shots}shots", f"seed{work.seed}"]
+        options = [f"{name}{value}" for name, value in work.options]
+        parts = [work.domain.name, work.task, work.method, *options, f"{work.shots}shots", f"seed{work.seed}"]
     elif work.training is None:
         parts = [work.domain.name, work.task, "zero_shot"]
     else:

@@ -35,7 +35,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Training:
-    """An adapter to be learned: `method` of `METHODS`, with a point grid of another size if `grid` is given."""
+    """An adapter to be learned: `method` of `METHODS`, with other values of some fields of its configuration."""
 
     method: str
     base_model: str
@@ -43,7 +43,7 @@ class Training:
     task: str
     shots: int
     seed: int
-    grid: int | None = None
+    options: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

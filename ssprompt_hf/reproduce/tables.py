@@ -253,7 +253,10 @@ def _table_prompts(preset: Preset, choices: Choices) -> Plan:
     base_model = preset.base_models[0]
     plan.columns = [domain.title for domain in domains]
     rows: list[tuple[str, str, dict]] = [("zero-shot", "zero_shot", {})]
-    rows += [(f"{size**2} (grid of {size}x{size})", "ssprompt_grid", {"grid": size}) for size in GRID_SIZES]
+    rows += [
+        (f"{size**2} (grid of {size}x{size})", "ssprompt_grid", {"options": (("point_grid_size", size),)})
+        for size in GRID_SIZES
+    ]
     rows += [("the base model's object queries", "ssprompt", {})]
     for row, method, training in rows:
         plan.rows.append(row)
