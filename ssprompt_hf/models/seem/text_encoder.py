@@ -159,9 +159,8 @@ class SeemTextModel(nn.Module):
             hidden_states = self.text_encoder.embeddings(input_ids=inputs)
         else:
             hidden_states = self.text_encoder.embeddings(inputs_embeds=inputs)
-        causal_mask = create_causal_mask(
-            config=self.text_encoder.config, inputs_embeds=hidden_states, attention_mask=None, past_key_values=None
-        )
+        # By position: transformers renamed the last one, the cache, in 5.24.
+        causal_mask = create_causal_mask(self.text_encoder.config, hidden_states, None, None)
         token_embeddings = self._encode(hidden_states, causal_mask, is_causal=True)
         rows = torch.arange(token_embeddings.shape[0], device=token_embeddings.device)
         return SeemTextOutput(
