@@ -108,6 +108,8 @@ class SegmentationClasses:
         classes: at least one, at most 255; names and ids differ.
         ignore_ids: ids in the label files that mean "no class".
         ignore_color: colour of ignored pixels in colour-coded label files.
+        ignore_is_assumed: nobody wrote which ids are ignored, and 255 was taken for it. Label statistics then tell of
+            classes that may have vanished in it; otherwise it changes nothing.
 
     Raises:
         ClassListError: names the class and what is wrong with it.
@@ -116,6 +118,7 @@ class SegmentationClasses:
     classes: tuple[ClassInfo, ...]
     ignore_ids: tuple[int, ...] = (IGNORE_INDEX,)
     ignore_color: Color | None = None
+    ignore_is_assumed: bool = dataclasses.field(default=False, compare=False)
 
     def __post_init__(self):
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -177,9 +180,10 @@ class SegmentationClasses:
         names: Iterable[str],
         things: Sequence[int] = (),
         colors: Sequence[Color] | None = None,
-        ignore_ids: Sequence[int] = (IGNORE_INDEX,),
+        ignore_ids: Sequence[int] | None = None,
     ) -> "SegmentationClasses":
-        """Classes whose id is their position. `things` holds positions, `colors` one RGB a class."""
+        """Classes whose id is their position. `things` holds positions, `colors` one RGB a class; 255 is ignored when
+        `ignore_ids` is None."""
         names = list(names)
         if colors is not None and len(colors) != len(names):
             raise ClassListError(f"{len(names)} class names but {len(colors)} colours.")
@@ -188,6 +192,8 @@ class SegmentationClasses:
             raise ClassListError(f"Thing ids {unknown} are outside the {len(names)} classes.")
         colors = [None] * len(names) if colors is None else [tuple(color) for color in colors]
         infos = (ClassInfo(name, i, i in things, color) for i, (name, color) in enumerate(zip(names, colors)))
+        if ignore_ids is None:
+            return cls(tuple(infos), ignore_is_assumed=True)
         return cls(tuple(infos), tuple(ignore_ids))
 
     @classmethod
@@ -216,15 +222,17 @@ class SegmentationClasses:
                 f"found {type(entries).__name__}."
             )
         infos = tuple(_class_info(entry, position) for position, entry in enumerate(entries))
+        color = options.get("ignore_color")
         ignored = options.get("ignore_id", options.get("ignore_index", IGNORE_INDEX))
-        if "ignore_id" not in options and "ignore_index" not in options and ignored in [info.id for info in infos]:
+        assumed = "ignore_id" not in options and "ignore_index" not in options
+        if assumed and ignored in [info.id for info in infos]:
             ignored = None
         if ignored is None:
             ignored = ()
         elif not isinstance(ignored, (list, tuple)):
             ignored = (ignored,)
-        color = options.get("ignore_color")
-        return cls(infos, tuple(ignored), tuple(color) if isinstance(color, list) else color)
+        color = tuple(color) if isinstance(color, list) else color
+        return cls(infos, tuple(ignored), color, ignore_is_assumed=assumed and bool(ignored) and color is None)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of a `classes.json` that `from_dict` reads back to an equal object."""
@@ -244,7 +252,7 @@ class SegmentationClasses:
         """Reads a `.json` class file (forms: `from_dict`) or a text file.
 
         A text file has one name a line, whose id is its position among the lines that are not empty; or, in every
-        line, `id: name`. 255 is ignored.
+        line, `id: name`. 255 is ignored unless it is the id of a class, as in 0/255 masks (`0: road`, `255: crack`).
 
         Raises:
             ClassListError: no such file, not UTF-8, not JSON, or malformed; the message starts with the path.

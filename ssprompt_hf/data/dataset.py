@@ -8,18 +8,22 @@ from typing import Any, Protocol
 
 import datasets
 import numpy as np
+from transformers.utils import logging
 
 from ..errors import NoImagesError
 from .classes import SegmentationClasses
 from .image_files import check_size, image_size, read_image
 from .label_files import LabelFormat
 
+logger = logging.get_logger(__name__)
+
 
 class SegmentationSource(Protocol):
     """Where the rows of a `SegmentationDataset` come from. Must survive pickling, for loader workers.
 
     A source may have a `table`, a `datasets.Dataset` with the undecoded columns, and `decode(values)`, which does for
-    the values of one of its rows what `read` does for its number.
+    the values of one of its rows what `read` does for its number; and `image_ids(rows)`, a text for each of the rows
+    that is the same in all data sets that show this very image, and differs between images.
     """
 
     file_names: Sequence[str]
@@ -102,9 +106,13 @@ class SegmentationDataset(datasets.Dataset):
 
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of the labels' identity, the class ids and the rows; computed at every call."""
-        content = [self.source.fingerprint(), self.classes.ids, list(self.classes.ignore_ids), list(self.rows)]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+        """Hexadecimal digest of all that decides the label maps: the labels' identity, the ids and colours of classes
+        and of ignored pixels, and the rows; computed at every call."""
+        classes = self.classes
+        ids_and_colors = [[info.id, info.color] for info in classes.classes]
+        content = [self.source.fingerprint(), ids_and_colors, classes.ignore_ids, classes.ignore_color, self.rows]
+        text = json.dumps(content, default=lambda value: list(value) if isinstance(value, range) else int(value))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def select(self, indices: Iterable[int], **unused: Any) -> "SegmentationDataset":
         """The images at `indices`, in that order. Further options of `datasets.Dataset.select` change nothing here.
@@ -114,6 +122,33 @@ class SegmentationDataset(datasets.Dataset):
             IndexError: an index is outside the data set.
         """
         return SegmentationDataset(self.classes, self.source, self.name, [self.rows[int(index)] for index in indices])
+
+
+def check_disjoint(train: SegmentationDataset, evaluation: SegmentationDataset) -> int:
+    """Warns if images to learn from are also among those to be scored on, which makes scores too good.
+
+    Images are the same if their files are (links followed), or for images inside tables, if they are the same row of
+    the same table. For sources without such an identity, those of one type and `name`, their `file_names` decide.
+
+    Returns:
+        how many images of `train` are in `evaluation` too.
+    """
+    both = (train, evaluation)
+    if all(hasattr(images.source, "image_ids") for images in both):
+        ids = [images.source.image_ids(images.rows) for images in both]
+    elif train.name == evaluation.name and type(train.source) is type(evaluation.source):
+        ids = [images.file_names for images in both]
+    else:
+        return 0
+    scored = set(ids[1])
+    shared = [name for key, name in zip(ids[0], train.file_names) if key in scored]
+    if shared:
+        logger.warning(
+            f"{len(shared)} of the {len(train)} images to learn from ({train.name}) are also among the "
+            f"{len(evaluation)} images to be scored on ({evaluation.name}), the first is {shared[0]}: scores on them "
+            "do not tell how well unseen images are segmented. Take them out of one of the two splits."
+        )
+    return len(shared)
 
 
 class _Decode:
@@ -186,17 +221,28 @@ class ColumnSource:
         return self._maps(values, name, size, False)[0]
 
     def fingerprint(self) -> str:
-        """Names, sizes and times of local label files; the fingerprint `datasets` keeps, for anything else."""
+        """Names, sizes and times of local label files; for anything else the fingerprint `datasets` keeps, and which
+        columns are labels."""
         column = self.labels.columns[0]
         first = self.table[0][column]
         if not isinstance(first, (dict, str)) or (isinstance(first, dict) and first["bytes"] is not None):
-            return self.table_fingerprint
+            return f"{self.table_fingerprint} {self.labels.columns} {self.identity}"
         digest = hashlib.sha256(f"{self.labels.columns}{self.identity}".encode())
         for value in self.table.select_columns([column])[column][:]:
             path = value["path"] if isinstance(value, dict) else value
             status = os.stat(path)
             digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         return digest.hexdigest()
+
+    def image_ids(self, rows: Sequence[int]) -> list[str]:
+        """The real paths of local image files; the table and the row, for images inside tables."""
+        ids = [f"{self.table_fingerprint} {row}" for row in rows]
+        first = self.table[int(rows[0])][self.image_column]
+        if isinstance(first, dict) and first["bytes"] is None:  # else the column may be gigabytes
+            values = self.table.select(rows).select_columns([self.image_column])[self.image_column][:]
+            files = [value["path"] if value["bytes"] is None else None for value in values]
+            ids = [key if file is None else os.path.realpath(file) for key, file in zip(ids, files)]
+        return ids
 
     def _maps(self, values: dict[str, Any], name: str, size: tuple[int, int], instances: bool):
         def where(column: str) -> str:

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from ..errors import MissingClassError, SSPromptError, TooFewImagesError
 from ..file_utils import atomic_path
+from .classes import IGNORE_INDEX
 from .dataset import SegmentationDataset
 from .layouts import default_cache_dir
 
@@ -29,14 +30,32 @@ class LabelStatistics:
     Args:
         file_names: N names.
         pixel_counts: int64 (N, K), pixels of class k in image n; ignored pixels are not counted.
+        assumed_ignored: pixels of the id 255 in all images, if it is ignored only because nobody wrote which id is.
     """
 
     file_names: list[str]
     pixel_counts: np.ndarray
+    assumed_ignored: int = 0
 
     def images_per_class(self, min_pixels: int = 1) -> np.ndarray:
         """int64 (K,): images with at least `min_pixels` pixels of each class."""
         return (self.pixel_counts >= min_pixels).sum(0)
+
+    def vanished_classes(self, class_names: Sequence[str]) -> str:
+        """What to tell the user of classes that no image shows while pixels are ignored unasked; else an empty text.
+
+        The second class of a 0/255 mask is lost in this way, and a score over the first alone looks perfect.
+        """
+        missing = [name for name, count in zip(class_names, self.pixel_counts.sum(0)) if count == 0]
+        if not missing or not self.assumed_ignored:
+            return ""
+        return (
+            f"No label shows {', '.join(map(repr, missing))}, but {self.assumed_ignored} pixels have the id "
+            f"{IGNORE_INDEX}, which is ignored because the class list does not say otherwise. If {IGNORE_INDEX} is a "
+            f"class, as in 0/{IGNORE_INDEX} masks, give the class this id and set `ignore_id` to another value or "
+            f'null, in classes.json: {{"classes": [..., {{"id": {IGNORE_INDEX}, "name": "{missing[-1]}"}}], '
+            f'"ignore_id": null}}. If it is none, `"ignore_id": {IGNORE_INDEX}` there says so.'
+        )
 
 
 def label_statistics(
@@ -45,7 +64,8 @@ def label_statistics(
     """Reads every label of `dataset` once and counts its classes.
 
     The counts are kept, one small `.npz` a data set, and found again by the data set's fingerprint (names, sizes and
-    times of the label files, class ids), without opening a label.
+    times of the label files, class ids and colours), without opening a label. A warning tells of classes that no label
+    shows while pixels are ignored that the class list does not call ignored; not of a part of a data set.
 
     Args:
         dataset: the images to choose from.
@@ -62,23 +82,33 @@ def label_statistics(
     file = None if cache_dir is None else Path(cache_dir) / f"label-statistics-{dataset.fingerprint}.npz"
     if file is not None and file.is_file():
         with np.load(file, allow_pickle=False) as stored:
-            return LabelStatistics(dataset.file_names, stored["pixel_counts"])
+            return _statistics(dataset, stored["pixel_counts"], stored["ignored_counts"])
     if num_workers is None:
         num_workers = min(8, os.cpu_count() or 1) if len(dataset) >= PARALLEL_FROM else 0
     batches = DataLoader(_LabelCounts(dataset), batch_size=16, num_workers=num_workers, collate_fn=np.stack)
     progress = logging.tqdm(batches, desc="counting classes", disable=len(dataset) < PARALLEL_FROM)
     counts = np.concatenate(list(progress))
+    pixel_counts, ignored_counts = counts[:, :-1], counts[:, -1]
     if file is not None:
         try:
             with atomic_path(file) as temporary:
-                np.savez(temporary, pixel_counts=counts)
+                np.savez(temporary, pixel_counts=pixel_counts, ignored_counts=ignored_counts)
         except OSError as error:
             logger.warning(f"the label statistics cannot be kept in {file.parent} ({error})")
-    return LabelStatistics(dataset.file_names, counts)
+    return _statistics(dataset, pixel_counts, ignored_counts)
+
+
+def _statistics(dataset: SegmentationDataset, pixel_counts: np.ndarray, ignored_counts: np.ndarray) -> LabelStatistics:
+    assumed = int(ignored_counts.sum()) if dataset.classes.ignore_is_assumed else 0
+    statistics = LabelStatistics(dataset.file_names, pixel_counts, assumed)
+    message = statistics.vanished_classes(dataset.classes.names)
+    if message and len(dataset) == len(dataset.source.file_names):  # a few images need not show every class
+        logger.warning(f"{dataset.name}: {message}")
+    return statistics
 
 
 class _LabelCounts(Dataset):
-    """int64 (K,) pixels of each class in each label."""
+    """int64 (K + 1,) pixels of each class in each label, and of ignored ones."""
 
     def __init__(self, dataset: SegmentationDataset):
         self.dataset = dataset
@@ -88,7 +118,7 @@ class _LabelCounts(Dataset):
 
     def __getitem__(self, index: int) -> np.ndarray:
         counts = np.bincount(self.dataset.read_label(index).ravel(), minlength=256)
-        return counts[: len(self.dataset.classes)].astype(np.int64)
+        return counts[[*range(len(self.dataset.classes)), IGNORE_INDEX]].astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -157,7 +187,7 @@ def select_shots(
         if len(shows) < shots and not allow_fewer:
             raise TooFewImagesError(f"{shots} images wanted, {len(shows)} there. Lower `shots` or add images.")
     elif not allow_fewer:
-        _check_available(available, class_names, shots, min_pixels)
+        _check_available(available, class_names, shots, min_pixels, statistics.vanished_classes(class_names))
 
     order = _seeded_order(statistics.file_names, seed)
     chosen: list[int] = []
@@ -196,9 +226,12 @@ def _seeded_order(file_names: Sequence[str], seed: int) -> np.ndarray:
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
 
 
-def _check_available(available: np.ndarray, class_names: Sequence[str], shots: int, min_pixels: int) -> None:
+def _check_available(
+    available: np.ndarray, class_names: Sequence[str], shots: int, min_pixels: int, vanished: str
+) -> None:
     table = ", ".join(f"{name}: {count}" for name, count in zip(class_names, available))
     counted = f"Images with at least {min_pixels} {'pixel' if min_pixels == 1 else 'pixels'} of each class: {table}."
+    counted = f"{counted} {vanished}".rstrip()
     missing = [name for name, count in zip(class_names, available) if count == 0]
     if missing:
         raise MissingClassError(

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..errors import LabelFormatError, MissingLabelError, NoImagesError
@@ -32,9 +32,13 @@ def load_segmentation_folder(data_dir: str | os.PathLike, split: str | None = "t
 
     Layouts, tried in this order (folder names in any case, `images` and `annotations` with the usual other names):
     `images/<split>/` with `annotations/<split>/`; `<split>/images/` with `<split>/annotations/`; and `images/` with
-    `annotations/` without splits, where `<split>.txt` may list the names of a split, one a line, and without such a
-    list only `train` (all images) exists. Folders below are searched too. `instances/` beside the labels is optional
-    and holds 8- or 16-bit PNGs of instance ids, 0 where there is none.
+    `annotations/` without splits, where `<split>.txt` may list the images of a split. Folders below are searched too.
+    `instances/` beside the labels is optional and holds 8- or 16-bit PNGs of instance ids, 0 where there is none.
+
+    A list has one image a line, with or without suffix: its path below `images/` with forward slashes, such as
+    `seqA/0001.png` (`images/seqA/0001.png` and longer paths mean the same), or the end of that path, such as
+    `0001.png`, where no other image's ends so. Where there is no `train.txt`, `train` is all images that no list of
+    another split names (`val.txt`, `test.txt` and their other spellings), and without any list all images.
 
     Args:
         data_dir: folder.
@@ -45,22 +49,23 @@ def load_segmentation_folder(data_dir: str | os.PathLike, split: str | None = "t
         when read, and `file_name`, the image's path relative to `data_dir`; sorted by `file_name`.
 
     Raises:
-        NoImagesError: no such folder or split, or no image in it.
+        NoImagesError: no such folder or split, or no image in it; or a list names an image that is not there, or with
+            a name that several have.
         MissingLabelError: no label folder, or images without label or instance map.
         LabelFormatError: labels are JPEGs, which do not keep ids.
     """
     import datasets
 
     data_dir = Path(data_dir)
-    images, labels, instances, names = _find_layout(data_dir, split)
+    images, labels, instances, lists = _find_layout(data_dir, split)
     image_files = list_files(images, IMAGE_SUFFIXES)
-    if names is not None:
-        image_files = _listed_files(image_files, names, data_dir / f"{split}.txt")
     if not image_files:
         raise NoImagesError(
             f"{images}: no images. Looked for files ending in {', '.join(IMAGE_SUFFIXES)}, in folders below too; "
             f"found {_found(images)}."
         )
+    if lists:
+        image_files = _split_files(image_files, images, lists, split or "train")
     columns = {"image": image_files, "label": _partners(image_files, images, labels, "label")}
     if instances is not None:
         columns["instance"] = _partners(image_files, images, instances, "instance map")
@@ -72,8 +77,8 @@ def load_segmentation_folder(data_dir: str | os.PathLike, split: str | None = "t
     )
 
 
-def _find_layout(data_dir: Path, split: str | None) -> tuple[Path, Path, Path | None, list[str] | None]:
-    """Folders of the images, labels and instance maps, and the names listed in `<split>.txt`."""
+def _find_layout(data_dir: Path, split: str | None) -> tuple[Path, Path, Path | None, list[Path]]:
+    """Folders of the images, labels and instance maps, and the lists that decide about `split`, see `_split_files`."""
     if not data_dir.is_dir():
         raise NoImagesError(f"{data_dir}: no such folder.")
     images = _subfolder(data_dir, IMAGE_FOLDERS)
@@ -88,13 +93,13 @@ def _find_layout(data_dir: Path, split: str | None) -> tuple[Path, Path, Path | 
                 f"found {_found(data_dir)}."
             )
         images, data_dir = _subfolder(part, IMAGE_FOLDERS), part
-        return images, _label_folder(data_dir), _subfolder(data_dir, INSTANCE_FOLDERS), None
+        return images, _label_folder(data_dir), _subfolder(data_dir, INSTANCE_FOLDERS), []
 
     labels, instances = _label_folder(data_dir), _subfolder(data_dir, INSTANCE_FOLDERS)
     known = {name for group in SPLIT_ALIASES for name in group}
     splits = [folder.name for folder in _subfolders(images) if folder.name.lower() in known or folder.name == split]
     if split is None:
-        return images, labels, instances, None
+        return images, labels, instances, []
     if splits:
         part = _subfolder(images, split_aliases(split))
         if part is None:
@@ -104,18 +109,17 @@ def _find_layout(data_dir: Path, split: str | None) -> tuple[Path, Path, Path | 
             raise MissingLabelError(
                 f"{labels}: no folder {split!r} with the labels of {part}; found {_found(labels)}."
             )
-        return part, part_labels, instances and _subfolder(instances, split_aliases(split)), None
+        return part, part_labels, instances and _subfolder(instances, split_aliases(split)), []
 
-    for name in split_aliases(split):
-        if (data_dir / f"{name}.txt").is_file():
-            return images, labels, instances, (data_dir / f"{name}.txt").read_text(encoding="utf-8-sig").split("\n")
-    if split not in SPLIT_ALIASES[0]:
+    own = [data_dir / f"{name}.txt" for name in split_aliases(split) if (data_dir / f"{name}.txt").is_file()]
+    if not own and split not in SPLIT_ALIASES[0]:
         raise NoImagesError(
             f"{data_dir}: no split {split!r}; the images lie in {images} without splits, read as 'train'. Move "
             f"the images and labels of {split!r} to {images.name}/{split}/ and {labels.name}/{split}/, or list their "
             f"names in {split}.txt and the others in train.txt."
         )
-    return images, labels, instances, None
+    others = [data_dir / f"{name}.txt" for group in SPLIT_ALIASES[1:] for name in group]
+    return images, labels, instances, own[:1] or [file for file in others if file.is_file()]
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -154,14 +158,63 @@ def _found(folder: Path, limit: int = 6) -> str:
     return (", ".join(names[:limit]) + more) or "nothing"
 
 
-def _listed_files(files: list[Path], names: list[str], source: Path) -> list[Path]:
-    """The files whose name, with or without suffix, is in `names`."""
-    wanted = {Path(name.strip()).name for name in names if name.strip()}
-    chosen = [path for path in files if path.name in wanted or path.stem in wanted]
-    missing = sorted(wanted - {path.name for path in chosen} - {path.stem for path in chosen})
-    if missing:
-        raise NoImagesError(f"{source}: lists {_some(missing)}, which the image folder does not hold.")
+def _split_files(files: list[Path], images: Path, lists: list[Path], split: str) -> list[Path]:
+    """The `files` in `split`'s own list; where `lists` are those of other splits, the files in none of them."""
+    listed = set().union(*(_listed_files(files, images, source) for source in lists))
+    if lists[0].stem in split_aliases(split):
+        chosen, reason = [path for path in files if path in listed], "names no image"
+    else:
+        chosen, reason = [path for path in files if path not in listed], f"leaves no image for {split!r}"
+    if not chosen:
+        raise NoImagesError(
+            f"{', '.join(map(str, lists))}: {reason}. List the images of {split!r} in {lists[0].with_name(split)}.txt."
+        )
     return chosen
+
+
+def _listed_files(files: list[Path], images: Path, source: Path) -> set[Path]:
+    """The files that the lines of `source` name; how, `load_segmentation_folder` says."""
+    lines = (line.strip() for line in source.read_text(encoding="utf-8-sig").split("\n"))
+    entries = [PurePosixPath(line) for line in dict.fromkeys(lines) if line]
+    file_of = {PurePosixPath(path.relative_to(images).as_posix()): path for path in files}
+    # of `a.jpg` and `a.png` an `a` could mean either, hence lists
+    by_path: dict[PurePosixPath, list[PurePosixPath]] = {}
+    by_name: dict[str, list[PurePosixPath]] = {}
+    for path in file_of:
+        by_path.setdefault(path.with_suffix(""), []).append(path)
+        for name in {path.name, path.stem}:
+            by_name.setdefault(name, []).append(path)
+    chosen, missing = set(), []
+    for entry in entries:
+        readings = _readings(entry, images.name)
+        whole = ([path] if path in file_of else by_path.get(path) for path in readings)
+        # an image directly in the folder has no longer path: it is meant by its name, whoever else has that name
+        found = next(filter(None, whole), None) or _ending_in(by_name.get(entry.name, []), readings[-1])
+        if len(found) > 1:
+            raise NoImagesError(
+                f"{source}: {str(entry)!r} could be {_some([str(path) for path in found])}. Write the path below "
+                f"{images.name}/, with its suffix."
+            )
+        chosen.update(file_of[path] for path in found)
+        missing += [] if found else [str(entry)]
+    if missing:
+        raise NoImagesError(
+            f"{source}: lists {_some(missing)}, which the image folder does not hold. Write paths below "
+            f"{images.name}/."
+        )
+    return chosen
+
+
+def _readings(path: PurePosixPath, folder: str) -> list[PurePosixPath]:
+    """The path, and what comes after each of its parts that is named `folder`, in any case."""
+    places = (place for place, part in enumerate(path.parts[:-1]) if part.lower() == folder.lower())
+    return [path, *(PurePosixPath(*path.parts[place + 1 :]) for place in places)]
+
+
+def _ending_in(paths: list[PurePosixPath], end: PurePosixPath) -> list[PurePosixPath]:
+    """Those of `paths` whose last folders are the folders of `end`."""
+    folders = end.parts[:-1]
+    return [path for path in paths if path.parts[:-1][len(path.parts) - 1 - len(folders) :] == folders]
 
 
 def _partners(image_files: list[Path], images: Path, folder: Path, what: str) -> list[Path]:

@@ -61,6 +61,26 @@ def test_ignore_id_forms():
     assert SegmentationClasses.from_dict([{"id": 255, "name": "a"}]).ignore_ids == ()
 
 
+@pytest.mark.parametrize("options", [{}, {"ignore_id": 254}, {"ignore_id": None}])
+def test_255_as_a_class(tmp_path, options):
+    entries = [{"id": 0, "name": "wall"}, {"id": 255, "name": "crack"}]
+    classes = SegmentationClasses.from_file(write(tmp_path, {"classes": entries} | options))
+    assert classes.encode(np.array([[0, 255]], np.uint8)).tolist() == [[0, 1]]
+    if options.get("ignore_id"):
+        assert classes.encode(np.array([[254]], np.uint8)).tolist() == [[255]]
+    assert SegmentationClasses.from_file(write(tmp_path, "0: wall\n255: crack\n", "classes.txt")).ids == [0, 255]
+
+
+def test_whether_the_ignored_id_was_written():
+    assumed = [["a"], {"0": "a"}, {"classes": ["a"]}]
+    written = [{"classes": ["a"], "ignore_id": 255}, {"classes": ["a"], "ignore_index": 255}]
+    written += [[{"id": 255, "name": "a"}], {"classes": ["a"], "ignore_color": [0, 0, 0]}]
+    for expected, forms in ((True, assumed), (False, written)):
+        assert [SegmentationClasses.from_dict(form).ignore_is_assumed for form in forms] == [expected] * len(forms)
+    assert SegmentationClasses.from_names(["a"]).ignore_is_assumed
+    assert not SegmentationClasses.from_names(["a"], ignore_ids=(255,)).ignore_is_assumed
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

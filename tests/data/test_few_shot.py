@@ -103,6 +103,38 @@ def test_missing_class():
     assert select_shots(statistics, ["road", "car"], 1, allow_fewer=True).images_per_class == {"road": 1, "car": 0}
 
 
+def test_a_class_lost_in_the_ignored_id_is_told(tmp_path, caplog):
+    """0/255 masks whose class list has the ids 0 and 1: all the pixels of the second class would count as ignored."""
+    classes = SegmentationClasses.from_dict(["wall", "crack"])
+    labels = [classes.encode(np.array([[0, 255]], np.uint8))] * 2
+    dataset = SegmentationDataset(classes, ArraySource(labels), "cracks")
+    for _ in range(2):  # also from the cache
+        caplog.clear()
+        statistics = label_statistics(dataset, tmp_path)
+        for text in ("cracks: No label shows 'crack', but 2 pixels have the id 255", '"id": 255, "name": "crack"'):
+            assert text in caplog.text
+        with pytest.raises(MissingClassError, match=r"wall: 2, crack: 0\. No label shows 'crack'.*`ignore_id`"):
+            select_shots(statistics, classes.names, 1)
+
+
+def test_classes_that_are_merely_absent_are_not_called_lost(tmp_path, caplog):
+    labels = [np.array([[0, 255]], np.uint8), np.array([[0, 1]], np.uint8)]
+    data = {"classes": ["wall", "crack"]}
+    for number, (chosen, dictionary) in enumerate(
+        [
+            (labels, data),  # it is there
+            ([labels[0] * 0], data),  # nothing is ignored
+            (labels[:1], data | {"ignore_id": 255}),  # the user says so
+            (labels[:1], data | {"ignore_color": [0, 0, 0]}),
+        ]
+    ):
+        dataset = SegmentationDataset(SegmentationClasses.from_dict(dictionary), ArraySource(chosen), "cracks")
+        label_statistics(dataset, tmp_path / str(number))
+    whole = SegmentationDataset(SegmentationClasses.from_dict(data), ArraySource(labels), "cracks")
+    label_statistics(whole.select([0]), tmp_path)  # a part need not show every class
+    assert not caplog.records
+
+
 def test_fewer_images_than_shots():
     statistics = LabelStatistics(["a", "b", "c"], np.array([[5, 0], [3, 1], [1, 1]]))
     with pytest.raises(TooFewImagesError, match=r"'car'.*at most 2 shots.*road: 3, car: 2"):

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssprompt_hf.data import load_segmentation_dataset, load_segmentation_folder
+from ssprompt_hf.data import (
+    SegmentationClasses,
+    label_statistics,
+    load_segmentation_dataset,
+    load_segmentation_folder,
+)
+from ssprompt_hf.data.dataset import check_disjoint
 from ssprompt_hf.errors import (
     ClassListError,
     DatasetError,
@@ -97,6 +103,81 @@ def test_flat_folder_with_lists(tmp_path):
         load_segmentation_folder(tmp_path, "val")
 
 
+@pytest.mark.parametrize(
+    "form", ["seqA/0001.jpg", "seqA/0001", "images/seqA/0001", "./Images/seqA/0001.jpg", "/x/images/seqA/0001.jpg"]
+)
+def test_lists_tell_images_of_one_name_apart(tmp_path, form):
+    for place in ("seqA", "seqB", "town/seqC"):
+        write_pair(tmp_path, "0001", f"images/{place}", f"annotations/{place}")
+    write_pair(tmp_path, "0002", "images/town/seqC", "annotations/town/seqC")
+    (tmp_path / "train.txt").write_text(form + "\n")
+    (tmp_path / "val.txt").write_text(form.replace("seqA", "seqB") + "\r\n0002\nseqC/0001\n")
+    assert load_segmentation_folder(tmp_path, "train")["file_name"][:] == ["images/seqA/0001.jpg"]
+    names = ["images/seqB/0001.jpg", "images/town/seqC/0001.jpg", "images/town/seqC/0002.jpg"]
+    assert load_segmentation_folder(tmp_path, "val")["file_name"][:] == names
+
+
+def test_ambiguous_and_wrong_list_entries(tmp_path):
+    for place in ("seqA", "seqB"):
+        write_pair(tmp_path, "0001", f"images/{place}", f"annotations/{place}")
+    (tmp_path / "validation.txt").write_text("0001\n")
+    match = r"validation\.txt: '0001' could be seqA/0001\.jpg, seqB/0001\.jpg\. Write the path below images/"
+    for split in ("val", "train"):
+        with pytest.raises(NoImagesError, match=match):
+            load_segmentation_folder(tmp_path, split)
+    (tmp_path / "validation.txt").write_text("seqC/0001\n")
+    with pytest.raises(NoImagesError, match="lists seqC/0001, which the image folder does not hold"):
+        load_segmentation_folder(tmp_path, "val")
+    write_pair(tmp_path, "0001")  # its name is its path
+    (tmp_path / "validation.txt").write_text("0001.jpg\n")
+    assert load_segmentation_folder(tmp_path, "val")["file_name"][:] == ["images/0001.jpg"]
+    save(tmp_path / "images" / "0001.png", np.zeros((6, 8, 3), np.uint8))
+    (tmp_path / "validation.txt").write_text("images/0001\n")
+    with pytest.raises(NoImagesError, match=r"could be 0001\.jpg, 0001\.png"):
+        load_segmentation_folder(tmp_path, "val")
+
+
+def test_train_is_what_no_other_list_names(tmp_path):
+    for stem in "abcd":
+        write_pair(tmp_path, stem)
+    (tmp_path / "val.txt").write_text("b\n")
+    (tmp_path / "testing.txt").write_text("c\n")
+    (tmp_path / "classes.txt").write_text("a\nd\n")
+    for split in ("train", "training"):
+        assert load_segmentation_folder(tmp_path, split)["file_name"][:] == ["images/a.jpg", "images/d.jpg"]
+    assert len(load_segmentation_folder(tmp_path, None)) == 4
+    (tmp_path / "val.txt").write_text("a\nb\nd\n")
+    with pytest.raises(
+        NoImagesError, match=r"leaves no image for 'train'\. List the images of 'train' in .*train\.txt"
+    ):
+        load_segmentation_folder(tmp_path, "train")
+    (tmp_path / "train.txt").write_text("\n")
+    with pytest.raises(NoImagesError, match=r"train\.txt: names no image"):
+        load_segmentation_folder(tmp_path, "train")
+
+
+def test_splits_that_share_images_are_told(folder, caplog):
+    train, val = (load_segmentation_dataset(data_dir=folder, split=split) for split in ("train", "val"))
+    assert check_disjoint(train, val) == 0 and not caplog.records
+    (folder / "images/val/c.jpg").unlink()
+    (folder / "images/val/c.jpg").symlink_to(folder / "images/train/b.jpg")
+    assert check_disjoint(train, val) == 1
+    assert "1 of the 2 images to learn from (mine)" in caplog.text and "the first is images/train/b.jpg" in caplog.text
+    assert check_disjoint(train.select([0]), val) == 0 and check_disjoint(train.select([1, 0]), train) == 2
+
+
+def test_statistics_are_counted_anew_with_other_colors(tmp_path):
+    red, blue = (200, 0, 0), (0, 0, 200)
+    save(tmp_path / "images/a.png", np.zeros((6, 8, 3), np.uint8))
+    save(tmp_path / "annotations/a.png", np.full((6, 8, 3), red, np.uint8))
+    for colors, expected in (((red, blue), [48, 0]), ((blue, red), [0, 48])):
+        classes = SegmentationClasses.from_names(["road", "car"], colors=np.array(colors))
+        dataset = load_segmentation_dataset(data_dir=tmp_path, classes=classes)
+        assert label_statistics(dataset, tmp_path / "cache").pixel_counts.tolist() == [expected]
+    ignoring = SegmentationClasses(classes.classes, ignore_color=(1, 1, 1))
+    assert load_segmentation_dataset(data_dir=tmp_path, classes=ignoring).fingerprint != dataset.fingerprint
+
+
 def test_instances(folder):
     for stem in "ab":
         save(folder / "instances" / "train" / f"{stem}.png", np.full((6, 8), 3000, np.uint16))
@@ -177,6 +258,17 @@ def test_exif_orientation(folder):
     dataset = load_segmentation_dataset(data_dir=folder)
     assert dataset[0]["image"].shape == (6, 8, 3)
     assert dataset.read_label(0).shape == (6, 8)
+
+
+def test_a_label_of_the_image_as_it_is_stored(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(folder / "images/train/a.jpg", np.zeros((6, 8, 3), np.uint8), exif=exif)
+    dataset = load_segmentation_dataset(data_dir=folder)
+    message = r"a\.png: 8x6 pixels, but the image images/train/a\.jpg has 6x8\. .*EXIF orientation.* Rotate the label"
+    for read in (dataset.__getitem__, dataset.read_label):
+        with pytest.raises(ImageSizeError, match=message):
+            read(0)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])

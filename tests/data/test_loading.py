@@ -8,6 +8,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from ssprompt_hf.data import SegmentationClasses, load_segmentation_dataset, wrap_dataset
+from ssprompt_hf.data.dataset import check_disjoint
 from ssprompt_hf.errors import ClassListError, DatasetError, LabelIdError, NoImagesError
 
 CLASSES = SegmentationClasses.from_names(["road", "car"])
@@ -35,7 +36,8 @@ def test_ambiguous_and_wrong_columns():
     two = table("one", two=[picture(0)] * 2)
     with pytest.raises(DatasetError, match=r"which column is the label.*one, two"):
         wrap_dataset(two, CLASSES)
-    assert (wrap_dataset(two, CLASSES, label_column="two")[0]["label"] == 0).all()
+    one, other = (wrap_dataset(two, CLASSES, label_column=column) for column in ("one", "two"))
+    assert (other[0]["label"] == 0).all() and one.fingerprint != other.fingerprint
     with pytest.raises(DatasetError, match="'three' cannot be the label"):
         wrap_dataset(two, CLASSES, label_column="three")
     with pytest.raises(DatasetError, match=r"which column is the image.*none"):
@@ -101,6 +103,8 @@ def test_saved_folders(tmp_path, monkeypatch, form):
     CLASSES.save(root / "classes.json")
     dataset = load_segmentation_dataset(str(root), split="val")
     assert dataset.classes == CLASSES and (dataset[0]["label"] == 1).all()
+    # a saved data set without splits is read whole, whatever the split
+    assert check_disjoint(load_segmentation_dataset(str(root)), dataset) == (2 if form == "disk" else 0)
     if form != "disk":
         with pytest.raises(NoImagesError, match="no split 'test'; there are train, validation"):
             load_segmentation_dataset(str(root), split="test")
@@ -120,6 +124,16 @@ def test_street_scenes():
     custom = load_segmentation_dataset("street-scenes/clear/custom", num_images=1, size=(32, 48))
     assert "lane marking" in custom.classes.names
     assert fog.fingerprint != load_segmentation_dataset("street-scenes/fog", num_images=3, size=(32, 48)).fingerprint
+
+
+def test_shared_street_scenes(caplog):
+    train, val, fog = (
+        load_segmentation_dataset(f"street-scenes/{condition}", split=split, num_images=number)
+        for condition, split, number in (("clear", "train", 3), ("clear", "val", 4), ("fog", "train", 3))
+    )
+    assert check_disjoint(train, val) == check_disjoint(train, fog) == 0 and not caplog.records
+    assert check_disjoint(train, train.select([1])) == 1
+    assert "the first is train/clear/base/seed-0/000001" in caplog.text
 
 
 @pytest.mark.parametrize(
