@@ -1,26 +1,17 @@
-"""Segment images with an adapter: from two names to pictures in a few lines."""
+"""Segment images or folders of them with an adapter, or by class names alone.
 
-import argparse
-from pathlib import Path
+python examples/predict.py photos/ --adapter out/train/adapter --output_dir out/predictions
+python examples/predict.py street.jpg --class_names road car sky
 
-from ssprompt_hf import SSPromptModel
+The arguments are those of `ssprompt-hf predict`; `--help` lists them. In Python:
 
+    model = SSPromptModel.from_pretrained("seem-nano", adapter="out/train/adapter")
+    result = model.predict("street.jpg")
+"""
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("images", help="an image, or a folder of images")
-    parser.add_argument("--adapter", required=True, help="folder, Hub id or name of an adapter")
-    parser.add_argument("--base_model", help="by default the one the adapter names")
-    parser.add_argument("--output_dir", type=Path, default=Path("out/predictions"))
-    options = parser.parse_args()
+import sys
 
-    model = SSPromptModel.from_pretrained(options.base_model, adapter=options.adapter)
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    for result in model.predict([options.images]):
-        path = options.output_dir / f"{Path(result.path).stem}.png"
-        result.overlay().save(path)
-        print(f"{path}: {', '.join(segment.name for segment in result.segments)}")
-
+from ssprompt_hf.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(["predict", *sys.argv[1:]]))

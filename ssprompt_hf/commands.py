@@ -6,6 +6,8 @@ Their options are fields of dataclasses that are slow to import, so a parser get
 import argparse
 import dataclasses
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,13 +167,13 @@ def _fill_demo(parser: argparse.ArgumentParser):
 
 
 def run_demo(options: argparse.Namespace):
-    """Run `demo`; raises as `train_adapter`."""
+    """Run `demo`; raises as `train_adapter`. A demo that was interrupted starts anew."""
     from .training.arguments import SSPromptTrainingArguments
     from .training.run import ADAPTER, train_adapter
     from .training.settings import DataArguments, PromptArguments
 
     data, prompts = _build(DataArguments, options), _build(PromptArguments, options)
-    metrics = train_adapter(data, prompts, _build(SSPromptTrainingArguments, options))
+    metrics = train_adapter(data, prompts, _build(SSPromptTrainingArguments, options), start_anew=True)
     if metrics:
         method = metrics["method"]
         print(
@@ -223,7 +225,12 @@ def _fill_predict(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--base_model", metavar="NAME", help="name, folder or Hub id (default: the adapter's, or seem-nano)"
     )
-    parser.add_argument("--class_names", nargs="+", metavar="CLASS", help="what to look for, without an adapter")
+    parser.add_argument(
+        "--class_names",
+        nargs="+",
+        metavar="CLASS",
+        help="what to look for, without an adapter; for instances and panoptic segments each of these is a thing",
+    )
     parser.add_argument("--task", choices=TASKS, help="default: the adapter's, or semantic")
     parser.add_argument("--threshold", type=float, metavar="SCORE", help="least score of segments")
     parser.add_argument("--image_size", type=int, metavar="PIXELS", help="shorter side of the images for the model")
@@ -234,12 +241,16 @@ def run_predict(options: argparse.Namespace):
     """
     Run `predict`: `<name>.png` (class ids, 255 for none) and `<name>-overlay.png` for every image, `segments.json`.
 
+    Images are read, segmented and written one by one; those that cannot be read are told and left out.
+
     Raises:
-        SSPromptError: a model, adapter or image cannot be found or read; no class names; as the subclass says.
+        SSPromptError: a model, adapter or image cannot be found or read; no class names; an image would be
+            overwritten; as the subclass says.
     """
-    from .errors import SSPromptError
-    from .file_utils import write_json
+    from .errors import NoImagesError, SSPromptError, UnreadableFileError
+    from .file_utils import atomic_path, write_json
     from .hub.base_models import resolve_base_model
+    from .image_inputs import image_sources
     from .models.seem.configuration_seem import SeemConfig
     from .ssprompt_model import SSPromptModel
     from .training.run import DEFAULT_BASE_MODEL
@@ -248,28 +259,74 @@ def run_predict(options: argparse.Namespace):
         base = options.base_model or DEFAULT_BASE_MODEL
         if options.class_names is None and SeemConfig.from_pretrained(resolve_base_model(base)).class_names is None:
             raise SSPromptError("nothing to look for: give --adapter, or --class_names")
-        model = SSPromptModel.from_pretrained(base, class_names=options.class_names)
     elif options.class_names is not None:
         raise SSPromptError("an adapter brings its own classes: leave out --class_names or --adapter")
     else:
-        model = SSPromptModel.from_pretrained(options.base_model, options.adapter)
+        base = options.base_model
     output = Path(options.output_dir)
+    images, _ = image_sources(options.images)
+    names = _output_names(images)
+    _spare_inputs(images, [file for name in names for file in _output_files(output, name)])
+    model = SSPromptModel.from_pretrained(base, options.adapter, class_names=options.class_names)
     output.mkdir(parents=True, exist_ok=True)
     found: dict[str, list] = {}
-    for results in (
-        model.predict([image], options.task, threshold=options.threshold, image_size=options.image_size)
-        for image in options.images
-    ):
-        for result in results:
-            name = Path(result.path).stem
-            if name in found:  # images of the same name from several folders
-                name = f"{name}-{sum(other.split('-')[0] == name for other in found)}"
-            result.save(output / f"{name}.png")
-            result.overlay().save(output / f"{name}-overlay.png")
-            found[name] = [dataclasses.asdict(segment) for segment in result.segments]
-            print(f"{result.path}: {', '.join(segment.name for segment in result.segments[:6]) or 'nothing'}")
+    unreadable: list[str] = []
+    for image, name in zip(images, names):
+        try:
+            result = model.predict(image, options.task, threshold=options.threshold, image_size=options.image_size)
+        except (UnreadableFileError, NoImagesError) as error:  # damaged, or gone since the folder was listed
+            unreadable.append(image)
+            if len(unreadable) == len(images):  # nothing to write
+                raise
+            print(f"warning: {error}", file=sys.stderr, flush=True)
+            continue
+        label_file, overlay_file = _output_files(output, name)
+        with atomic_path(label_file) as temporary:
+            result.save(temporary)
+        with atomic_path(overlay_file) as temporary:
+            result.overlay().save(temporary)
+        found[name] = [dataclasses.asdict(segment) for segment in result.segments]
+        renamed = "" if name == Path(image).stem else f" (as {label_file.name})"
+        print(f"{image}{renamed}: {', '.join(segment.name for segment in result.segments[:6]) or 'nothing'}")
     write_json(output / "segments.json", found)
     print(f"wrote {len(found)} label maps and overlays to {output}")
+    if unreadable:
+        raise UnreadableFileError(
+            f"{len(unreadable)} of {len(images)} images cannot be read: {', '.join(unreadable)}. Replace or remove "
+            "them; the others are done"
+        )
+
+
+def _output_files(folder: Path, name: str) -> tuple[Path, Path]:
+    """Label map and overlay of an image."""
+    return folder / f"{name}.png", folder / f"{name}-overlay.png"
+
+
+def _output_names(images: list[str]) -> list[str]:
+    """Their names without suffix, numbered where a file of an earlier image would be written over."""
+    names, taken = [], set()
+    for image in images:
+        stem = name = Path(image).stem
+        number = 0
+        # in lower case, as some file systems do not tell a.png from A.png
+        while taken & (files := {file.name.lower() for file in _output_files(Path(), name)}):
+            number += 1
+            name = f"{stem}-{number}"
+        taken |= files
+        names.append(name)
+    return names
+
+
+def _spare_inputs(images: list[str], outputs: list[Path]):
+    """Raises `SSPromptError` if an output is the file of one of the images, by whatever path."""
+    from .errors import SSPromptError
+
+    inputs = {(status.st_dev, status.st_ino) for status in map(os.stat, filter(os.path.exists, images))}
+    for output in filter(os.path.exists, outputs):
+        if (output.stat().st_dev, output.stat().st_ino) in inputs:
+            raise SSPromptError(
+                f"{output} is one of the images and would be written over: choose another --output_dir"
+            )
 
 
 def _fill_info(parser: argparse.ArgumentParser):

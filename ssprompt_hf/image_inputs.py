@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .data.dataset import read_image
 from .data.folder import IMAGE_SUFFIXES, list_files
-from .errors import NoImagesError
+from .data.image_files import read_image, upright_pixels
+from .errors import NoImagesError, SSPromptError
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
@@ -50,11 +50,33 @@ def _expand(item: ImageLike) -> list:
 def open_image(source: Any) -> Image.Image:
     """An RGB image of a path, an image, or an array (H, W, 3) of uint8.
 
+    Files and images in memory are turned upright as their EXIF data says; an array is taken as it is.
+
     Raises:
         UnreadableFileError: the file is no image.
+        SSPromptError: an array that is no image by its type, shape or values.
     """
     if isinstance(source, Image.Image):
-        return source.convert("RGB")
+        return Image.fromarray(upright_pixels(source))
     if isinstance(source, str):
         return Image.fromarray(read_image({"path": source, "bytes": None}, source))
-    return Image.fromarray(np.asarray(source)).convert("RGB")
+    return Image.fromarray(_image_array(source)).convert("RGB")
+
+
+def _image_array(source: Any) -> np.ndarray:
+    """uint8 (H, W), or (H, W, C) of 2 to 4 channels: what Pillow makes an image of without clipping a value."""
+    array = np.asarray(source)
+    fix = None
+    if array.dtype.kind == "f":
+        fix = "(255 * image).round().astype('uint8') where 1 is white"
+    elif array.dtype.kind not in "iu":
+        fix = "convert it first"
+    elif not array.size or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (2, 3, 4)):
+        fix = "the channels come last"
+    elif array.dtype != np.uint8 and not 0 <= array.min() <= array.max() <= 255:
+        fix = f"these values go from {array.min()} to {array.max()}, scale them (16 bits: image >> 8)"
+    if fix is not None:
+        raise SSPromptError(
+            f"an array of {array.dtype}, shape {array.shape}, is no image: it must be uint8 (H, W, 3), 0 to 255; {fix}"
+        )
+    return array.astype(np.uint8, copy=False)

@@ -1,8 +1,10 @@
 """`SSPromptModel`: a base model and its adapters, from names to pictures."""
 
+import dataclasses
+import itertools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from huggingface_hub import HfApi
 from peft import PeftModel
 from torch import nn
+from transformers.image_utils import SizeDict
 
 from .errors import AdapterError
 from .file_utils import atomic_path
@@ -206,7 +209,7 @@ class SSPromptModel(PeftModel):
 
         Args:
             model_id: a folder, a Hub id, or a bare name under `namespace`.
-            adapter_name: what to call it; by default the last part of `model_id`.
+            adapter_name: what to call it; by default the last part of `model_id`, with a number if that is taken.
             is_trainable, kwargs: as in PEFT.
             namespace, revision, cache_dir, token, local_files_only, check_base_model: as in `from_pretrained`.
 
@@ -220,7 +223,10 @@ class SSPromptModel(PeftModel):
         folder = fetch_adapter(model_id, namespace, revision, cache_dir, token, local_files_only)
         config = read_adapter(folder).config
         if adapter_name is None:
-            adapter_name = Path(os.fspath(model_id)).name.replace(".", "_")
+            # `train` calls every folder "adapter", so a taken name does not mean that the adapter is to be replaced
+            stem = Path(os.fspath(model_id)).resolve().name.replace(".", "_")
+            names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+            adapter_name = next(name for name in names if name not in self.peft_config)
         is_new = adapter_name not in self.peft_config
         with self._unmerged():
             if is_new:
@@ -230,11 +236,8 @@ class SSPromptModel(PeftModel):
                 self.add_adapter(adapter_name, config)
                 if is_trainable:
                     self.set_requires_grad(adapter_name)
-            elif config.class_names != self.peft_config[adapter_name].class_names:
-                raise AdapterError(
-                    f"{folder} has other classes than the adapter {adapter_name!r} that is already loaded: load it "
-                    "under another name"
-                )
+            else:
+                self._take_over(adapter_name, config, str(folder), check_base_model)
             kwargs.setdefault("torch_device", str(self.device))
             try:
                 return super().load_adapter(folder, adapter_name, is_trainable=is_trainable, **kwargs)
@@ -242,6 +245,30 @@ class SSPromptModel(PeftModel):
                 if is_new:  # half an adapter is of no use to anybody
                     super().delete_adapter(adapter_name)
                 raise
+
+    def _take_over(self, adapter_name: str, config: PromptConfig, source: str, check_base_model: bool):
+        """Let a loaded adapter tell what `config` tells of data and scores, before it is given other weights.
+
+        Raises:
+            AdapterError: the weights mean something else there, or were made for another base model.
+        """
+        present = self.peft_config[adapter_name]
+        records = {"image_size", "dataset", "shots", "seed", "chosen_images", "metrics", "versions", "colors", "task"}
+        shared = {field.name for field in dataclasses.fields(PromptConfig)} - {"class_names", "thing_class_ids"}
+        own = {field.name for field in dataclasses.fields(config)} - shared
+        if type(config) is not type(present) or any(getattr(config, key) != getattr(present, key) for key in own):
+            raise AdapterError(
+                f"{source} has other classes or settings than the adapter {adapter_name!r} that is already loaded: "
+                "load it under another name"
+            )
+        prints = {one.base_model_fingerprint for one in (config, present)} - {ANY_BASE_MODEL}
+        if check_base_model and len(prints) > 1:
+            raise AdapterError(
+                f"{source} was made for another base model (fingerprint {config.base_model_fingerprint}) than the "
+                f"adapter {adapter_name!r} (fingerprint {present.base_model_fingerprint}): load that base model"
+            )
+        for key in records:
+            setattr(present, key, getattr(config, key))
 
     def set_adapter(self, adapter_name: str, inference_mode: bool = False) -> None:
         """Make an adapter the active one; the model's class names become its own."""
@@ -365,8 +392,11 @@ class SSPromptModel(PeftModel):
 
         Args:
             images: a PIL image, an array (H, W, 3) of uint8, a file, a folder (all images in and below it), or a list
-                of these.
-            task: `"semantic"`, `"instance"` or `"panoptic"`; by default the adapter's.
+                of these. Files and PIL images are turned upright as their EXIF data says.
+            task: `"semantic"`, `"instance"` or `"panoptic"`; by default the adapter's. Instances, and panoptic
+                segments that stay apart, are those of the thing classes (`thing_class_ids`): of the adapter, or of
+                the base model. Where class names were given without, every class is a thing, as `set_class_names`
+                has it.
             batch_size: images per pass of the model.
             threshold: least score of instances (by default 0.5) and panoptic segments (by default the processor's).
             image_size: shorter side in pixels to which images are resized; by default the adapter's, or the
@@ -378,6 +408,7 @@ class SSPromptModel(PeftModel):
         Raises:
             NoImagesError: a folder without images, or a path that is not there.
             UnreadableFileError: a file that is no image.
+            SSPromptError: an array that is no image.
             AdapterError: an unknown task.
         """
         config = self.peft_config[self.active_adapter] if self.active_adapters else None
@@ -392,13 +423,15 @@ class SSPromptModel(PeftModel):
 
     def _predict_batch(self, sources: list, task: str, threshold: float | None, image_size: int | None) -> list:
         pictures = [open_image(source) for source in sources]
-        resize = (
-            {} if image_size is None else {"size": {**dict(self.image_processor.size), "shortest_edge": image_size}}
-        )
+        resize = {} if image_size is None else {"size": shorter_side(self.image_processor.size, image_size)}
         inputs = self.image_processor(pictures, return_tensors="pt", **resize).to(self.device)
         outputs = self(**inputs)
         model_config = self.get_base_model().config
-        arguments = {} if task == "semantic" else {"thing_class_ids": model_config.thing_class_ids}
+        names = model_config.class_names
+        things = model_config.thing_class_ids
+        if things is None:  # all; the processor would take its own, of the classes the base model came with
+            things = list(range(len(names)))
+        arguments = {} if task == "semantic" else {"thing_class_ids": things}
         if task == "instance":
             arguments["threshold"] = 0.5 if threshold is None else threshold
         elif task == "panoptic":
@@ -406,13 +439,31 @@ class SSPromptModel(PeftModel):
         processed = getattr(self.image_processor, f"post_process_{task}_segmentation")(outputs, **arguments)
         if task == "semantic":
             processed = [{"segmentation": segmentation} for segmentation in processed]
-        names = model_config.class_names
         adapter = self.peft_config.get(self.active_adapter) if isinstance(self.active_adapter, str) else None
         colors = adapter.colors if adapter is not None and adapter.class_names == names else None
         return [
             build_result(task, one, picture, names, colors, source if isinstance(source, str) else None)
             for one, picture, source in zip(processed, pictures, sources)
         ]
+
+
+def shorter_side(size: Mapping[str, int] | SizeDict, image_size: int) -> dict[str, int]:
+    """
+    The `size` for an image processor that gives images a shorter side of `image_size` pixels.
+
+    `longest_edge` is there for elongated images. It grows with the shorter side, or it would hold back ordinary ones,
+    but does not shrink: SAM's is little more than the shorter side, because the model was trained on squares.
+
+    Args:
+        size: that of the image processor.
+        image_size: the new shorter side.
+    """
+    size = dict(size)
+    limit = size.get("longest_edge")
+    if limit is None:
+        return {"shortest_edge": image_size}
+    usual = size.get("shortest_edge", image_size)
+    return {"shortest_edge": image_size, "longest_edge": max(limit, limit * image_size // usual)}
 
 
 def _load_base_model(name: str | os.PathLike, revision: str | None, access: dict, **kwargs: Any):

@@ -107,6 +107,28 @@ def test_switching_adapters_switches_classes(base, adapter, tmp_path):
         model.load_adapter(tmp_path / "harbour", "default")
 
 
+def test_adapters_in_folders_of_one_name_stay_apart(base, tmp_path):
+    expected = {}
+    for place, rate in (("fog", 0.5), ("night", 0.2)):
+        trained = train(SSPromptModel(small_seem(), SSPromptConfig(metrics={"place": place})), lr=rate)
+        trained.save_pretrained(tmp_path / place / "adapter")
+        expected[place] = logits(SSPromptModel.from_pretrained(base, tmp_path / place / "adapter"))
+    assert not same(expected["fog"], expected["night"])
+    model = SSPromptModel.from_pretrained(base)
+    model.load_adapter(tmp_path / "fog" / "adapter")
+    model.load_adapter(tmp_path / "night" / "adapter")
+    for name, place in (("adapter", "fog"), ("adapter_2", "night")):
+        model.set_adapter(name)
+        assert same(logits(model), expected[place]) and model.peft_config[name].metrics == {"place": place}
+    # by its name an adapter is replaced, and what is told of it with it
+    model.load_adapter(tmp_path / "fog" / "adapter", "adapter_2")
+    assert model.peft_config["adapter_2"].metrics == {"place": "fog"}
+    assert same(logits(model), expected["fog"])
+    edit(base_model_fingerprint="0-0")(tmp_path / "fog" / "adapter")
+    with pytest.raises(AdapterError, match="another base model"):
+        model.load_adapter(tmp_path / "fog" / "adapter", "adapter_2")
+
+
 @pytest.mark.parametrize("task", ["semantic", "instance", "panoptic"])
 def test_predict(task, base, adapter, tmp_path):
     model = SSPromptModel.from_pretrained(base, adapter)

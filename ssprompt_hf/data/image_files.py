@@ -28,8 +28,13 @@ def open_image(value: Any, source: str, decode: bool = True) -> Image.Image:
 
 
 def read_image(value: Any, source: str) -> np.ndarray:
-    """uint8 (H, W, 3), RGB, turned upright as its EXIF data says."""
-    image = ImageOps.exif_transpose(open_image(value, source))
+    """uint8 (H, W, 3), RGB, of an image file; see `upright_pixels`."""
+    return upright_pixels(open_image(value, source))
+
+
+def upright_pixels(image: Image.Image) -> np.ndarray:
+    """uint8 (H, W, 3), RGB, turned upright as its EXIF data says; 16-bit images lose their lower byte."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):  # Pillow would clip at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return np.asarray(image.convert("RGB"))
@@ -59,7 +64,13 @@ def read_map(value: Any, source: str) -> np.ndarray:
 def check_size(shape: tuple[int, ...], size: tuple[int, int], source: str, image: str) -> None:
     """Raises `ImageSizeError` unless a label has the (H, W) of its image."""
     if tuple(shape) != tuple(size):
+        if tuple(shape) == tuple(size)[::-1]:  # resizing would hide that one of them lies on its side
+            advice = (
+                "The label seems to fit the image as it is stored, before its EXIF orientation is applied. Rotate the "
+                "label upright, too, or remove the orientation from the image's EXIF data; do not resize."
+            )
+        else:
+            advice = "Both must have the same size; resize labels with nearest-neighbour only."
         raise ImageSizeError(
-            f"{source}: {shape[1]}x{shape[0]} pixels, but the image {image} has {size[1]}x{size[0]}. Both must have "
-            "the same size; resize labels with nearest-neighbour only."
+            f"{source}: {shape[1]}x{shape[0]} pixels, but the image {image} has {size[1]}x{size[0]}. {advice}"
         )
