@@ -5,12 +5,15 @@ import gc
 from dataclasses import dataclass, field
 
 import torch
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
 
 from ..data.transforms import TASKS
 from ..errors import SSPromptError
 from .feature_cache import STORAGES
 from .losses import RESOLUTIONS, SEMANTIC_LOSSES
+
+MAX_STEPS = 200
+"""Steps of a training that is told neither steps nor epochs."""
 
 
 def leave_gloo() -> None:
@@ -39,8 +42,12 @@ class SSPromptTrainingArguments(TrainingArguments):
     us; the numbers here are our own.
 
     Args:
-        learning_rate: by default the `default_learning_rate` of the adapter's configuration; transformers' own for an
-            adapter of another library.
+        max_steps: 200 by default, unless `num_train_epochs` is given. Given together, `max_steps` counts.
+        num_train_epochs: rounds through the training images, rounded up to full batches; in place of `max_steps`.
+        lr_scheduler_kwargs: by default `{"power": 0.9, "lr_end": 0.0}` for the polynomial schedule, none for others.
+        learning_rate: in units of the size of what is learned (the root mean square of the default prompts, or of the
+            vocabulary), so that one number suits all kinds of prompts and base models. By default the
+            `default_learning_rate` of the adapter's configuration, or transformers' own for one of another library.
         task: `"semantic"`, `"instance"` or `"panoptic"`.
         semantic_loss: form of the loss of semantic training, see `SemanticLoss`. `"cross_entropy"` is the paper's.
         loss_resolution: `"mask"` or `"label"`, see `SemanticLoss`.
@@ -54,21 +61,27 @@ class SSPromptTrainingArguments(TrainingArguments):
             half times as large. By default they are kept if those of all training images fit into the limit.
 
     Raises:
-        SSPromptError: a value that is none of its choices.
+        SSPromptError: a value that is none of its choices, or nothing to train for.
     """
 
     output_dir: str | None = "out"
-    max_steps: int = 200
+    # these and lr_scheduler_kwargs are None only until `__post_init__` knows which of them were given
+    max_steps: int | None = field(
+        default=None,
+        metadata={"help": f"number of training steps (default: {MAX_STEPS}, or as --num_train_epochs says if given)"},
+    )
+    num_train_epochs: float | None = None
     per_device_train_batch_size: int = 4
     per_device_eval_batch_size: int = 1
     optim: str = "adamw_torch"
     learning_rate: float | None = field(
-        default=None, metadata={"help": "initial learning rate (default: that of the method)"}
+        default=None,
+        metadata={"help": "initial learning rate, relative to the size of the prompts (default: that of the method)"},
     )
     weight_decay: float = 1e-4
     max_grad_norm: float = 0.0
     lr_scheduler_type: str = "polynomial"
-    lr_scheduler_kwargs: dict | str | None = field(default_factory=lambda: {"power": 0.9, "lr_end": 0.0})
+    lr_scheduler_kwargs: dict | str | None = None
     logging_steps: float = 20
     save_strategy: str = "steps"
     save_steps: float = 50
@@ -96,6 +109,12 @@ class SSPromptTrainingArguments(TrainingArguments):
         # the process group is made for these arguments; once, however many of them there are
         atexit.unregister(leave_gloo)
         atexit.register(leave_gloo)
+        if self.max_steps is None:
+            self.max_steps = MAX_STEPS if self.num_train_epochs is None else -1
+        if self.num_train_epochs is None:
+            self.num_train_epochs = TrainingArguments.num_train_epochs
+        if self.lr_scheduler_kwargs is None and self.lr_scheduler_type == SchedulerType.POLYNOMIAL:
+            self.lr_scheduler_kwargs = {"power": 0.9, "lr_end": 0.0}
         super().__post_init__()
         for name, choices in (
             ("task", TASKS),
@@ -105,6 +124,10 @@ class SSPromptTrainingArguments(TrainingArguments):
         ):
             if getattr(self, name) not in choices:
                 raise SSPromptError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+        if self.max_steps == 0:
+            raise SSPromptError(f"max_steps is 0; it must be positive, or left out for {MAX_STEPS}")
+        if self.max_steps < 0 and self.num_train_epochs <= 0:
+            raise SSPromptError(f"num_train_epochs is {self.num_train_epochs}; it must be positive")
         if self.feature_cache_gb <= 0:
             raise SSPromptError(f"feature_cache_gb is {self.feature_cache_gb}; it must be positive")
         if not self.batch_eval_metrics or self.remove_unused_columns:

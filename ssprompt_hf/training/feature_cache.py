@@ -5,11 +5,13 @@ What is kept of an image is an *entry*, a flat dict of tensors: either everythin
 nothing but the last similarity.
 """
 
+import contextlib
 import hashlib
 import os
+import re
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -29,6 +31,9 @@ Entry = dict[str, torch.Tensor]
 KINDS = ("features", "predictions")
 SPATIAL_SLOTS = ("object_queries", "point_tokens", "point_coordinates")
 STORAGES = ("memory", "device", "disk", "none")
+ENTRY_FILE = re.compile(r"[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}-\w+\.safetensors", re.ASCII)
+"""Names of the cache's files: entries, and the temporary names that `atomic_path` gives them. Other files in the
+directory are somebody else's."""
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -121,8 +126,9 @@ class FeatureCache:
 
     Args:
         storage: `"memory"` (of the host), `"device"` (where the model is), `"disk"` or `"none"`.
-        directory: of the files, for `"disk"`. Several processes, and several runs, may share it.
-        max_bytes: limit of all entries together. In a directory, files that this run has not used make room, the
+        directory: of the files, for `"disk"`. Several processes, and several runs, may share it. Other files there are
+            neither counted nor touched.
+        max_bytes: limit of all entries together. In a directory, entries that this run has not used make room, the
             oldest first.
 
     Raises:
@@ -144,11 +150,16 @@ class FeatureCache:
         self._memory: dict[str, Entry] = {}
         self.memory_bytes = 0
         self._used: set[str] = set()
+        self._written: set[str] = set()
+        self._made_directory = self.directory is not None and not self.directory.exists()
         self._started = time.time_ns()
         self._told_full = False
 
     def get_or_compute(self, key: str, compute: Callable[[], Entry], store: bool = True) -> Entry:
-        """The entry under `key`, else what `compute` returns, which is stored if there is room and `store` is true."""
+        """The entry under `key`, else what `compute` returns, which is stored if there is room and `store` is true.
+
+        `key` is a hexadecimal SHA-256 digest: files are known as entries by it.
+        """
         entry = self._read(key)
         if entry is not None:
             self.hits += 1
@@ -190,6 +201,7 @@ class FeatureCache:
             with atomic_path(self._path(key)) as temporary:
                 save_file(entry, temporary, metadata={"crc32": _checksum(entry)})
             self._used.add(self._path(key).name)
+            self._written.add(self._path(key).name)
         elif self.memory_bytes + size > self.max_bytes:
             self._tell_full()
         else:
@@ -197,9 +209,9 @@ class FeatureCache:
             self.memory_bytes += size
 
     def _make_room(self, size: int) -> bool:
-        """Whether `size` bytes fit into the directory, after files that this run has not used have been deleted."""
+        """Whether `size` bytes fit into the directory, after entries that this run has not used have been deleted."""
         files = []
-        for path in self.directory.glob("*.safetensors") if self.directory.is_dir() else ():
+        for path in self._entry_files():
             try:
                 status = path.stat()
             except FileNotFoundError:  # another process cleared it away
@@ -216,6 +228,30 @@ class FeatureCache:
             path.unlink(missing_ok=True)
             total -= file_size
         return True
+
+    def remove(self, whole_directory: bool = False):
+        """
+        Delete the files that this cache has written; then the directory, if that leaves it empty and it was not there
+        before. Every process calls it, when none reads any more. A file that cannot be deleted stays.
+
+        Args:
+            whole_directory: nobody else uses the directory. Entries that an interrupted run left go too, and so does
+                the directory, even if it was there; files that are no entries stay.
+        """
+        if self.storage != "disk":
+            return
+        written = [self.directory / name for name in self._written]
+        for path in self._entry_files() if whole_directory else written:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        if whole_directory or self._made_directory:
+            with contextlib.suppress(OSError):  # not empty, or another process was faster
+                self.directory.rmdir()
+
+    def _entry_files(self) -> Iterator[Path]:
+        for path in self.directory.glob("*.safetensors") if self.directory.is_dir() else ():
+            if ENTRY_FILE.fullmatch(path.name):
+                yield path
 
     def _path(self, key: str) -> Path:
         return self.directory / f"{key}.safetensors"

@@ -10,7 +10,7 @@ import torch
 from transformers import TrainingArguments, set_seed
 from transformers.utils import logging
 
-from ..data.dataset import SegmentationDataset
+from ..data.dataset import SegmentationDataset, check_disjoint
 from ..data.few_shot import FewShotSelection, label_statistics, select_shots
 from ..errors import SSPromptError
 from ..export import PredictionExporter
@@ -18,7 +18,7 @@ from ..file_utils import atomic_path, write_json
 from ..hub.adapters import ADAPTER_WEIGHTS
 from ..models.seem.image_processing_seem import SeemImageProcessor
 from ..reporting import iou_table
-from ..ssprompt_model import SSPromptModel
+from ..ssprompt_model import SSPromptModel, shorter_side
 from ..tuners.ssprompt.point_grid import point_grid_tokens
 from ..visualization import comparison_picture
 from .arguments import SSPromptTrainingArguments
@@ -33,35 +33,52 @@ ADAPTER, METRICS, PICTURE = "adapter", "metrics.json", "picture.png"
 
 
 def train_adapter(
-    data: DataArguments, prompts: PromptArguments, args: SSPromptTrainingArguments, **facts: Any
+    data: DataArguments,
+    prompts: PromptArguments,
+    args: SSPromptTrainingArguments,
+    start_anew: bool = False,
+    **facts: Any,
 ) -> dict[str, Any]:
     """
     Choose images, learn prompts, evaluate with and without them, and write `adapter/`, `metrics.json` and
-    `picture.png` into `args.output_dir`. The method `zero_shot` only evaluates.
+    `picture.png` into `args.output_dir`. The method `zero_shot` only evaluates. The adapter is there as soon as it is
+    learned, its metrics after the evaluation.
 
     Args:
         data, prompts, args: the settings; each class documents its own.
+        start_anew: without `prompts.resume`, throw away the checkpoints of a run in `args.output_dir` that did not
+            finish.
         facts: further entries of `metrics.json`.
 
     Returns:
         what `metrics.json` holds; means over classes and IoUs in percent.
 
     Raises:
-        SSPromptError: a setting, a file or a name is wrong; subclasses say which.
+        SSPromptError: a setting, a file or a name is wrong; subclasses say which. Or there are checkpoints of a run
+            that did not finish, and neither `prompts.resume` nor `start_anew` says what to do with them.
     """
     if prompts.method == "zero_shot":
         return evaluate_adapter(data, None, args, task=args.task, **facts)
     output = Path(args.output_dir)
+    if not prompts.resume and not start_anew:
+        _refuse_unfinished(output)
     with args.main_process_first(desc="reading the data"):
         images = data.load(data.train_split, args.task)
         evaluation = data.load_evaluation(args.task)
         selection = select_training_images(images, prompts, args.seed)
     trainer = prepare_training(data, prompts, args, images, selection, evaluation)
     model, chosen = trainer.model, trainer.train_dataset
+    check_disjoint(chosen, evaluation)
     checkpoint = _checkpoint(output, prompts.resume, args)
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - start
+    model.eval()
+    if trainer.is_world_process_zero():
+        # before the evaluation, which may meet a label that cannot be read
+        model.save_pretrained(output / ADAPTER)
+        for name in (METRICS, PICTURE):  # those of an earlier run are not about this adapter
+            (output / name).unlink(missing_ok=True)
     fractions = trainer.evaluate_with_zero_shot()
     scores = {name: in_percent(values) for name, values in fractions.items()}
     method = model.peft_config["default"].method_name
@@ -71,7 +88,6 @@ def train_adapter(
     }
     if not trainer.is_world_process_zero():
         return {}
-    model.eval()
     model.save_pretrained(output / ADAPTER)
     metrics = {
         **_headlines(scores, method),
@@ -286,7 +302,7 @@ def sized_image_processor(model: SSPromptModel, image_size: int | None) -> SeemI
     """The model's image processor, for images with a shorter side of `image_size` pixels (None: as it is)."""
     processor = model.image_processor
     if image_size is not None:
-        size = {**dict(processor.size), "shortest_edge": image_size}
+        size = shorter_side(processor.size, image_size)
         processor = type(processor).from_dict({**processor.to_dict(), "size": size})
     return processor
 
@@ -299,6 +315,23 @@ def _set_point_tokens(model: SSPromptModel, processor, images: SegmentationDatas
     model.base_model.set_point_tokens(point_grid_tokens(model.get_base_model(), batches, size))
 
 
+def _refuse_unfinished(output: Path):
+    """
+    Raises:
+        SSPromptError: the newest checkpoint in `output` is not followed by an adapter.
+    """
+    checkpoint = last_complete_checkpoint(output)
+    if checkpoint is None:
+        return
+    weights, state = output / ADAPTER / ADAPTER_WEIGHTS, Path(checkpoint, "trainer_state.json")
+    # an older adapter is that of a run before the one that left the checkpoint
+    if not weights.is_file() or weights.stat().st_mtime_ns < state.stat().st_mtime_ns:
+        raise SSPromptError(
+            f"{output} holds a training that did not finish, up to {Path(checkpoint).name}: add --resume to go on "
+            "with it, or remove its checkpoints, or choose another --output_dir"
+        )
+
+
 def _checkpoint(output: Path, resume: bool, args: SSPromptTrainingArguments) -> str | None:
     """The checkpoint to go on from. A run that starts anew first removes those of an earlier one."""
     if resume:
@@ -306,8 +339,8 @@ def _checkpoint(output: Path, resume: bool, args: SSPromptTrainingArguments) -> 
         logger.warning(f"going on from {checkpoint}" if checkpoint else f"no checkpoint in {output}: starting anew")
         return checkpoint
     if args.should_save:
-        for folder in output.glob("checkpoint-*"):
-            shutil.rmtree(folder)
+        for state in output.glob("checkpoint-*/trainer_state.json"):  # no folder that only has such a name
+            shutil.rmtree(state.parent)
     return None
 
 

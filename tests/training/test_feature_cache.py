@@ -1,5 +1,6 @@
 """The cache of the frozen part: exact, within its limit, and safe against damage."""
 
+import hashlib
 import os
 
 import pytest
@@ -18,6 +19,11 @@ SEMANTIC_ONLY = {"spatial_embedding": False, "spatial_weight": False}
 
 def entry(value: float = 0.0, size: int = 100):
     return {"mask_features": torch.full((1, size), value), "padded_size": torch.tensor([32, 64])}
+
+
+def digest(name: str) -> str:
+    """A key as `FeatureSource` makes them."""
+    return hashlib.sha256(name.encode()).hexdigest()
 
 
 def tiny_method(folder, method: str):
@@ -111,7 +117,7 @@ def test_limit(tmp_path, storage):
     calls = []
     for _ in range(2):
         for key in "abcde":
-            value = cache.get_or_compute(key, lambda key=key: calls.append(key) or entry(float(ord(key))))
+            value = cache.get_or_compute(digest(key), lambda key=key: calls.append(key) or entry(float(ord(key))))
             assert value["mask_features"][0, 0] == ord(key)
     # the first entries stay: whatever replaced them would be gone itself before its turn came again
     assert calls[:5] == list("abcde")
@@ -122,13 +128,72 @@ def test_limit(tmp_path, storage):
 def test_files_of_earlier_runs_make_room(tmp_path):
     old = FeatureCache("disk", tmp_path)
     for key in "ab":
-        old.get_or_compute(key, entry)
-        os.utime(tmp_path / f"{key}.safetensors", ns=(ord(key), ord(key)))
+        old.get_or_compute(digest(key), entry)
+        os.utime(tmp_path / f"{digest(key)}.safetensors", ns=(ord(key), ord(key)))
     size = sum(path.stat().st_size for path in tmp_path.iterdir()) // 2
     cache = FeatureCache("disk", tmp_path, max_bytes=2 * size)
-    cache.get_or_compute("b", lambda: pytest.fail("b is there"))
-    cache.get_or_compute("c", entry)
-    assert sorted(path.stem for path in tmp_path.iterdir()) == ["b", "c"]
+    cache.get_or_compute(digest("b"), lambda: pytest.fail("b is there"))
+    cache.get_or_compute(digest("c"), entry)
+    assert {path.stem for path in tmp_path.iterdir()} == {digest("b"), digest("c")}
+
+
+STRANGERS = ("model.safetensors", ".model-1.safetensors", f"{'0' * 63}.safetensors", f"{'0' * 64}.txt", "notes.txt")
+
+
+def strangers(folder) -> list:
+    """Files of the user, larger and older than anything of the cache."""
+    folder.mkdir(exist_ok=True)
+    paths = [folder / name for name in STRANGERS]
+    for path in paths:
+        path.write_bytes(bytes(10_000))
+        os.utime(path, ns=(1, 1))
+    return paths
+
+
+def test_files_of_others_are_neither_counted_nor_deleted(tmp_path):
+    others = strangers(tmp_path)
+    half = tmp_path / f".{digest('half')}-k_2x.safetensors"  # what a kill in the middle of writing leaves
+    half.write_bytes(bytes(1000))
+    os.utime(half, ns=(1, 1))
+    cache = FeatureCache("disk", tmp_path, max_bytes=1500)
+    for key in "abc":
+        cache.get_or_compute(digest(key), entry)
+    assert len(cache._used) == 2 and not half.exists()
+    cache.remove(whole_directory=True)
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+def test_removing_what_was_written(tmp_path):
+    named = tmp_path / "named"
+    FeatureCache("disk", named).get_or_compute(digest("earlier"), entry)
+    cache, other_process = FeatureCache("disk", named), FeatureCache("disk", named)
+    cache.get_or_compute(digest("earlier"), lambda: pytest.fail("it is there"))
+    for key, one in (("a", cache), ("b", other_process)):
+        one.get_or_compute(digest(key), entry)
+        one.remove()
+    assert [path.stem for path in named.iterdir()] == [digest("earlier")]
+    FeatureCache("disk", named).remove(whole_directory=True)
+    assert not named.exists()
+
+    made = FeatureCache("disk", named)
+    made.get_or_compute(digest("a"), entry)
+    made.remove()
+    assert not named.exists()
+    named.mkdir()
+    FeatureCache("disk", named).remove()
+    assert named.is_dir()
+    FeatureCache("memory", named).remove(whole_directory=True)
+    assert named.is_dir()
+
+
+@pytest.mark.parametrize("is_named", [True, False], ids=["named", "default"])
+def test_training_removes_its_own_files_only(tmp_path, is_named):
+    folder = tmp_path / "feature_cache"
+    others = strangers(folder)
+    trainer = tiny_trainer(tmp_path, max_steps=2, feature_cache_dir=str(folder) if is_named else None)
+    trainer.feature_cache = FeatureCache("disk", folder)  # as several processes have it in place of memory
+    trainer.train()
+    assert trainer.feature_cache.misses and sorted(folder.iterdir()) == sorted(others)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "text"])

@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_training import SCRIPT, run_python, save_tiny_base
+from transformers import TrainerCallback
 
 from ssprompt_hf.cli import main
 from ssprompt_hf.data.loading import load_street_scenes
 from ssprompt_hf.ssprompt_model import SSPromptModel
+from ssprompt_hf.training import run
 
 EXAMPLES = SCRIPT.parents[2] / "examples"
 SCENES = ["--dataset", "street-scenes/fog", "--dataset_options", '{"num_images": 6, "size": [32, 64]}']
@@ -118,8 +120,74 @@ def test_going_on_from_a_checkpoint(base, trained, tmp_path):
         path.unlink()
     assert main(["train", *options, "--save_steps", "2", "--resume"]) == 0
     assert weights(tmp_path) == weights(trained)
+    (tmp_path / "checkpoint-notes").mkdir()
     assert main(["train", *options, "--save_strategy", "no"]) == 0  # anew: the checkpoints of earlier runs go
-    assert weights(tmp_path) == weights(trained) and not list(tmp_path.glob("checkpoint-*"))
+    assert weights(tmp_path) == weights(trained) and checkpoints(tmp_path) == ["checkpoint-notes"]
+
+
+class InterruptAt(TrainerCallback):
+    """Ctrl-C after `step` steps."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def interrupted(command: list[str], step: int = 3) -> int:
+    prepare = run.prepare_training
+
+    def prepare_and_interrupt(*args, **kwargs):
+        trainer = prepare(*args, **kwargs)
+        trainer.add_callback(InterruptAt(step))
+        return trainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "prepare_training", prepare_and_interrupt)
+        return main(command)
+
+
+def checkpoints(output) -> list[str]:
+    return sorted(path.name for path in output.glob("checkpoint-*"))
+
+
+def test_checkpoints_of_an_unfinished_run_are_kept(base, trained, tmp_path, capsys):
+    options = ["--base_model", base, *SCENES, *QUICK, "--shots", "2", "--allow_fewer", "--output_dir", str(tmp_path)]
+    command = ["train", *options, "--save_steps", "2"]
+    assert interrupted(command) == 130
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path} holds a training that did not finish, up to checkpoint-2: add --resume" in error
+    assert checkpoints(tmp_path) == ["checkpoint-2"] and not (tmp_path / "adapter").exists()
+    assert main([*command, "--resume"]) == 0
+    assert weights(tmp_path) == weights(trained)
+    # a finished run makes room for the next; when that is interrupted, the adapter is not that of its checkpoints
+    assert interrupted(command) == 130
+    assert checkpoints(tmp_path) == ["checkpoint-2"] and (tmp_path / "adapter").exists()
+    assert main(command) == 2 and checkpoints(tmp_path) == ["checkpoint-2"]
+
+
+def test_a_bad_label_in_the_evaluation_does_not_cost_the_training(base, tmp_path, capsys):
+    data, output = tmp_path / "data", tmp_path / "out"
+    scenes = load_street_scenes("street-scenes/fog", "train", num_images=3, size=(32, 64))
+    for index, split in enumerate(["train", "train", "val"]):
+        row = scenes[index]
+        label = row["label"] if split == "train" else np.full_like(row["label"], 200)
+        for folder, array in (("images", row["image"]), ("annotations", label)):
+            (data / folder / split).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(data / folder / split / f"{index}.png")
+    (data / "classes.txt").write_text("\n".join(scenes.classes.names))
+    output.mkdir()
+    for name in ("metrics.json", "picture.png"):
+        (output / name).write_text("of an earlier run")
+    assert main(["train", "--base_model", base, "--data_dir", str(data), *QUICK, "--output_dir", str(output)]) == 2
+    assert "200" in capsys.readouterr().err
+    adapter = output / "adapter"
+    assert sorted(path.name for path in output.iterdir()) == ["adapter", "checkpoint-4"]
+    assert "Not evaluated yet." in (adapter / "README.md").read_text()
+    assert SSPromptModel.from_pretrained(adapter=adapter).predict(scenes[0]["image"]).class_map.shape == (32, 64)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +222,35 @@ def test_demo(base, tmp_path, capsys):
     for name in ("zero_shot_miou", "ssprompt_miou", "adapter_bytes", "train_seconds", "trainable_parameters"):
         assert isinstance(metrics[name], (int, float))
     assert (tmp_path / "picture.png").is_file() and (tmp_path / "adapter" / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("image_size", "size", "padded"),
+    [(None, (32, 72), (32, 96)), (80, (80, 180), (96, 192)), (24, (24, 54), (32, 64))],
+)
+def test_the_limit_of_the_longer_side_allows_the_same_shapes_at_every_size(base, image_size, size, padded):
+    """The processor of `base` has a shorter side of 32 pixels and a longer of at most 128."""
+    model = SSPromptModel.from_pretrained(base, class_names=["road", "sky"])
+    image = np.random.default_rng(0).integers(0, 255, (40, 90, 3), dtype=np.uint8)
+    processor = run.sized_image_processor(model, image_size)
+    assert processor(image, return_tensors="pt")["image_sizes"].tolist() == [list(size)]
+    wide = processor(np.zeros((10, 40, 3), np.uint8), return_tensors="pt")["image_sizes"][0]
+    assert wide[1] == 4 * wide[0]
+    seen = []
+    model.get_base_model().model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    model.predict(image, image_size=image_size)
+    assert [tuple(shape[2:]) for shape in seen] == [padded]
+
+
+def test_an_interrupted_demo_starts_anew(base, tmp_path):
+    options = ["--base_model", base, "--dataset_options", '{"num_images": 6, "size": [32, 64]}', "--shots", "2"]
+    command = ["demo", *options, "--allow_fewer", *QUICK, "--save_steps", "1", "--output_dir", str(tmp_path)]
+    assert interrupted(command) == 130
+    assert checkpoints(tmp_path) == ["checkpoint-2", "checkpoint-3"]
+    assert interrupted(command, step=1) == 130
+    assert checkpoints(tmp_path) == ["checkpoint-1"]
+    assert main(command) == 0 and main(command) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["steps"] == 4
 
 
 def test_examples_with_accelerate_and_two_processes(base, trained, tmp_path):
