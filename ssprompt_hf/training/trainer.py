@@ -4,7 +4,6 @@ import contextlib
 import copy
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from ..export import PredictionExporter
 from ..metrics import confusion_matrix, scores_from_confusion
 from ..models.seem.mask_inference import semantic_segmentation
 from ..models.seem.mask_tiles import MaskGeometry
+from ..tuners.prompt_layer import PromptLayer
 from .arguments import SSPromptTrainingArguments
 from .evaluation import TaskEvaluation
 from .examples import EvaluationExamples, SegmentationExamples, TrainingBatchSampler, collate_examples
@@ -64,7 +64,8 @@ class SSPromptTrainer(Trainer):
     `exporter` may be set to a `PredictionExporter` before `evaluate`.
 
     Raises:
-        SSPromptError: the data sets' classes are not those of the model, or nothing in the model can be trained.
+        SSPromptError: the data sets' classes are not those of the model in number or order, or nothing in the model
+            can be trained.
     """
 
     def __init__(
@@ -112,8 +113,16 @@ class SSPromptTrainer(Trainer):
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     def _check_classes(self, dataset: SegmentationDataset):
-        classes = self.base_model.class_embeddings()
+        classes, names = self.base_model.class_embeddings(), self.base_model.config.class_names
         known = 0 if classes is None else len(classes) - 1
+        # Other words for the same classes are the user's choice; the same words in other places are a mistake.
+        places = {name.casefold(): place for place, name in enumerate(names or [])}
+        for place, name in enumerate(dataset.classes.names):
+            if places.get(name.casefold(), place) != place:
+                raise SSPromptError(
+                    f"class {place} of {dataset.name} is {name!r}, which is class {places[name.casefold()]} of the "
+                    "model: call set_class_names(dataset.classes.names, tokenizer) before the adapter is made"
+                )
         if known != len(dataset.classes):
             raise SSPromptError(
                 f"{dataset.name} has {len(dataset.classes)} classes, the model {known}: call "
@@ -254,9 +263,22 @@ class SSPromptTrainer(Trainer):
         output = super().train(*args, **kwargs)
         if self.feature_cache.storage != self.args.feature_cache and not self._shares_cache:
             self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                shutil.rmtree(self.feature_cache.directory, ignore_errors=True)
+            self.feature_cache.remove(whole_directory=self.args.feature_cache_dir is None)
         return output
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As in `transformers`; learning rates are in units of the size of what is learned
+        (`PromptLayer.learning_rate_scale`)."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new:
+            scales = _learning_rate_scales(self.model)
+            optimizer.param_groups[:] = [
+                {**group, "params": [parameter], "lr": group["lr"] * scales.get(parameter, 1.0)}
+                for group in optimizer.param_groups
+                for parameter in group["params"]
+            ]
+        return optimizer
 
     def compute_loss(
         self,
@@ -410,6 +432,18 @@ def _with_learning_rate(args: SSPromptTrainingArguments, model: nn.Module) -> SS
     args = copy.copy(args)
     args.learning_rate = getattr(config, "default_learning_rate", TrainingArguments.learning_rate)
     return args
+
+
+def _learning_rate_scales(model: nn.Module) -> dict[nn.Parameter, float]:
+    """Of all parameters that are learned and belong to a prompt."""
+    scales = {}
+    for layer in model.modules():
+        if isinstance(layer, PromptLayer):
+            for name in layer.adapter_layer_names:
+                for adapter, parameter in getattr(layer, name).items():
+                    if parameter.requires_grad:
+                        scales[parameter] = layer.learning_rate_scale(adapter, name)
+    return scales
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:

@@ -9,6 +9,12 @@ from torch import nn
 
 from ..errors import AdapterError
 
+
+def root_mean_square(prompts: torch.Tensor) -> float:
+    """The usual size of a number in `prompts`."""
+    return float(prompts.detach().to(torch.float64).square().mean().sqrt())
+
+
 LOAD_CLASSES = "load them with the adapter's files, or set the class names of the base model first"
 
 
@@ -49,6 +55,15 @@ class PromptLayer(nn.Module, BaseTunerLayer):
     def adapter_prompt(self, adapter_name: str) -> torch.Tensor:
         """The adapter's prompts, in any floating-point dtype."""
         raise NotImplementedError
+
+    def learning_rate_scale(self, adapter_name: str, parameter: str) -> float:
+        """
+        What a learning rate of 1 means for the adapter's `parameter` (one of `adapter_layer_names`).
+
+        Prompts of different kinds, and of different base models, differ in size by more than ten times, and Adam's
+        steps do not depend on it. In units of that size one learning rate suits them all.
+        """
+        return 1.0
 
     def has_adapter(self, adapter_name: str) -> bool:
         """Whether the adapter says anything about this slot."""

@@ -5,8 +5,13 @@ from peft.tuners._buffer_dict import BufferDict
 from torch import nn
 
 from ..errors import AdapterError
-from .prompt_layer import LOAD_CLASSES, PromptLayer
+from .prompt_layer import LOAD_CLASSES, PromptLayer, root_mean_square
 from .text_config import TextLayout, TextPromptConfig
+
+NO_TEXT_ENCODER = (
+    "the words of adapter {!r} cannot be trained without the text encoder: load the base model with "
+    "use_text_model=True, and the adapter with is_trainable=True"
+)
 
 
 class TextPromptLayer(PromptLayer):
@@ -52,6 +57,13 @@ class TextPromptLayer(PromptLayer):
     def defaults(self) -> BufferDict:
         """The default class embeddings, `(K + 1, P)`."""
         return getattr(self, self.other_param_names[1])
+
+    def learning_rate_scale(self, adapter_name: str, parameter: str) -> float:
+        """See [`PromptLayer.learning_rate_scale`]: that of the vocabulary."""
+        text_model = self._text_model()
+        if text_model is None:
+            raise AdapterError(NO_TEXT_ENCODER.format(adapter_name))
+        return root_mean_square(text_model.get_input_embeddings().weight)
 
     def has_adapter(self, adapter_name: str) -> bool:
         return adapter_name in self.configs
@@ -100,10 +112,7 @@ class TextPromptLayer(PromptLayer):
         """
         text_model = self._text_model()
         if text_model is None:
-            raise AdapterError(
-                f"the words of adapter {adapter_name!r} cannot be trained without the text encoder: load the base "
-                "model with use_text_model=True, and the adapter with is_trainable=True"
-            )
+            raise AdapterError(NO_TEXT_ENCODER.format(adapter_name))
         layout = TextLayout(**dict(self.layouts[adapter_name].items()))
         words = self.words[adapter_name].flatten(0, -2)
         inputs = text_model.get_input_embeddings()(layout.token_ids)

@@ -15,6 +15,7 @@ from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.metrics import confusion_matrix, scores_from_confusion
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.training.examples import SegmentationExamples, TrainingBatchSampler
+from ssprompt_hf.training.run import unusual_arguments
 from ssprompt_hf.training.trainer import SSPromptTrainer, last_complete_checkpoint
 from ssprompt_hf.tuners.ssprompt import SSPromptConfig
 
@@ -127,6 +128,52 @@ def test_the_learning_rate_is_that_of_the_method_unless_it_is_given(tmp_path):
     assert trainer.args.learning_rate == SSPromptConfig().default_learning_rate
     assert args.learning_rate is None  # the same arguments may serve another method
     assert tiny_trainer(tmp_path, learning_rate=0.25).args.learning_rate == 0.25
+
+
+def test_learning_rates_are_relative_to_the_size_of_the_prompts(tmp_path):
+    trainer = tiny_trainer(tmp_path, learning_rate=0.5)
+    rates = {id(group["params"][0]): group["lr"] for group in trainer.create_optimizer().param_groups}
+    named = {name: parameter for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    assert len(rates) == len(named) == 4
+    for name, parameter in named.items():
+        size = 10.0 if "ssprompt_weight" in name else float(parameter.square().mean().sqrt())  # untrained: e = z
+        # the class embeddings' own size is that with "background", which is not learned
+        assert rates[id(parameter)] == pytest.approx(0.5 * size, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "recorded"),
+    [
+        ({}, 200, {"max_steps": 200}),
+        ({"num_train_epochs": 2}, 6, {"num_train_epochs": 2}),
+        ({"num_train_epochs": 3}, 9, {}),  # transformers' own default, given
+        ({"num_train_epochs": 1.5}, 5, {"num_train_epochs": 1.5}),
+        ({"num_train_epochs": 2, "max_steps": 4}, 4, {"num_train_epochs": 2, "max_steps": 4}),
+        ({"max_steps": -1}, 9, {}),
+    ],
+)
+def test_epochs_count_unless_steps_are_given(tmp_path, given, steps, recorded):
+    trainer = tiny_trainer(tmp_path, save_strategy="no", **({"max_steps": None} | given))
+    if steps == 200:
+        assert trainer.args.max_steps == steps
+    else:
+        trainer.train()
+        assert trainer.state.global_step == steps
+    settings = unusual_arguments(trainer.args)
+    assert {name: settings[name] for name in ("max_steps", "num_train_epochs") if name in settings} == recorded
+
+
+@pytest.mark.parametrize("schedule", ["polynomial", "cosine", "linear", "constant"])
+def test_schedules_of_the_learning_rate(tmp_path, schedule):
+    trainer = tiny_trainer(tmp_path, lr_scheduler_type=schedule, logging_steps=1)
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    shares = {"polynomial": (3 / 4) ** 0.9, "cosine": (1 + np.cos(np.pi / 4)) / 2, "linear": 3 / 4, "constant": 1}
+    assert rates[1] / rates[0] == pytest.approx(shares[schedule])
+    kwargs = {"power": 0.9, "lr_end": 0.0} if schedule == "polynomial" else None
+    assert trainer.args.lr_scheduler_kwargs == unusual_arguments(trainer.args).get("lr_scheduler_kwargs") == kwargs
+    args = SSPromptTrainingArguments(use_cpu=True, lr_scheduler_kwargs='{"power": 2}')
+    assert args.lr_scheduler_kwargs == {"power": 2}
 
 
 @pytest.mark.parametrize("task", ["semantic", "panoptic"])
@@ -274,6 +321,8 @@ def test_evaluation_in_training_runs_the_frozen_part_once(tmp_path):
         ({"feature_cache": "tape"}, "feature_cache is 'tape'"),
         ({"loss_resolution": "image"}, "loss_resolution is 'image'"),
         ({"feature_cache_gb": 0}, "feature_cache_gb is 0"),
+        ({"max_steps": 0}, "max_steps is 0"),
+        ({"num_train_epochs": 0}, "num_train_epochs is 0"),
         ({"remove_unused_columns": True}, "remove_unused_columns=False"),
     ],
 )

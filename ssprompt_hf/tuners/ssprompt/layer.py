@@ -5,8 +5,11 @@ from peft.tuners._buffer_dict import BufferDict
 from torch import nn
 
 from ...errors import AdapterError
-from ..prompt_layer import LOAD_CLASSES, PromptLayer
+from ..prompt_layer import LOAD_CLASSES, PromptLayer, root_mean_square
 from .config import SSPromptConfig
+
+# Of the stored parameter of `w`, a logit: at a tenth of this a whole training would not bring it from 0.5 near 0 or 1.
+WEIGHT_RATE = 10.0
 
 
 class SSPromptLayer(PromptLayer):
@@ -36,6 +39,12 @@ class SSPromptLayer(PromptLayer):
 
     def has_adapter(self, adapter_name: str) -> bool:
         return adapter_name in self.configs
+
+    def learning_rate_scale(self, adapter_name: str, parameter: str) -> float:
+        """See [`PromptLayer.learning_rate_scale`]."""
+        if parameter == "ssprompt_weight":
+            return WEIGHT_RATE
+        return root_mean_square(self.default_prompt(adapter_name))
 
     def update_layer(self, adapter_name: str, config: SSPromptConfig, default: torch.Tensor, store: bool) -> None:
         """
