@@ -26,6 +26,7 @@ from transformers import PrinterCallback
 from transformers.utils import logging
 
 from ..adapter_info import adapter_info
+from ..data.dataset import check_disjoint
 from ..errors import SSPromptError
 from ..file_utils import write_json
 from ..hub.base_models import resolve_base_model
@@ -284,10 +285,12 @@ class CellRunner:
                 uses = {"eval": work.domain}
                 if work.training is not None:
                     uses["train"] = work.training.domain
-                for use, domain in uses.items():
-                    if (use, domain, work.task) not in seen:
-                        seen.add((use, domain, work.task))
-                        self._images(use, domain, work.base_model, work.task)
+                if (*uses.values(), work.task) in seen:
+                    continue
+                seen.add((*uses.values(), work.task))
+                images = [self._images(use, domain, work.base_model, work.task) for use, domain in uses.items()]
+                if len(images) == 2:
+                    check_disjoint(*reversed(images))
 
 
 def in_shared_order(works: Iterable[Work]) -> list[Work]:

@@ -138,6 +138,12 @@ def _circumstances(records: Mapping[Cell, dict[str, Any]]) -> list[str]:
     fingerprints = dict.fromkeys(f"{one['name']} ({one['fingerprint']})" for one in bases if isinstance(one, dict))
     if fingerprints:
         lines.append(f"Base model: {', '.join(fingerprints)}.")
+    trained = [one["settings"]["adapter"]["training"] for one in records.values() if one["settings"].get("adapter")]
+    if trained:
+        told = ("optim", "semantic_loss", "learning_rate", "max_steps")
+        values = {name: dict.fromkeys(str(one[name]) for one in trained if name in one) for name in told}
+        listed = ", ".join(f"{name} {' and '.join(found)}" for name, found in values.items() if found)
+        lines.append(f"Trained with {listed}. The paper trains with SGD and cross-entropy, at rates not known to us.")
     seconds = [record["training_seconds"] for record in records.values() if "training_seconds" in record]
     if seconds:
         lines.append(

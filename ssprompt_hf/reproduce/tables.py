@@ -244,6 +244,10 @@ def _table_8(preset: Preset, choices: Choices) -> Plan:
     plan = Plan("8", "Table 8: spatial prompts as coordinates (VSPL) and as embeddings", "mIoU, %")
     domains = _domains(plan, preset, choices, _names(preset, full=("cityscapes",), embedded=EMBEDDED_FEW))
     titles = _titles(choices, ("zero_shot", "vspl", "spaprompt", "ssprompt"))
+    plan.notes.append(
+        "VSPL's prompts are points in the image, from a regular grid on; those of the others are the base model's "
+        "object queries. `--methods vspl spaprompt_grid ssprompt_grid` compares with embeddings of the same grid."
+    )
     return _compare(plan, _first_base(preset), choices, domains, titles)
 
 
