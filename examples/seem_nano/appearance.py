@@ -1,4 +1,4 @@
-"""Generic changes of appearance, each with a strength: what learned prompts of the base are told about an image.
+"""Generic changes of appearance: what the image encoder has to see through.
 
 None of them is one of the renderers of `street-scenes/fog`, `night`, `rain` or `snow`, which pretraining never sees.
 """
@@ -64,22 +64,16 @@ def _glare(image, strength, rng):
     return image + strength * field * float(rng.uniform(30, 130)) * (1 - image / 300)
 
 
-CHANGES = {"veil": _veil, "darkness": _darkness, "blur": _blur, "specks": _specks, "glare": _glare}
-APPEARANCES = tuple(CHANGES)
+CHANGES = (_veil, _darkness, _blur, _specks, _glare)
 
 
-def change_appearance(image: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def change_appearance(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """
     One to three random changes of one image.
 
     Args:
         image: float `(3, H, W)`, 0 to 255.
-
-    Returns:
-        the changed image, and the strength of each of `APPEARANCES`, float `(5,)`, 0 to 1.
     """
-    strengths = torch.zeros(len(APPEARANCES))
-    for index in sorted(rng.choice(len(APPEARANCES), int(rng.integers(1, 4)), replace=False)):
-        strengths[index] = float(rng.uniform(0.2, 1))
-        image = CHANGES[APPEARANCES[index]](image, float(strengths[index]), rng)
-    return image.clamp(0, 255), strengths
+    for index in sorted(rng.choice(len(CHANGES), int(rng.integers(1, 4)), replace=False)):
+        image = CHANGES[index](image, float(rng.uniform(0.2, 1)), rng)
+    return image.clamp(0, 255)
