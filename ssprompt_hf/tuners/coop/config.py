@@ -56,6 +56,11 @@ class CoOpConfig(TextPromptConfig):
         if self.prefix_token_ids:
             self.num_context_tokens = len(self.prefix_token_ids)
 
+    @property
+    def default_learning_rate(self) -> float:
+        """See [`PromptConfig.default_learning_rate`]."""
+        return 0.3
+
     def _surroundings(self, template: str) -> tuple[str, str]:
         if self.suffix is None:
             self.suffix = template.split("{}")[1]

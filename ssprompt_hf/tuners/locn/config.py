@@ -38,6 +38,11 @@ class LOCNConfig(TextPromptConfig):
         if self.template is not None and self.template.count("{}") != 1:
             raise AdapterError(f"template is {self.template!r}; it needs exactly one {{}} for the class name")
 
+    @property
+    def default_learning_rate(self) -> float:
+        """See [`PromptConfig.default_learning_rate`]."""
+        return 0.1
+
     def _surroundings(self, template: str) -> tuple[str, str]:
         self.template = self.template or template
         return tuple(self.template.split("{}"))

@@ -28,6 +28,11 @@ class VSPLConfig(PromptConfig):
         if self.point_grid_size < 1:
             raise AdapterError(f"point_grid_size is {self.point_grid_size}; it must be at least 1")
 
+    @property
+    def default_learning_rate(self) -> float:
+        """See [`PromptConfig.default_learning_rate`]."""
+        return 0.3
+
     def prompt_encoders(self, is_new: bool, is_trainable: bool) -> tuple[str, ...]:
         """See [`PromptConfig.prompt_encoders`]: every image is looked at by the visual sampler."""
         return ("spatial",)
