@@ -133,7 +133,7 @@ class PromptConfig(PeftConfig):
         What training starts from where no learning rate is given, in units of the size of what is learned: chosen for
         each method by the same sweep over images that no table reports (`benchmarks/results/sweep.json`).
         """
-        return 0.03
+        return 0.01
 
     def prompt_encoders(self, is_new: bool, is_trainable: bool) -> tuple[str, ...]:
         """

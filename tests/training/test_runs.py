@@ -46,7 +46,7 @@ def test_training_writes_adapter_metrics_and_picture(trained):
     assert metrics["steps"] == 4 and metrics["evaluation_images"] == 6 and metrics["train_seconds"] > 0
     assert 0 <= metrics["zero_shot_miou"] <= 100 and 0 <= metrics["ssprompt_miou"] <= 100
     assert metrics["ssprompt_miou"] == metrics["scores"]["adapted"]["mean_iou"]
-    assert metrics["settings"]["training"]["learning_rate"] == 0.03
+    assert metrics["settings"]["training"]["learning_rate"] == 0.01
     with Image.open(trained / "picture.png") as picture:
         assert picture.width > 900
     assert sorted(path.name for path in (trained / "adapter").iterdir()) == [
