@@ -12,7 +12,7 @@ from ..errors import AdapterError
 
 def root_mean_square(prompts: torch.Tensor) -> float:
     """The usual size of a number in `prompts`."""
-    return float(prompts.detach().to(torch.float64).square().mean().sqrt())
+    return float(prompts.detach().float().square().mean().sqrt())
 
 
 LOAD_CLASSES = "load them with the adapter's files, or set the class names of the base model first"
