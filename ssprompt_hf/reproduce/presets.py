@@ -170,7 +170,7 @@ def _embedded(data_dirs: list[str]) -> Preset:
         data = {"dataset": f"street-scenes/{scenes}", "dataset_options": {"num_images": 100}, "eval_split": "test"}
         domains[name] = Domain(name, title, data, scenes.partition("/")[2] or "base", ALL_TASKS)
     # seem-nano reads letters: names of the scenes have about eight of them
-    return Preset("embedded", ("seem-nano",), domains, StepSetting(256, 512, 150, 8, 9))
+    return Preset("embedded", ("seem-nano",), domains, StepSetting(288, 576, 150, 8, 9))
 
 
 def _camvid(data_dirs: list[str]) -> Preset:
