@@ -97,6 +97,7 @@ def train_adapter(
         "train_seconds": round(seconds, 2),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "steps": trainer.state.global_step,
+        "kept_share": round(trainer.kept_share, 4),
         "base_model": model.peft_config["default"].base_model_name_or_path,
         "dataset": images.name,
         "shots": None if selection is None else selection.to_dict(),

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,8 +30,12 @@ from .evaluation import TaskEvaluation
 from .examples import EvaluationExamples, SegmentationExamples, TrainingBatchSampler, collate_examples
 from .feature_cache import Entry, FeatureCache, FeatureSource, model_inputs
 from .losses import MatchingLoss, SemanticLoss
+from .shrinkage import INTERVALS, TrainingPath, nearest_share
 
 logger = logging.get_logger(__name__)
+
+# So many training images are looked at to find out how far prompts may go back.
+SHRINKAGE_IMAGES = 64
 
 
 class PromptDataLoader(DataLoader):
@@ -61,7 +66,8 @@ class SSPromptTrainer(Trainer):
             `eval_dataset` are kept, too. By default the cache is made by `args` and goes with the trainer.
         kwargs: those of `transformers.Trainer`.
 
-    `exporter` may be set to a `PredictionExporter` before `evaluate`.
+    `exporter` may be set to a `PredictionExporter` before `evaluate`. After training, `kept_share` tells how much of the
+    way from the first to the last prompts was kept (see `SSPromptTrainingArguments.shrinkage`).
 
     Raises:
         SSPromptError: the data sets' classes are not those of the model in number or order, or nothing in the model
@@ -85,6 +91,7 @@ class SSPromptTrainer(Trainer):
         self.image_processor = image_processor
         self.compare_zero_shot = False
         self.exporter: PredictionExporter | None = None
+        self.kept_share = 1.0
         super().__init__(
             model=model,
             args=args,
@@ -259,12 +266,46 @@ class SSPromptTrainer(Trainer):
     # Training
 
     def train(self, *args: Any, **kwargs: Any):
-        """As in `transformers`; afterwards the files that stood in for the memory of several processes are removed."""
+        """
+        As in `transformers`; then the prompts go back towards those of the beginning as far as `args.shrinkage` says,
+        and the files that stood in for the memory of several processes are removed.
+        """
+        path = TrainingPath(self.model)
         output = super().train(*args, **kwargs)
+        if self.args.shrinkage > 0:
+            self._shrink(path)
         if self.feature_cache.storage != self.args.feature_cache and not self._shares_cache:
             self.accelerator.wait_for_everyone()
             self.feature_cache.remove(whole_directory=self.args.feature_cache_dir is None)
         return output
+
+    @torch.no_grad()
+    def _shrink(self, path: TrainingPath):
+        """Sets `kept_share`."""
+        count = len(self.train_examples)
+        # where there are many images, some of them tell enough
+        indices = range(0, count, math.ceil(count / SHRINKAGE_IMAGES))
+        mine = indices[self.args.process_index :: self.args.world_size]
+        sums = torch.zeros(INTERVALS + 1, dtype=torch.float64)
+        was_training = self.model.training
+        self.model.eval()
+        for first in range(0, len(mine), self.args.train_batch_size):
+            # as they were seen first, which the cache knows
+            places = [(0, index) for index in mine[first : first + self.args.train_batch_size]]
+            inputs = self._prepare_inputs(self.data_collator([self.train_examples[place] for place in places]))
+            entries = self._batch_entries(inputs)
+            for point in range(INTERVALS + 1):
+                path.set_share(point / INTERVALS)
+                with self.compute_loss_context_manager():
+                    sums[point] += self._batch_losses(self.model, inputs, entries).sum().cpu()
+        self.model.train(was_training)
+        path.set_share(1.0)  # also where a process had no image
+        if self.args.world_size > 1:
+            sums = self.accelerator.reduce(sums.to(self.args.device, torch.float32), "sum").cpu()
+        tolerance = self.args.shrinkage / math.sqrt(count)
+        self.kept_share = nearest_share((sums / len(indices)).tolist(), tolerance)
+        path.set_share(self.kept_share)
+        self.log({"kept_share": round(self.kept_share, 4)})
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in `transformers`; learning rates are in units of the size of what is learned
@@ -287,16 +328,22 @@ class SSPromptTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """The mean of the images' losses. Images of one size go through the decoder together."""
+        """The mean of the images' losses."""
+        return self._batch_losses(model, inputs, self._batch_entries(inputs)).mean()
+
+    def _batch_entries(self, inputs: dict[str, Any]) -> list[Entry]:
         pixel_values = inputs.get("pixel_values") or [None] * len(inputs["index"])
-        entries = [
+        return [
             self._entry(self.train_examples, index, flipped, pixels)
             for index, flipped, pixels in zip(inputs["index"].tolist(), inputs["flipped"], pixel_values)
         ]
+
+    def _batch_losses(self, model: nn.Module, inputs: dict[str, Any], entries: list[Entry]) -> torch.Tensor:
+        """`(B,)`, the loss of each image. Images of one size go through the decoder together."""
         groups: dict[tuple, list[int]] = {}
         for place, entry in enumerate(entries):
             groups.setdefault(tuple(entry["padded_size"].tolist()), []).append(place)
-        total = torch.zeros((), device=self.args.device)
+        losses = []
         for places in groups.values():
             outputs = model(
                 **model_inputs([entries[place] for place in places], self.args.device),
@@ -304,9 +351,9 @@ class SSPromptTrainer(Trainer):
                 output_auxiliary_predictions=self.args.auxiliary_loss,
             )
             predictions = [outputs, *(outputs.auxiliary_predictions or ())]
-            for prediction in predictions:
-                total = total + self._image_losses(prediction, inputs, places).sum() / len(predictions)
-        return total / len(entries)
+            losses.append(sum(self._image_losses(prediction, inputs, places) for prediction in predictions))
+            losses[-1] = losses[-1] / len(predictions)
+        return torch.cat(losses)
 
     def _image_losses(self, prediction: Any, inputs: dict[str, Any], places: list[int]) -> torch.Tensor:
         logits = prediction["class_queries_logits"], prediction["masks_queries_logits"]

@@ -281,7 +281,8 @@ def test_two_processes_equal_one_up_to_rounding(tmp_path):
 
 def test_evaluation_equals_a_plain_loop(tmp_path):
     images = mixed_images()
-    trainer = tiny_trainer(tmp_path, train=images, evaluation=images, per_device_eval_batch_size=3, learning_rate=0.1)
+    settings = {"per_device_eval_batch_size": 3, "learning_rate": 0.1, "shrinkage": 0}
+    trainer = tiny_trainer(tmp_path, train=images, evaluation=images, **settings)
     trainer.train()
     metrics = trainer.evaluate()
     both = trainer.evaluate_with_zero_shot()

@@ -1,0 +1,79 @@
+import math
+
+import pytest
+import torch
+from tiny_training import tiny_trainer
+
+from ssprompt_hf.errors import SSPromptError
+from ssprompt_hf.training.arguments import SSPromptTrainingArguments
+from ssprompt_hf.training.shrinkage import MAX_LOST_GAIN, TrainingPath, nearest_share
+
+
+def test_the_path_ends_exactly_where_training_began_and_ended():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(7, 5)
+    model.bias.requires_grad_(False)
+    start, bias = model.weight.detach().clone(), model.bias.clone()
+    path = TrainingPath(model)
+    end = torch.randn(5, 7) * 1e6
+    model.weight.data.copy_(end)
+    path.set_share(0.25)
+    torch.testing.assert_close(model.weight.data, 0.75 * start + 0.25 * end)
+    path.set_share(0.0)
+    assert torch.equal(model.weight, start)
+    path.set_share(1.0)
+    assert torch.equal(model.weight, end) and torch.equal(model.bias, bias)
+
+
+@pytest.mark.parametrize(
+    ("losses", "tolerance", "share"),
+    [
+        ([2.0, 1.0], 0.25, 0.75),  # may rise to 1.25
+        ([4.0, 3.0, 2.0, 1.0, 1.0], 0.5, 0.625),
+        ([4.0, 1.2, 2.0, 1.0], 0.1, 1 - 0.1 / 3),  # only where no point on the way back is worse
+        ([1.1, 1.08, 1.05, 1.0], 0.5, 1 - 0.04 / 0.05 / 3),  # by at most 0.04 of the 0.1 gained
+        ([1.0, 1.0], 0.1, 0.0),  # nothing gained
+        ([1.0, 1.5, 2.0], 0.1, 0.0),  # made worse
+        ([2.0, 1.0], 0.0, 1.0),
+        ([math.nan, 1.0], 0.1, 1.0),
+        ([2.0, math.inf], 0.1, 1.0),
+    ],
+)
+def test_nearest_share(losses, tolerance, share):
+    assert nearest_share(losses, tolerance) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("task", ["semantic", "panoptic"])
+def test_prompts_stop_on_the_way_where_the_loss_may_be(tmp_path, task):
+    settings = {"max_steps": 8, "learning_rate": 0.1, "task": task, "random_flip": False, "disable_tqdm": True}
+    whole = tiny_trainer(tmp_path, shrinkage=0, **settings)
+    start = {name: p.detach().clone() for name, p in whole.model.named_parameters() if p.requires_grad}
+    whole.train()
+    assert whole.kept_share == 1
+    shrunk = tiny_trainer(tmp_path, shrinkage=0.05, **settings)
+    shrunk.train()
+    share = shrunk.kept_share
+    assert 0 < share < 1
+    assert shrunk.state.log_history[-1]["kept_share"] == pytest.approx(share, abs=1e-4)
+    assert shrunk.model.training
+    ends = dict(whole.model.named_parameters())
+    for name, parameter in shrunk.model.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.data, torch.lerp(start[name], ends[name].data, share))
+
+    def loss(trainer):
+        places = [(0, index) for index in range(len(trainer.train_examples))]
+        batch = trainer.data_collator([trainer.train_examples[place] for place in places])
+        return float(trainer.compute_loss(trainer.model.eval(), trainer._prepare_inputs(batch)).detach())
+
+    first, last, here = loss(tiny_trainer(tmp_path, **settings)), loss(whole), loss(shrunk)
+    limit = last + min(0.05 / math.sqrt(5) * last, MAX_LOST_GAIN * (first - last))
+    assert last < here < first
+    # the loss is not quite linear between the points that are measured
+    assert here == pytest.approx(limit, abs=0.1 * (first - last))
+
+
+@pytest.mark.parametrize("value", [-0.1, math.inf, math.nan])
+def test_a_wrong_shrinkage_is_named(tmp_path, value):
+    with pytest.raises(SSPromptError, match=f"shrinkage is {value}"):
+        SSPromptTrainingArguments(output_dir=str(tmp_path), shrinkage=value)
