@@ -163,9 +163,7 @@ def _fill_demo(parser: argparse.ArgumentParser):
     data = {"dataset": DEMO_TASK, "dataset_options": '{"num_images": 100}', "eval_split": "test"}
     _add_fields(parser, "data", DataArguments, data)
     _add_fields(parser, "prompts", PromptArguments, {"shots": 16})
-    # ten times the usual rate, as for all names that the base model does not know
-    defaults = {"output_dir": "out/demo", "learning_rate": 0.1}
-    _add_fields(parser, "training", SSPromptTrainingArguments, defaults)
+    _add_fields(parser, "training", SSPromptTrainingArguments, {"output_dir": "out/demo"})
 
 
 def run_demo(options: argparse.Namespace):

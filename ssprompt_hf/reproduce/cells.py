@@ -132,8 +132,8 @@ class CellRunner:
         own = set(config.__dataclass_fields__) - set(PromptConfig.__dataclass_fields__)
         method = {name: getattr(config, name) for name in sorted(own)}
         settings = self._training_settings(training.task, training.seed)
-        if settings.get("learning_rate", 0) is None:
-            settings["learning_rate"] = config.default_learning_rate
+        defaults = config.training_defaults
+        settings |= {name: value for name, value in defaults.items() if settings.get(name, value) is None}
         return {
             "base_model": self._base(training.base_model),
             "data": data,

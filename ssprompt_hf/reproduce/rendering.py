@@ -140,10 +140,13 @@ def _circumstances(records: Mapping[Cell, dict[str, Any]]) -> list[str]:
         lines.append(f"Base model: {', '.join(fingerprints)}.")
     trained = [one["settings"]["adapter"]["training"] for one in records.values() if one["settings"].get("adapter")]
     if trained:
-        told = ("optim", "semantic_loss", "learning_rate", "max_steps")
+        told = ("optim", "semantic_loss", "learning_rate", "max_steps", "shrinkage")
         values = {name: dict.fromkeys(str(one[name]) for one in trained if name in one) for name in told}
         listed = ", ".join(f"{name} {' and '.join(found)}" for name, found in values.items() if found)
-        lines.append(f"Trained with {listed}. The paper trains with SGD and cross-entropy, at rates not known to us.")
+        lines.append(
+            f"Trained with {listed}. The paper trains with SGD and cross-entropy, at rates not known to us, and does "
+            "not shrink what was learned."
+        )
     seconds = [record["training_seconds"] for record in records.values() if "training_seconds" in record]
     if seconds:
         lines.append(

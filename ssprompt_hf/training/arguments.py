@@ -53,9 +53,11 @@ class SSPromptTrainingArguments(TrainingArguments):
         loss_resolution: `"mask"` or `"label"`, see `SemanticLoss`.
         auxiliary_loss: also train the predictions before each decoder layer; the loss is then the mean over them.
         random_flip: mirror half of the training images.
-        shrinkage: how far the learned prompts go back towards those that training began with. They keep so much of the
-            way that the mean loss of the training images rises by at most this share divided by the square root of
-            the number of images: by a tenth with 16 images. 0 keeps all of it.
+        shrinkage: how far the learned prompts go back towards those that training began with. They keep so much of
+            the way that the mean loss of the training images rises by at most this share divided by the square root
+            of the number of images (by a tenth with 16 images, if it is 0.4), and at least 60 % of what was gained. 0
+            keeps all of it. By default 0.4 for methods that start as the base model is, and 0 for others
+            (`training_defaults` of the adapter's configuration).
         feature_cache: `"memory"`, `"device"`, `"disk"` or `"none"`: where the results of the frozen part are kept.
         feature_cache_dir: folder for `"disk"`; by default `feature_cache` in `output_dir`. With several processes,
             files are used for `"memory"` too, so that no process repeats what another has computed.
@@ -101,11 +103,12 @@ class SSPromptTrainingArguments(TrainingArguments):
     loss_resolution: str = field(default="mask", metadata={"help": "resolution of the semantic loss: mask or label"})
     auxiliary_loss: bool = field(default=False, metadata={"help": "also train the predictions before each layer"})
     random_flip: bool = field(default=True, metadata={"help": "mirror half of the training images"})
-    shrinkage: float = field(
-        default=0.4,
+    shrinkage: float | None = field(
+        default=None,
         metadata={
-            "help": "after training, go back towards the first prompts until the training loss has risen by this share "
-            "over the square root of the number of images (0: stay)"
+            "help": "after training, go back towards the first prompts until the training loss has risen by this "
+            "share over the square root of the number of images (0: stay; default: 0.4 for methods that start as the "
+            "base model, else 0)"
         },
     )
     feature_cache: str = field(default="memory", metadata={"help": f"one of {', '.join(STORAGES)}"})
@@ -140,7 +143,7 @@ class SSPromptTrainingArguments(TrainingArguments):
             raise SSPromptError(f"num_train_epochs is {self.num_train_epochs}; it must be positive")
         if self.feature_cache_gb <= 0:
             raise SSPromptError(f"feature_cache_gb is {self.feature_cache_gb}; it must be positive")
-        if not 0 <= self.shrinkage < float("inf"):
+        if self.shrinkage is not None and not 0 <= self.shrinkage < float("inf"):
             raise SSPromptError(f"shrinkage is {self.shrinkage}; it must be 0 or more")
         if not self.batch_eval_metrics or self.remove_unused_columns:
             raise SSPromptError("SSPromptTrainer needs batch_eval_metrics=True and remove_unused_columns=False")

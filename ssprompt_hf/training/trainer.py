@@ -34,6 +34,8 @@ from .shrinkage import INTERVALS, TrainingPath, nearest_share
 
 logger = logging.get_logger(__name__)
 
+# Of adapters that are none of ours.
+OTHER_DEFAULTS = {"learning_rate": TrainingArguments.learning_rate, "shrinkage": 0.0}
 # So many training images are looked at to find out how far prompts may go back.
 SHRINKAGE_IMAGES = 64
 
@@ -66,8 +68,8 @@ class SSPromptTrainer(Trainer):
             `eval_dataset` are kept, too. By default the cache is made by `args` and goes with the trainer.
         kwargs: those of `transformers.Trainer`.
 
-    `exporter` may be set to a `PredictionExporter` before `evaluate`. After training, `kept_share` tells how much of the
-    way from the first to the last prompts was kept (see `SSPromptTrainingArguments.shrinkage`).
+    `exporter` may be set to a `PredictionExporter` before `evaluate`. After training, `kept_share` tells how much of
+    the way from the first to the last prompts was kept (see `SSPromptTrainingArguments.shrinkage`).
 
     Raises:
         SSPromptError: the data sets' classes are not those of the model in number or order, or nothing in the model
@@ -84,7 +86,7 @@ class SSPromptTrainer(Trainer):
         feature_cache: FeatureCache | None = None,
         **kwargs: Any,
     ):
-        args = _with_learning_rate(args, model)
+        args = _with_method_defaults(args, model)
         if args.n_gpu > 1:
             # DataParallel would split the features of a batch at every step; several GPUs are for several processes
             args._n_gpu = 1
@@ -468,16 +470,18 @@ class SSPromptTrainer(Trainer):
         return metrics | {f"iou_{name}": value for name, value in scores["per_class_iou"].items()}
 
 
-def _with_learning_rate(args: SSPromptTrainingArguments, model: nn.Module) -> SSPromptTrainingArguments:
-    """`args`, or a copy with the learning rate of the active adapter's method where none is given."""
-    if args.learning_rate is not None:
-        return args
+def _with_method_defaults(args: SSPromptTrainingArguments, model: nn.Module) -> SSPromptTrainingArguments:
+    """`args`, or a copy in which what is not given is as suits the method of the active adapter."""
     config = None
     if hasattr(model, "peft_config"):
         active = model.active_adapters  # a property of PEFT's models, a method of transformers'
         config = model.peft_config[(active() if callable(active) else active)[0]]
-    args = copy.copy(args)
-    args.learning_rate = getattr(config, "default_learning_rate", TrainingArguments.learning_rate)
+    defaults = getattr(config, "training_defaults", OTHER_DEFAULTS)
+    missing = {name: value for name, value in defaults.items() if getattr(args, name) is None}
+    if missing:
+        args = copy.copy(args)
+        for name, value in missing.items():
+            setattr(args, name, value)
     return args
 
 

@@ -14,6 +14,8 @@ from ..file_utils import write_json
 TASKS = ("semantic", "instance", "panoptic")
 ANY_BASE_MODEL = "any"
 """As `base_model_fingerprint`: load the adapter onto whatever model has the right shapes."""
+DEFAULT_SHRINKAGE = 0.4
+"""`SSPromptTrainingArguments.shrinkage` of methods that start as the base model; chosen as the learning rates are."""
 
 
 class PromptPeftType(str, enum.Enum):
@@ -133,7 +135,19 @@ class PromptConfig(PeftConfig):
         What training starts from where no learning rate is given, in units of the size of what is learned: chosen for
         each method by the same sweep over images that no table reports (`benchmarks/results/sweep.json`).
         """
-        return 0.01
+        return 0.1
+
+    @property
+    def starts_as_base_model(self) -> bool:
+        """Whether an untrained adapter segments as the base model does by its class names: then it makes sense to
+        keep what is learned near the beginning."""
+        return False
+
+    @property
+    def training_defaults(self) -> dict[str, float]:
+        """The training arguments that depend on the method, where they are not given."""
+        shrinkage = DEFAULT_SHRINKAGE if self.starts_as_base_model else 0.0
+        return {"learning_rate": self.default_learning_rate, "shrinkage": shrinkage}
 
     def prompt_encoders(self, is_new: bool, is_trainable: bool) -> tuple[str, ...]:
         """

@@ -122,12 +122,19 @@ def test_only_prompts_change(tmp_path):
     assert not trainer.base_model.training
 
 
-def test_the_learning_rate_is_that_of_the_method_unless_it_is_given(tmp_path):
+def test_learning_rate_and_shrinkage_are_those_of_the_method_unless_they_are_given(tmp_path):
     args = SSPromptTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     trainer = SSPromptTrainer(tiny_adapted(), args, tiny_processor(), tiny_images())
     assert trainer.args.learning_rate == SSPromptConfig().default_learning_rate
-    assert args.learning_rate is None  # the same arguments may serve another method
-    assert tiny_trainer(tmp_path, learning_rate=0.25).args.learning_rate == 0.25
+    assert trainer.args.shrinkage == SSPromptConfig().training_defaults["shrinkage"] > 0
+    assert args.learning_rate is None and args.shrinkage is None  # the same arguments may serve another method
+    given = tiny_trainer(tmp_path, learning_rate=0.25, shrinkage=0.0).args
+    assert (given.learning_rate, given.shrinkage) == (0.25, 0)
+    # what does not start as the base model has no reason to go back there
+    away = tiny_trainer(tmp_path, tiny_adapted(init_embeddings="normal"))
+    assert away.args.shrinkage == 0
+    away.train()
+    assert away.kept_share == 1
 
 
 def test_learning_rates_are_relative_to_the_size_of_the_prompts(tmp_path):

@@ -101,6 +101,12 @@ class SSPromptConfig(PromptConfig):
         spatial, semantic = (any(self.learned_parts(kind)) for kind in ("spatial", "semantic"))
         return "SSPrompt" if spatial and semantic else "SpaPrompt" if spatial else "SemPrompt"
 
+    @property
+    def starts_as_base_model(self) -> bool:
+        """See [`PromptConfig.starts_as_base_model`]: not from other embeddings, or from points."""
+        samples_points = self.spatial_source == "point_grid" and any(self.learned_parts("spatial"))
+        return self.init_embeddings != "normal" and not samples_points
+
     def prompt_encoders(self, is_new: bool, is_trainable: bool) -> tuple[str, ...]:
         """See [`PromptConfig.prompt_encoders`]."""
         samples_points = self.spatial_source == "point_grid" and any(self.learned_parts("spatial"))
