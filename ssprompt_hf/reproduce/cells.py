@@ -32,7 +32,7 @@ from ..file_utils import write_json
 from ..hub.base_models import resolve_base_model
 from ..models.fingerprint import model_fingerprint
 from ..models.seem.modeling_seem import SeemForUniversalSegmentation
-from ..training.arguments import SSPromptTrainingArguments
+from ..training.arguments import SSPromptTrainingArguments, open_arguments
 from ..training.run import (
     ADAPTER,
     in_percent,
@@ -116,6 +116,7 @@ class CellRunner:
         if isinstance(work, StepCost):
             settings = {**dataclasses.asdict(work), "device": self.device, "threads": torch.get_num_threads()}
             settings["training"] = self._training_settings("semantic", 0)
+            settings["training"].pop("shrinkage")  # which comes after the last step
         else:
             data = dataclasses.asdict(work.domain.arguments(work.base_model))
             data = {name: value for name, value in data.items() if name not in ("base_model", "train_split")}
@@ -132,8 +133,7 @@ class CellRunner:
         own = set(config.__dataclass_fields__) - set(PromptConfig.__dataclass_fields__)
         method = {name: getattr(config, name) for name in sorted(own)}
         settings = self._training_settings(training.task, training.seed)
-        defaults = config.training_defaults
-        settings |= {name: value for name, value in defaults.items() if settings.get(name, value) is None}
+        settings |= open_arguments(self._arguments(training.task, training.seed), config.training_defaults)
         return {
             "base_model": self._base(training.base_model),
             "data": data,

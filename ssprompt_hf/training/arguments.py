@@ -55,9 +55,10 @@ class SSPromptTrainingArguments(TrainingArguments):
         random_flip: mirror half of the training images.
         shrinkage: how far the learned prompts go back towards those that training began with. They keep so much of
             the way that the mean loss of the training images rises by at most this share divided by the square root
-            of the number of images (by a tenth with 16 images, if it is 0.4), and at least 60 % of what was gained. 0
-            keeps all of it. By default 0.4 for methods that start as the base model is, and 0 for others
-            (`training_defaults` of the adapter's configuration).
+            of the number of images (by a tenth with 16 images, if it is 0.4), and at least 40 % of what was gained; at
+            most 64 images are looked at. 0 keeps all of it. By default the `default_shrinkage` of the adapter's
+            configuration. Evaluations and checkpoints during training have not gone back, and with
+            `load_best_model_at_end` nothing does.
         feature_cache: `"memory"`, `"device"`, `"disk"` or `"none"`: where the results of the frozen part are kept.
         feature_cache_dir: folder for `"disk"`; by default `feature_cache` in `output_dir`. With several processes,
             files are used for `"memory"` too, so that no process repeats what another has computed.
@@ -107,8 +108,8 @@ class SSPromptTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "after training, go back towards the first prompts until the training loss has risen by this "
-            "share over the square root of the number of images (0: stay; default: 0.4 for methods that start as the "
-            "base model, else 0)"
+            "share over the square root of the number of images (0: stay; default: 0.4 for SSPrompt and its halves, "
+            "else 0)"
         },
     )
     feature_cache: str = field(default="memory", metadata={"help": f"one of {', '.join(STORAGES)}"})
@@ -143,7 +144,22 @@ class SSPromptTrainingArguments(TrainingArguments):
             raise SSPromptError(f"num_train_epochs is {self.num_train_epochs}; it must be positive")
         if self.feature_cache_gb <= 0:
             raise SSPromptError(f"feature_cache_gb is {self.feature_cache_gb}; it must be positive")
-        if self.shrinkage is not None and not 0 <= self.shrinkage < float("inf"):
-            raise SSPromptError(f"shrinkage is {self.shrinkage}; it must be 0 or more")
+        if self.shrinkage is not None:
+            self.shrinkage = float(self.shrinkage)
+            if not 0 <= self.shrinkage < float("inf"):
+                raise SSPromptError(f"shrinkage is {self.shrinkage}; it must be 0 or more")
         if not self.batch_eval_metrics or self.remove_unused_columns:
             raise SSPromptError("SSPromptTrainer needs batch_eval_metrics=True and remove_unused_columns=False")
+
+
+def open_arguments(args: SSPromptTrainingArguments, defaults: dict) -> dict:
+    """
+    What `args` leaves to the method.
+
+    Args:
+        defaults: `training_defaults` of the adapter's configuration.
+
+    Returns:
+        those of them that `args` does not give.
+    """
+    return {name: value for name, value in defaults.items() if getattr(args, name) is None}

@@ -7,14 +7,18 @@ networks. Here training images choose the point: the one nearest to the start at
 than a given share.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import TrainerCallback
 
 INTERVALS = 10
 # However little there was to gain, this share of it is given away at most.
-MAX_LOST_GAIN = 0.4
+MAX_LOST_GAIN = 0.6
+START = "training_start.safetensors"
 
 
 class TrainingPath:
@@ -23,22 +27,47 @@ class TrainingPath:
     `set_share` is first called.
 
     Args:
-        model: with at least one parameter that requires a gradient.
+        model: what is trained.
     """
 
     def __init__(self, model: nn.Module):
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.start = [parameter.detach().clone() for parameter in self.parameters]
-        self.end: list[torch.Tensor] | None = None
+        learned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.parameters = learned
+        self.start = {name: parameter.detach().clone() for name, parameter in learned.items()}
+        self.end: dict[str, torch.Tensor] | None = None
 
     @torch.no_grad()
     def set_share(self, share: float) -> None:
         """Give the parameters their values at `share` of the way: 0 is the start, 1 the end, both exactly."""
         if self.end is None:
-            self.end = [parameter.detach().clone() for parameter in self.parameters]
-        for parameter, start, end in zip(self.parameters, self.start, self.end):
+            self.end = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        for name, parameter in self.parameters.items():
             # lerp computes from the nearer end, and so gives both ends exactly
-            parameter.copy_(torch.lerp(start.to(end), end, share))
+            end = self.end[name]
+            parameter.copy_(torch.lerp(self.start[name].to(end), end, share))
+
+    def save(self, folder: str) -> None:
+        """Write the start into a checkpoint: whoever goes on from there need not know how the prompts began."""
+        save_file({name: start.contiguous() for name, start in self.start.items()}, os.path.join(folder, START))
+
+    def load(self, folder: str) -> None:
+        """Take the start from a checkpoint, if it is there and of the same parameters."""
+        path = os.path.join(folder, START)
+        if os.path.isfile(path):
+            stored = load_file(path)
+            if {name: x.shape for name, x in stored.items()} == {name: x.shape for name, x in self.start.items()}:
+                self.start = {name: stored[name].to(start) for name, start in self.start.items()}
+
+
+class AtTrainingEnd(TrainerCallback):
+    """Calls `function` when training ends; the first callback of a trainer, so that all others see what it did."""
+
+    def __init__(self, function: Callable[[], None]):
+        self.function = function
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """See `TrainerCallback`."""
+        self.function()
 
 
 def nearest_share(losses: Sequence[float], tolerance: float) -> float:
@@ -47,22 +76,21 @@ def nearest_share(losses: Sequence[float], tolerance: float) -> float:
 
     Args:
         losses: at equally spaced shares from 0 to 1, at least two.
-        tolerance: share by which the loss may be higher than at the end, as long as most of what the training gained
+        tolerance: share by which the loss may be higher than at the end, as long as some of what the training gained
             is kept (`MAX_LOST_GAIN`).
 
     Returns:
         the smallest share from which on, up to the end, the loss (linear between the given ones) is within the
-        tolerance; 1 if a loss is not finite.
+        tolerance; 0 if the training made the loss worse, 1 if a loss is not finite or nothing changed.
     """
-    if not all(torch.tensor(losses).isfinite()):
+    first, last = losses[0], losses[-1]
+    if not all(torch.tensor(losses).isfinite()) or first == last:
         return 1.0
-    gained = max(losses[0] - losses[-1], 0.0)
-    limit = losses[-1] + min(tolerance * abs(losses[-1]), MAX_LOST_GAIN * gained)
-    place = len(losses) - 1
-    while place > 0 and losses[place - 1] <= limit:
-        place -= 1
-    if place == 0:
+    if first < last:
         return 0.0
+    limit = last + min(tolerance * abs(last), MAX_LOST_GAIN * (first - last))
+    place = len(losses) - 1
+    while losses[place - 1] <= limit:  # ends before the first, which is above the limit
+        place -= 1
     before, here = losses[place - 1], losses[place]
-    # continuous in the losses, so that rounding (of several processes, of other devices) moves the result but little
     return (place - (limit - here) / (before - here)) / (len(losses) - 1)

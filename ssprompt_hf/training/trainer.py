@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast
 from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader
@@ -25,19 +26,19 @@ from ..metrics import confusion_matrix, scores_from_confusion
 from ..models.seem.mask_inference import semantic_segmentation
 from ..models.seem.mask_tiles import MaskGeometry
 from ..tuners.prompt_layer import PromptLayer
-from .arguments import SSPromptTrainingArguments
+from .arguments import SSPromptTrainingArguments, open_arguments
 from .evaluation import TaskEvaluation
 from .examples import EvaluationExamples, SegmentationExamples, TrainingBatchSampler, collate_examples
 from .feature_cache import Entry, FeatureCache, FeatureSource, model_inputs
 from .losses import MatchingLoss, SemanticLoss
-from .shrinkage import INTERVALS, TrainingPath, nearest_share
+from .shrinkage import INTERVALS, AtTrainingEnd, TrainingPath, nearest_share
 
 logger = logging.get_logger(__name__)
 
 # Of adapters that are none of ours.
 OTHER_DEFAULTS = {"learning_rate": TrainingArguments.learning_rate, "shrinkage": 0.0}
-# So many training images are looked at to find out how far prompts may go back.
-SHRINKAGE_IMAGES = 64
+# At most so many training images are looked at to find out how far prompts may go back.
+MAX_SHRINKAGE_IMAGES = 64
 
 
 class PromptDataLoader(DataLoader):
@@ -94,6 +95,7 @@ class SSPromptTrainer(Trainer):
         self.compare_zero_shot = False
         self.exporter: PredictionExporter | None = None
         self.kept_share = 1.0
+        self._path: TrainingPath | None = None
         super().__init__(
             model=model,
             args=args,
@@ -115,6 +117,10 @@ class SSPromptTrainer(Trainer):
         self.feature_cache = self._make_cache() if feature_cache is None else feature_cache
         self._shares_cache = feature_cache is not None
         self._feature_source: FeatureSource | None = None
+        # the best of several evaluations has been chosen by other images, which know better
+        if train_dataset is not None and self.args.shrinkage > 0 and not self.args.load_best_model_at_end:
+            self._path = TrainingPath(self.model)
+            self.callback_handler.callbacks.insert(0, AtTrainingEnd(self._shrink))
 
     @property
     def base_model(self) -> nn.Module:
@@ -171,14 +177,7 @@ class SSPromptTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Batches of this process; not prepared by accelerate, which would divide them once more."""
         args = self.args
-        sampler = TrainingBatchSampler(
-            len(self.train_examples),
-            args.train_batch_size,
-            args.gradient_accumulation_steps,
-            args.world_size,
-            args.process_index,
-            self.train_examples.seed,
-        )
+        sampler = self._sampler()
         self._fill_cache(sampler)
         return PromptDataLoader(
             self.train_examples,
@@ -186,6 +185,17 @@ class SSPromptTrainer(Trainer):
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
+        )
+
+    def _sampler(self) -> TrainingBatchSampler:
+        args = self.args
+        return TrainingBatchSampler(
+            len(self.train_examples),
+            args.train_batch_size,
+            args.gradient_accumulation_steps,
+            args.world_size,
+            args.process_index,
+            self.train_examples.seed,
         )
 
     def get_eval_dataloader(self, eval_dataset: SegmentationDataset | None = None) -> DataLoader:
@@ -267,45 +277,74 @@ class SSPromptTrainer(Trainer):
 
     # Training
 
-    def train(self, *args: Any, **kwargs: Any):
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
         """
-        As in `transformers`; then the prompts go back towards those of the beginning as far as `args.shrinkage` says,
-        and the files that stood in for the memory of several processes are removed.
+        As in `transformers`. At the end, before callbacks for it are called, the prompts go back towards those of the
+        beginning as far as `args.shrinkage` says; what was evaluated and saved before has not gone back. Then the
+        files that stood in for the memory of several processes are removed.
         """
-        path = TrainingPath(self.model)
-        output = super().train(*args, **kwargs)
-        if self.args.shrinkage > 0:
-            self._shrink(path)
+        if self._path is not None:
+            self._path.end = None
+            if not resume_from_checkpoint:
+                self._path = TrainingPath(self.model)
+            if self.args.world_size > 1:
+                self._path.start = broadcast(self._path.start)
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.feature_cache.storage != self.args.feature_cache and not self._shares_cache:
             self.accelerator.wait_for_everyone()
             self.feature_cache.remove(whole_directory=self.args.feature_cache_dir is None)
         return output
 
+    def call_model_init(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """As in `transformers`."""
+        model = super().call_model_init(*args, **kwargs)
+        if self._path is not None:
+            self._path = TrainingPath(model)
+        return model
+
+    def _save_optimizer_and_scheduler(self, output_dir: str):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._path is not None and self.args.should_save:
+            self._path.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self._path is not None and checkpoint is not None:
+            self._path.load(checkpoint)
+
     @torch.no_grad()
-    def _shrink(self, path: TrainingPath):
+    def _shrink(self):
         """Sets `kept_share`."""
-        count = len(self.train_examples)
-        # where there are many images, some of them tell enough
-        indices = range(0, count, math.ceil(count / SHRINKAGE_IMAGES))
-        mine = indices[self.args.process_index :: self.args.world_size]
+        path, sampler = self._path, self._sampler()
+        # images that were learned from, as they were seen first, which the cache knows
+        count = min(len(self.train_examples), self.state.global_step * sampler.step_size)
+        if count == 0:
+            return
+        # where there are many, some of them tell enough
+        places = [sampler.place(place) for place in range(0, count, math.ceil(count / MAX_SHRINKAGE_IMAGES))]
+        mine = places[self.args.process_index :: self.args.world_size]
         sums = torch.zeros(INTERVALS + 1, dtype=torch.float64)
-        was_training = self.model.training
-        self.model.eval()
-        for first in range(0, len(mine), self.args.train_batch_size):
-            # as they were seen first, which the cache knows
-            places = [(0, index) for index in mine[first : first + self.args.train_batch_size]]
-            inputs = self._prepare_inputs(self.data_collator([self.train_examples[place] for place in places]))
-            entries = self._batch_entries(inputs)
-            for point in range(INTERVALS + 1):
-                path.set_share(point / INTERVALS)
-                with self.compute_loss_context_manager():
-                    sums[point] += self._batch_losses(self.model, inputs, entries).sum().cpu()
-        self.model.train(was_training)
-        path.set_share(1.0)  # also where a process had no image
+        path.set_share(1.0)  # also where a process has no image
+        try:
+            for first in range(0, len(mine), self.args.train_batch_size):
+                examples = [self.train_examples[place] for place in mine[first : first + self.args.train_batch_size]]
+                inputs = self._prepare_inputs(self.data_collator(examples))
+                entries = self._batch_entries(inputs)
+                for point in range(INTERVALS + 1):
+                    path.set_share(point / INTERVALS)
+                    with self.compute_loss_context_manager():
+                        sums[point] += self._batch_losses(self.model, inputs, entries).sum().cpu()
+        finally:
+            path.set_share(1.0)
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(sums.to(self.args.device, torch.float32), "sum").cpu()
-        tolerance = self.args.shrinkage / math.sqrt(count)
-        self.kept_share = nearest_share((sums / len(indices)).tolist(), tolerance)
+        losses = (sums / len(places)).tolist()
+        self.kept_share = nearest_share(losses, self.args.shrinkage / math.sqrt(count))
+        if self.kept_share == 0:
+            logger.warning(
+                f"training raised the loss of its own images from {losses[0]:.4g} to {losses[-1]:.4g} and was undone: "
+                "try a smaller learning_rate (shrinkage=0 keeps what was learned)"
+            )
         path.set_share(self.kept_share)
         self.log({"kept_share": round(self.kept_share, 4)})
 
@@ -345,7 +384,7 @@ class SSPromptTrainer(Trainer):
         groups: dict[tuple, list[int]] = {}
         for place, entry in enumerate(entries):
             groups.setdefault(tuple(entry["padded_size"].tolist()), []).append(place)
-        losses = []
+        losses: list[torch.Tensor] = [None] * len(entries)
         for places in groups.values():
             outputs = model(
                 **model_inputs([entries[place] for place in places], self.args.device),
@@ -353,9 +392,10 @@ class SSPromptTrainer(Trainer):
                 output_auxiliary_predictions=self.args.auxiliary_loss,
             )
             predictions = [outputs, *(outputs.auxiliary_predictions or ())]
-            losses.append(sum(self._image_losses(prediction, inputs, places) for prediction in predictions))
-            losses[-1] = losses[-1] / len(predictions)
-        return torch.cat(losses)
+            group = sum(self._image_losses(prediction, inputs, places) for prediction in predictions)
+            for place, loss in zip(places, group / len(predictions)):
+                losses[place] = loss
+        return torch.stack(losses)
 
     def _image_losses(self, prediction: Any, inputs: dict[str, Any], places: list[int]) -> torch.Tensor:
         logits = prediction["class_queries_logits"], prediction["masks_queries_logits"]
@@ -476,8 +516,7 @@ def _with_method_defaults(args: SSPromptTrainingArguments, model: nn.Module) -> 
     if hasattr(model, "peft_config"):
         active = model.active_adapters  # a property of PEFT's models, a method of transformers'
         config = model.peft_config[(active() if callable(active) else active)[0]]
-    defaults = getattr(config, "training_defaults", OTHER_DEFAULTS)
-    missing = {name: value for name, value in defaults.items() if getattr(args, name) is None}
+    missing = open_arguments(args, getattr(config, "training_defaults", OTHER_DEFAULTS))
     if missing:
         args = copy.copy(args)
         for name, value in missing.items():

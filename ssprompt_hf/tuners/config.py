@@ -14,8 +14,6 @@ from ..file_utils import write_json
 TASKS = ("semantic", "instance", "panoptic")
 ANY_BASE_MODEL = "any"
 """As `base_model_fingerprint`: load the adapter onto whatever model has the right shapes."""
-DEFAULT_SHRINKAGE = 0.4
-"""`SSPromptTrainingArguments.shrinkage` of methods that start as the base model; chosen as the learning rates are."""
 
 
 class PromptPeftType(str, enum.Enum):
@@ -135,19 +133,21 @@ class PromptConfig(PeftConfig):
         What training starts from where no learning rate is given, in units of the size of what is learned: chosen for
         each method by the same sweep over images that no table reports (`benchmarks/results/sweep.json`).
         """
-        return 0.1
+        return 0.03
 
     @property
-    def starts_as_base_model(self) -> bool:
-        """Whether an untrained adapter segments as the base model does by its class names: then it makes sense to
-        keep what is learned near the beginning."""
-        return False
+    def default_shrinkage(self) -> float:
+        """How far prompts go back after training where nothing else is given; chosen in the same way. There is no
+        reason to go back to what is no better than what was learned."""
+        return 0.0
 
     @property
     def training_defaults(self) -> dict[str, float]:
         """The training arguments that depend on the method, where they are not given."""
-        shrinkage = DEFAULT_SHRINKAGE if self.starts_as_base_model else 0.0
-        return {"learning_rate": self.default_learning_rate, "shrinkage": shrinkage}
+        return {
+            "learning_rate": self.default_learning_rate,
+            "shrinkage": self.default_shrinkage,
+        }
 
     def prompt_encoders(self, is_new: bool, is_trainable: bool) -> tuple[str, ...]:
         """

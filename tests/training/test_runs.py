@@ -15,6 +15,7 @@ from ssprompt_hf.cli import main
 from ssprompt_hf.data.loading import load_street_scenes
 from ssprompt_hf.ssprompt_model import SSPromptModel
 from ssprompt_hf.training import run
+from ssprompt_hf.tuners.ssprompt import SSPromptConfig
 
 EXAMPLES = SCRIPT.parents[2] / "examples"
 SCENES = ["--dataset", "street-scenes/fog", "--dataset_options", '{"num_images": 6, "size": [32, 64]}']
@@ -46,7 +47,7 @@ def test_training_writes_adapter_metrics_and_picture(trained):
     assert metrics["steps"] == 4 and metrics["evaluation_images"] == 6 and metrics["train_seconds"] > 0
     assert 0 <= metrics["zero_shot_miou"] <= 100 and 0 <= metrics["ssprompt_miou"] <= 100
     assert metrics["ssprompt_miou"] == metrics["scores"]["adapted"]["mean_iou"]
-    assert metrics["settings"]["training"]["learning_rate"] == 0.01
+    assert metrics["settings"]["training"]["learning_rate"] == SSPromptConfig().default_learning_rate
     with Image.open(trained / "picture.png") as picture:
         assert picture.width > 900
     assert sorted(path.name for path in (trained / "adapter").iterdir()) == [

@@ -2,7 +2,8 @@ import math
 
 import pytest
 import torch
-from tiny_training import tiny_trainer
+from tiny_training import tiny_adapted, tiny_images, tiny_trainer
+from transformers import TrainerCallback
 
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments
@@ -31,9 +32,10 @@ def test_the_path_ends_exactly_where_training_began_and_ended():
         ([2.0, 1.0], 0.25, 0.75),  # may rise to 1.25
         ([4.0, 3.0, 2.0, 1.0, 1.0], 0.5, 0.625),
         ([4.0, 1.2, 2.0, 1.0], 0.1, 1 - 0.1 / 3),  # only where no point on the way back is worse
-        ([1.1, 1.08, 1.05, 1.0], 0.5, 1 - 0.04 / 0.05 / 3),  # by at most 0.04 of the 0.1 gained
-        ([1.0, 1.0], 0.1, 0.0),  # nothing gained
+        ([1.1, 1.08, 1.05, 1.0], 0.5, (2 - 0.01 / 0.03) / 3),  # by at most 0.06 of the 0.1 gained
+        ([1.0, 1.0], 0.1, 1.0),  # nothing changed
         ([1.0, 1.5, 2.0], 0.1, 0.0),  # made worse
+        ([1.0, 5.0, 2.0], 0.1, 0.0),
         ([2.0, 1.0], 0.0, 1.0),
         ([math.nan, 1.0], 0.1, 1.0),
         ([2.0, math.inf], 0.1, 1.0),
@@ -55,7 +57,6 @@ def test_prompts_stop_on_the_way_where_the_loss_may_be(tmp_path, task):
     share = shrunk.kept_share
     assert 0 < share < 1
     assert shrunk.state.log_history[-1]["kept_share"] == pytest.approx(share, abs=1e-4)
-    assert shrunk.model.training
     ends = dict(whole.model.named_parameters())
     for name, parameter in shrunk.model.named_parameters():
         if parameter.requires_grad:
@@ -71,6 +72,91 @@ def test_prompts_stop_on_the_way_where_the_loss_may_be(tmp_path, task):
     assert last < here < first
     # the loss is not quite linear between the points that are measured
     assert here == pytest.approx(limit, abs=0.1 * (first - last))
+
+
+def learned(model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+class AtEnd(TrainerCallback):
+    """Notes what other callbacks see when training ends."""
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        self.seen = learned(model)
+
+
+class StopAt(TrainerCallback):
+    """Somebody interrupts the training."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 4:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("again", ["the same trainer", "another trainer, with other noise"])
+def test_resumed_equals_uninterrupted(tmp_path, again):
+    settings = {"max_steps": 8, "learning_rate": 0.1, "save_steps": 2, "shrinkage": 0.2}
+
+    def trainer(name, seed=0, **kwargs):
+        model = tiny_adapted(init_embeddings="noise")
+        torch.manual_seed(seed)
+        for layer in (model.base_model.model.model.object_queries, model.base_model.model.class_embeddings):
+            layer.ssprompt_embedding["default"].data.add_(0.01 * torch.randn_like(layer.ssprompt_embedding["default"]))
+        return tiny_trainer(tmp_path / name, model, **settings, **kwargs)
+
+    end = AtEnd()
+    whole = trainer("whole", callbacks=[end])
+    whole.train()
+    expected = learned(whole.model)
+    assert 0 < whole.kept_share < 1
+    assert all(torch.equal(end.seen[name], expected[name]) for name in expected)
+    stop = StopAt()
+    killed = trainer("killed", callbacks=[stop])
+    with pytest.raises(KeyboardInterrupt):
+        killed.train()
+    if again == "the same trainer":
+        killed.remove_callback(stop)
+    else:
+        killed = trainer("killed", seed=1)
+    killed.train(resume_from_checkpoint=True)
+    assert killed.kept_share == whole.kept_share
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in learned(killed.model).items())
+
+
+def test_an_interrupt_while_looking_for_the_point_loses_nothing(tmp_path):
+    settings = {"max_steps": 4, "learning_rate": 0.1}
+    whole = tiny_trainer(tmp_path, shrinkage=0, **settings)
+    whole.train()
+    trainer, calls = tiny_trainer(tmp_path, shrinkage=0.4, **settings), []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 4 + 5:
+            raise KeyboardInterrupt
+        return losses(*args)
+
+    losses, trainer._batch_losses = trainer._batch_losses, interrupted
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    ends = learned(whole.model)
+    assert all(torch.equal(tensor, ends[name]) for name, tensor in learned(trainer.model).items())
+
+
+def test_a_training_that_made_things_worse_is_undone(tmp_path, caplog):
+    trainer = tiny_trainer(tmp_path, max_steps=6, learning_rate=30.0, shrinkage=0.4)
+    start = learned(trainer.model)
+    trainer.train()
+    assert trainer.kept_share == 0
+    assert all(torch.equal(tensor, start[name]) for name, tensor in learned(trainer.model).items())
+
+
+def test_the_best_of_several_evaluations_stays_as_it_is(tmp_path):
+    settings = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "load_best_model_at_end": True}
+    settings |= {"metric_for_best_model": "mean_iou", "learning_rate": 0.1}
+    trainer = tiny_trainer(tmp_path, evaluation=tiny_images(3, "validation"), shrinkage=0.4, **settings)
+    trainer.train()
+    assert trainer.kept_share == 1
+    assert trainer.evaluate()["eval_mean_iou"] == trainer.state.best_metric
 
 
 @pytest.mark.parametrize("value", [-0.1, math.inf, math.nan])

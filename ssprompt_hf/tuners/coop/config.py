@@ -61,11 +61,6 @@ class CoOpConfig(TextPromptConfig):
         """See [`PromptConfig.default_learning_rate`]."""
         return 0.3
 
-    @property
-    def starts_as_base_model(self) -> bool:
-        """See [`PromptConfig.starts_as_base_model`]: nearly so from words that were chosen, not from random ones."""
-        return self.context is not None
-
     def _surroundings(self, template: str) -> tuple[str, str]:
         if self.suffix is None:
             self.suffix = template.split("{}")[1]

@@ -41,12 +41,7 @@ class LOCNConfig(TextPromptConfig):
     @property
     def default_learning_rate(self) -> float:
         """See [`PromptConfig.default_learning_rate`]."""
-        return 0.3
-
-    @property
-    def starts_as_base_model(self) -> bool:
-        """See [`PromptConfig.starts_as_base_model`]: from the words of the names."""
-        return self.words_per_class == "name"
+        return 0.1
 
     def _surroundings(self, template: str) -> tuple[str, str]:
         self.template = self.template or template

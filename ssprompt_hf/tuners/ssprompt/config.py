@@ -102,10 +102,10 @@ class SSPromptConfig(PromptConfig):
         return "SSPrompt" if spatial and semantic else "SpaPrompt" if spatial else "SemPrompt"
 
     @property
-    def starts_as_base_model(self) -> bool:
-        """See [`PromptConfig.starts_as_base_model`]: not from other embeddings, or from points."""
+    def default_shrinkage(self) -> float:
+        """See [`PromptConfig.default_shrinkage`]: 0 where training does not begin with zero-shot segmentation."""
         samples_points = self.spatial_source == "point_grid" and any(self.learned_parts("spatial"))
-        return self.init_embeddings != "normal" and not samples_points
+        return 0.0 if samples_points or self.init_embeddings == "normal" else 0.4
 
     def prompt_encoders(self, is_new: bool, is_trainable: bool) -> tuple[str, ...]:
         """See [`PromptConfig.prompt_encoders`]."""
