@@ -260,6 +260,7 @@ class CellRunner:
         record = {
             "training_seconds": round(seconds, 2),
             "steps": trainer.state.global_step,
+            "kept_share": round(trainer.kept_share, 4),
             "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
             "training_images": len(trainer.train_dataset),
             "shots": selection.to_dict(),

@@ -1,0 +1,87 @@
+"""Scores along the way from the first prompts to the learned ones.
+
+    python benchmarks/shrinkage.py --domains fog night both --data_dir data/camvid
+
+Learns SSPrompt adapters on `seem-nano` from 16 shots and keeps 0 to 1 of the way: training loss, and mean IoU in
+percent on validation scenes (or the last third of a folder's training images). Marks what `--shrinkage 0.4` keeps.
+"""
+
+import argparse
+import logging
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+from sweep import BASE_MODEL, SHOTS, held_out_photographs, validation_domains
+from transformers import PrinterCallback
+
+from ssprompt_hf.errors import SSPromptError
+from ssprompt_hf.reproduce.presets import Domain
+from ssprompt_hf.training.arguments import SSPromptTrainingArguments
+from ssprompt_hf.training.feature_cache import FeatureCache
+from ssprompt_hf.training.run import prepare_training, select_training_images
+from ssprompt_hf.training.settings import PromptArguments
+from ssprompt_hf.training.shrinkage import INTERVALS, TrainingPath, nearest_share
+
+
+def scores_on_the_way(domain: Domain, seed: int, learning_rate: float, folder: str) -> tuple[list, list]:
+    """Mean training loss and mean IoU at equally spaced shares of the way."""
+    data, prompts = domain.arguments(BASE_MODEL), PromptArguments(shots=SHOTS, allow_fewer=True)
+    args = SSPromptTrainingArguments(
+        output_dir=folder,
+        seed=seed,
+        learning_rate=learning_rate,
+        shrinkage=0,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    images = data.load(data.train_split, "semantic")
+    selection = select_training_images(images, prompts, seed)
+    # a cache of our own, as it keeps the images of the evaluations, too
+    trainer = prepare_training(
+        data, prompts, args, images, selection, data.load_evaluation("semantic"), FeatureCache(max_bytes=8 * 2**30)
+    )
+    trainer.remove_callback(PrinterCallback)
+    path = TrainingPath(trainer.model)
+    trainer.train()
+    losses, scores = [], []
+    for point in range(INTERVALS + 1):
+        path.set_share(point / INTERVALS)
+        examples = [trainer.train_examples[0, index] for index in range(len(trainer.train_examples))]
+        with torch.no_grad():
+            inputs = trainer.data_collator(examples)
+            losses.append(float(trainer.compute_loss(trainer.model, inputs)))
+        scores.append(100 * trainer.evaluate_by_class()["mean_iou"])
+    return losses, scores
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--domains", nargs="*", default=["fog", "night", "both"])
+    parser.add_argument("--data_dir", type=Path, help="a folder like CamVid, for the domain photographs")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--num_images", type=int, default=40, help="validation scenes of a domain")
+    parser.add_argument("--learning_rate", type=float, default=0.1)
+    args = parser.parse_args()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        domains = validation_domains(args.domains, args.num_images)
+        if args.data_dir is not None:
+            domains.append(held_out_photographs(args.data_dir, Path(folder) / "photographs"))
+        print("share:", *(f"{point / INTERVALS:.1f}" for point in range(INTERVALS + 1)))
+        for domain in domains:
+            for seed in args.seeds:
+                losses, scores = scores_on_the_way(domain, seed, args.learning_rate, folder)
+                share = nearest_share(losses, 0.4 / math.sqrt(SHOTS))
+                print(f"{domain.name}, seed {seed}: loss", *(f"{loss:.3f}" for loss in losses))
+                print(f"{domain.name}, seed {seed}: mIoU", *(f"{score:.1f}" for score in scores), f"kept {share:.2f}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SSPromptError as error:
+        raise SystemExit(f"error: {error}") from None
