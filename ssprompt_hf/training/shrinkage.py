@@ -7,17 +7,24 @@ networks. Here training images choose the point: the one nearest to the start at
 than a given share.
 """
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
+from accelerate.utils import broadcast
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 INTERVALS = 10
 # However little there was to gain, this share of it is given away at most.
 MAX_LOST_GAIN = 0.6
+# At most so many training images are looked at.
+MAX_IMAGES = 64
 START = "training_start.safetensors"
 
 
@@ -59,17 +66,6 @@ class TrainingPath:
                 self.start = {name: stored[name].to(start) for name, start in self.start.items()}
 
 
-class AtTrainingEnd(TrainerCallback):
-    """Calls `function` when training ends; the first callback of a trainer, so that all others see what it did."""
-
-    def __init__(self, function: Callable[[], None]):
-        self.function = function
-
-    def on_train_end(self, args, state, control, **kwargs):
-        """See `TrainerCallback`."""
-        self.function()
-
-
 def nearest_share(losses: Sequence[float], tolerance: float) -> float:
     """
     How much of the way has to be kept.
@@ -94,3 +90,39 @@ def nearest_share(losses: Sequence[float], tolerance: float) -> float:
         place -= 1
     before, here = losses[place - 1], losses[place]
     return (place - (limit - here) / (before - here)) / (len(losses) - 1)
+
+
+class Shrinkage(TrainerCallback):
+    """
+    Takes the prompts of an `SSPromptTrainer` back when training ends. As its first callback, so that all others see
+    what it did; and sets its `kept_share`.
+    """
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.path = TrainingPath(trainer.model)
+
+    def begin(self, resumed: bool):
+        """A training begins, or one that was interrupted goes on."""
+        self.path.end = None
+        if not resumed:
+            self.path = TrainingPath(self.trainer.model)
+        if self.trainer.args.world_size > 1:
+            self.path.start = broadcast(self.path.start)  # as torch does with the parameters themselves
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """See `TrainerCallback`."""
+        trainer = self.trainer
+        places, count = trainer.first_places(MAX_IMAGES)
+        if not places:
+            return
+        losses = trainer.losses_along(self.path, places).tolist()
+        share = nearest_share(losses, args.shrinkage / math.sqrt(count))
+        if share == 0:
+            logger.warning(
+                f"training raised the loss of its own images from {losses[0]:.4g} to {losses[-1]:.4g} and was undone: "
+                "try a smaller learning_rate (shrinkage=0 keeps what was learned)"
+            )
+        self.path.set_share(share)
+        trainer.kept_share = share
+        trainer.log({"kept_share": round(share, 4)})

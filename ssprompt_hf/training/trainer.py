@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast
 from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader
@@ -31,14 +30,12 @@ from .evaluation import TaskEvaluation
 from .examples import EvaluationExamples, SegmentationExamples, TrainingBatchSampler, collate_examples
 from .feature_cache import Entry, FeatureCache, FeatureSource, model_inputs
 from .losses import MatchingLoss, SemanticLoss
-from .shrinkage import INTERVALS, AtTrainingEnd, TrainingPath, nearest_share
+from .shrinkage import INTERVALS, Shrinkage, TrainingPath
 
 logger = logging.get_logger(__name__)
 
 # Of adapters that are none of ours.
 OTHER_DEFAULTS = {"learning_rate": TrainingArguments.learning_rate, "shrinkage": 0.0}
-# At most so many training images are looked at to find out how far prompts may go back.
-MAX_SHRINKAGE_IMAGES = 64
 
 
 class PromptDataLoader(DataLoader):
@@ -95,7 +92,7 @@ class SSPromptTrainer(Trainer):
         self.compare_zero_shot = False
         self.exporter: PredictionExporter | None = None
         self.kept_share = 1.0
-        self._path: TrainingPath | None = None
+        self._shrinkage: Shrinkage | None = None
         super().__init__(
             model=model,
             args=args,
@@ -119,8 +116,8 @@ class SSPromptTrainer(Trainer):
         self._feature_source: FeatureSource | None = None
         # the best of several evaluations has been chosen by other images, which know better
         if train_dataset is not None and self.args.shrinkage > 0 and not self.args.load_best_model_at_end:
-            self._path = TrainingPath(self.model)
-            self.callback_handler.callbacks.insert(0, AtTrainingEnd(self._shrink))
+            self._shrinkage = Shrinkage(self)
+            self.callback_handler.callbacks.insert(0, self._shrinkage)
 
     @property
     def base_model(self) -> nn.Module:
@@ -283,12 +280,9 @@ class SSPromptTrainer(Trainer):
         beginning as far as `args.shrinkage` says; what was evaluated and saved before has not gone back. Then the
         files that stood in for the memory of several processes are removed.
         """
-        if self._path is not None:
-            self._path.end = None
-            if not resume_from_checkpoint:
-                self._path = TrainingPath(self.model)
-            if self.args.world_size > 1:
-                self._path.start = broadcast(self._path.start)
+        self.kept_share = 1.0
+        if self._shrinkage is not None:
+            self._shrinkage.begin(resumed=bool(resume_from_checkpoint))
         output = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.feature_cache.storage != self.args.feature_cache and not self._shares_cache:
             self.accelerator.wait_for_everyone()
@@ -298,55 +292,48 @@ class SSPromptTrainer(Trainer):
     def call_model_init(self, *args: Any, **kwargs: Any) -> nn.Module:
         """As in `transformers`."""
         model = super().call_model_init(*args, **kwargs)
-        if self._path is not None:
-            self._path = TrainingPath(model)
+        if self._shrinkage is not None:
+            self._shrinkage.path = TrainingPath(model)
         return model
 
     def _save_optimizer_and_scheduler(self, output_dir: str):
         super()._save_optimizer_and_scheduler(output_dir)
-        if self._path is not None and self.args.should_save:
-            self._path.save(output_dir)
+        if self._shrinkage is not None and self.args.should_save:
+            self._shrinkage.path.save(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None):
         super()._load_optimizer_and_scheduler(checkpoint)
-        if self._path is not None and checkpoint is not None:
-            self._path.load(checkpoint)
+        if self._shrinkage is not None and checkpoint is not None:
+            self._shrinkage.path.load(checkpoint)
 
-    @torch.no_grad()
-    def _shrink(self):
-        """Sets `kept_share`."""
-        path, sampler = self._path, self._sampler()
-        # images that were learned from, as they were seen first, which the cache knows
+    def first_places(self, limit: int) -> tuple[list[tuple[int, int]], int]:
+        """Round and index of the training images that were learned from, as each was seen first, or of `limit` of
+        them; and how many were."""
+        sampler = self._sampler()
         count = min(len(self.train_examples), self.state.global_step * sampler.step_size)
-        if count == 0:
-            return
-        # where there are many, some of them tell enough
-        places = [sampler.place(place) for place in range(0, count, math.ceil(count / MAX_SHRINKAGE_IMAGES))]
-        mine = places[self.args.process_index :: self.args.world_size]
+        return [sampler.place(place) for place in range(0, count, math.ceil(count / limit) or 1)], count
+
+    def losses_along(self, path: TrainingPath, places: list[tuple[int, int]]) -> torch.Tensor:
+        """float64 `(INTERVALS + 1,)`: the mean loss of images at equally spaced shares of the way. The frozen part
+        runs once an image; afterwards the prompts are at the end of the way."""
+        args = self.args
+        mine = places[args.process_index :: args.world_size]
         sums = torch.zeros(INTERVALS + 1, dtype=torch.float64)
         path.set_share(1.0)  # also where a process has no image
         try:
-            for first in range(0, len(mine), self.args.train_batch_size):
-                examples = [self.train_examples[place] for place in mine[first : first + self.args.train_batch_size]]
+            for first in range(0, len(mine), args.train_batch_size):
+                examples = [self.train_examples[place] for place in mine[first : first + args.train_batch_size]]
                 inputs = self._prepare_inputs(self.data_collator(examples))
                 entries = self._batch_entries(inputs)
-                for point in range(INTERVALS + 1):
+                for point in reversed(range(INTERVALS + 1)):
                     path.set_share(point / INTERVALS)
-                    with self.compute_loss_context_manager():
+                    with torch.no_grad(), self.compute_loss_context_manager():
                         sums[point] += self._batch_losses(self.model, inputs, entries).sum().cpu()
         finally:
             path.set_share(1.0)
-        if self.args.world_size > 1:
-            sums = self.accelerator.reduce(sums.to(self.args.device, torch.float32), "sum").cpu()
-        losses = (sums / len(places)).tolist()
-        self.kept_share = nearest_share(losses, self.args.shrinkage / math.sqrt(count))
-        if self.kept_share == 0:
-            logger.warning(
-                f"training raised the loss of its own images from {losses[0]:.4g} to {losses[-1]:.4g} and was undone: "
-                "try a smaller learning_rate (shrinkage=0 keeps what was learned)"
-            )
-        path.set_share(self.kept_share)
-        self.log({"kept_share": round(self.kept_share, 4)})
+        if args.world_size > 1:
+            sums = self.accelerator.reduce(sums.to(args.device, torch.float32), "sum").cpu()
+        return sums / len(places)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in `transformers`; learning rates are in units of the size of what is learned
