@@ -86,8 +86,10 @@ def nearest_share(losses: Sequence[float], tolerance: float) -> float:
         return 0.0
     limit = last + min(tolerance * abs(last), MAX_LOST_GAIN * (first - last))
     place = len(losses) - 1
-    while losses[place - 1] <= limit:  # ends before the first, which is above the limit
+    while place > 0 and losses[place - 1] <= limit:
         place -= 1
+    if place == 0:  # the first is above the limit, but for rounding
+        return 0.0
     before, here = losses[place - 1], losses[place]
     return (place - (limit - here) / (before - here)) / (len(losses) - 1)
 

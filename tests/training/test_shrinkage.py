@@ -36,6 +36,7 @@ def test_the_path_ends_exactly_where_training_began_and_ended():
         ([1.0, 1.0], 0.1, 1.0),  # nothing changed
         ([1.0, 1.5, 2.0], 0.1, 0.0),  # made worse
         ([1.0, 5.0, 2.0], 0.1, 0.0),
+        ([1 + 2**-52, 1.0], 0.9, 0.0),  # 0.6 of the last digit is rounded up
         ([2.0, 1.0], 0.0, 1.0),
         ([math.nan, 1.0], 0.1, 1.0),
         ([2.0, math.inf], 0.1, 1.0),
