@@ -3,7 +3,7 @@
     python benchmarks/shrinkage.py --domains fog night both --data_dir data/camvid
 
 Learns SSPrompt adapters on `seem-nano` from 16 shots and keeps 0 to 1 of the way: training loss, and mean IoU in
-percent on validation scenes (or the last third of a folder's training images). Marks what `--shrinkage 0.4` keeps.
+percent on validation scenes (or the last third of a folder's training images). Tells what the default shrinkage keeps.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import math
 import tempfile
 from pathlib import Path
 
-import torch
 from sweep import BASE_MODEL, SHOTS, held_out_photographs, validation_domains
 from transformers import PrinterCallback
 
@@ -22,7 +21,8 @@ from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.training.feature_cache import FeatureCache
 from ssprompt_hf.training.run import prepare_training, select_training_images
 from ssprompt_hf.training.settings import PromptArguments
-from ssprompt_hf.training.shrinkage import INTERVALS, TrainingPath, nearest_share
+from ssprompt_hf.training.shrinkage import INTERVALS, MAX_IMAGES, TrainingPath, nearest_share
+from ssprompt_hf.tuners import SSPromptConfig
 
 
 def scores_on_the_way(domain: Domain, seed: int, learning_rate: float, folder: str) -> tuple[list, list]:
@@ -47,13 +47,10 @@ def scores_on_the_way(domain: Domain, seed: int, learning_rate: float, folder: s
     trainer.remove_callback(PrinterCallback)
     path = TrainingPath(trainer.model)
     trainer.train()
-    losses, scores = [], []
+    losses = trainer.losses_along(path, trainer.first_places(MAX_IMAGES)[0]).tolist()
+    scores = []
     for point in range(INTERVALS + 1):
         path.set_share(point / INTERVALS)
-        examples = [trainer.train_examples[0, index] for index in range(len(trainer.train_examples))]
-        with torch.no_grad():
-            inputs = trainer.data_collator(examples)
-            losses.append(float(trainer.compute_loss(trainer.model, inputs)))
         scores.append(100 * trainer.evaluate_by_class()["mean_iou"])
     return losses, scores
 
@@ -75,7 +72,7 @@ def main():
         for domain in domains:
             for seed in args.seeds:
                 losses, scores = scores_on_the_way(domain, seed, args.learning_rate, folder)
-                share = nearest_share(losses, 0.4 / math.sqrt(SHOTS))
+                share = nearest_share(losses, SSPromptConfig().default_shrinkage / math.sqrt(SHOTS))
                 print(f"{domain.name}, seed {seed}: loss", *(f"{loss:.3f}" for loss in losses))
                 print(f"{domain.name}, seed {seed}: mIoU", *(f"{score:.1f}" for score in scores), f"kept {share:.2f}")
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from tiny_training import tiny_adapted, tiny_images, tiny_trainer
+from tiny_training import prompts, tiny_adapted, tiny_images, tiny_trainer
 from transformers import TrainerCallback
 
 from ssprompt_hf.errors import SSPromptError
@@ -50,7 +50,7 @@ def test_nearest_share(losses, tolerance, share):
 def test_prompts_stop_on_the_way_where_the_loss_may_be(tmp_path, task):
     settings = {"max_steps": 8, "learning_rate": 0.1, "task": task, "random_flip": False, "disable_tqdm": True}
     whole = tiny_trainer(tmp_path, shrinkage=0, **settings)
-    start = {name: p.detach().clone() for name, p in whole.model.named_parameters() if p.requires_grad}
+    start = prompts(whole.model)
     whole.train()
     assert whole.kept_share == 1
     shrunk = tiny_trainer(tmp_path, shrinkage=0.05, **settings)
@@ -58,10 +58,9 @@ def test_prompts_stop_on_the_way_where_the_loss_may_be(tmp_path, task):
     share = shrunk.kept_share
     assert 0 < share < 1
     assert shrunk.state.log_history[-1]["kept_share"] == pytest.approx(share, abs=1e-4)
-    ends = dict(whole.model.named_parameters())
-    for name, parameter in shrunk.model.named_parameters():
-        if parameter.requires_grad:
-            torch.testing.assert_close(parameter.data, torch.lerp(start[name], ends[name].data, share))
+    ends = prompts(whole.model)
+    for name, prompt in prompts(shrunk.model).items():
+        torch.testing.assert_close(prompt, torch.lerp(start[name], ends[name], share))
 
     def loss(trainer):
         places = [(0, index) for index in range(len(trainer.train_examples))]
@@ -75,15 +74,11 @@ def test_prompts_stop_on_the_way_where_the_loss_may_be(tmp_path, task):
     assert here == pytest.approx(limit, abs=0.1 * (first - last))
 
 
-def learned(model) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-
-
 class AtEnd(TrainerCallback):
     """Notes what other callbacks see when training ends."""
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
-        self.seen = learned(model)
+        self.seen = prompts(model)
 
 
 class StopAt(TrainerCallback):
@@ -108,7 +103,7 @@ def test_resumed_equals_uninterrupted(tmp_path, again):
     end = AtEnd()
     whole = trainer("whole", callbacks=[end])
     whole.train()
-    expected = learned(whole.model)
+    expected = prompts(whole.model)
     assert 0 < whole.kept_share < 1
     assert all(torch.equal(end.seen[name], expected[name]) for name in expected)
     stop = StopAt()
@@ -121,7 +116,7 @@ def test_resumed_equals_uninterrupted(tmp_path, again):
         killed = trainer("killed", seed=1)
     killed.train(resume_from_checkpoint=True)
     assert killed.kept_share == whole.kept_share
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in learned(killed.model).items())
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in prompts(killed.model).items())
 
 
 def test_an_interrupt_while_looking_for_the_point_loses_nothing(tmp_path):
@@ -139,16 +134,16 @@ def test_an_interrupt_while_looking_for_the_point_loses_nothing(tmp_path):
     losses, trainer._batch_losses = trainer._batch_losses, interrupted
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    ends = learned(whole.model)
-    assert all(torch.equal(tensor, ends[name]) for name, tensor in learned(trainer.model).items())
+    ends = prompts(whole.model)
+    assert all(torch.equal(tensor, ends[name]) for name, tensor in prompts(trainer.model).items())
 
 
-def test_a_training_that_made_things_worse_is_undone(tmp_path, caplog):
+def test_a_training_that_made_things_worse_is_undone(tmp_path):
     trainer = tiny_trainer(tmp_path, max_steps=6, learning_rate=30.0, shrinkage=0.4)
-    start = learned(trainer.model)
+    start = prompts(trainer.model)
     trainer.train()
     assert trainer.kept_share == 0
-    assert all(torch.equal(tensor, start[name]) for name, tensor in learned(trainer.model).items())
+    assert all(torch.equal(tensor, start[name]) for name, tensor in prompts(trainer.model).items())
 
 
 def test_the_best_of_several_evaluations_stays_as_it_is(tmp_path):

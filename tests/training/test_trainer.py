@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_training import SCRIPT, run_python, tiny_adapted, tiny_images, tiny_processor, tiny_seem, tiny_trainer
+from tiny_training import (
+    SCRIPT,
+    prompts,
+    run_python,
+    tiny_adapted,
+    tiny_images,
+    tiny_processor,
+    tiny_seem,
+    tiny_trainer,
+)
 
 from ssprompt_hf.data.classes import SegmentationClasses
 from ssprompt_hf.data.dataset import SegmentationDataset
@@ -19,10 +28,6 @@ from ssprompt_hf.training.run import unusual_arguments
 from ssprompt_hf.training.shrinkage import START
 from ssprompt_hf.training.trainer import SSPromptTrainer, last_complete_checkpoint
 from ssprompt_hf.tuners.ssprompt import SSPromptConfig
-
-
-def prompts(model) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def trained(tmp_path, **arguments) -> dict[str, torch.Tensor]:

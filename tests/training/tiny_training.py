@@ -79,6 +79,11 @@ def tiny_adapted(**config) -> torch.nn.Module:
     return get_peft_model(tiny_seem(), SSPromptConfig(**config))
 
 
+def prompts(model) -> dict[str, torch.Tensor]:
+    """Copies of all that is learned."""
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
 def tiny_images(count: int = 5, split: str = "train"):
     """Drawn scenes of 32x64 pixels."""
     return load_street_scenes("street-scenes/fog", split, num_images=count, size=(32, 64))

@@ -104,13 +104,15 @@ class SSPromptConfig(PromptConfig):
     @property
     def default_shrinkage(self) -> float:
         """See [`PromptConfig.default_shrinkage`]: 0 where training does not begin with zero-shot segmentation."""
-        samples_points = self.spatial_source == "point_grid" and any(self.learned_parts("spatial"))
-        return 0.0 if samples_points or self.init_embeddings == "normal" else 0.4
+        return 0.0 if self._samples_points or self.init_embeddings == "normal" else 0.4
 
     def prompt_encoders(self, is_new: bool, is_trainable: bool) -> tuple[str, ...]:
         """See [`PromptConfig.prompt_encoders`]."""
-        samples_points = self.spatial_source == "point_grid" and any(self.learned_parts("spatial"))
-        return ("spatial",) if is_new and samples_points else ()
+        return ("spatial",) if is_new and self._samples_points else ()
+
+    @property
+    def _samples_points(self) -> bool:
+        return self.spatial_source == "point_grid" and any(self.learned_parts("spatial"))
 
     def learned_parts(self, kind: str) -> LearnedParts:
         """What is learned of the `"spatial"` or the `"semantic"` prompts."""
