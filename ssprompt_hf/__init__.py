@@ -5,21 +5,47 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .ssprompt_model import SSPromptModel
+    from .training.arguments import SSPromptTrainingArguments
+    from .training.run import evaluate_adapter, train_adapter
+    from .training.settings import DataArguments, PromptArguments
+    from .training.trainer import SSPromptTrainer
     from .tuners import CoOpConfig, LOCNConfig, SSPromptConfig, VSPLConfig
 
 # Imported on first use: `import ssprompt_hf` alone should not wait for torch.
 _EXPORTS = {
     "CoOpConfig": ".tuners",
+    "DataArguments": ".training.settings",
     "LOCNConfig": ".tuners",
+    "PromptArguments": ".training.settings",
     "SSPromptConfig": ".tuners",
     "SSPromptModel": ".ssprompt_model",
+    "SSPromptTrainer": ".training.trainer",
+    "SSPromptTrainingArguments": ".training.arguments",
     "VSPLConfig": ".tuners",
+    "evaluate_adapter": ".training.run",
+    "train_adapter": ".training.run",
 }
 
-__all__ = ["CoOpConfig", "LOCNConfig", "SSPromptConfig", "SSPromptModel", "VSPLConfig"]
+__all__ = [
+    "CoOpConfig",
+    "DataArguments",
+    "LOCNConfig",
+    "PromptArguments",
+    "SSPromptConfig",
+    "SSPromptModel",
+    "SSPromptTrainer",
+    "SSPromptTrainingArguments",
+    "VSPLConfig",
+    "evaluate_adapter",
+    "train_adapter",
+]
 
 
 def __getattr__(name: str):
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_EXPORTS[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,170 @@
+"""How much there is to gain: what other things than prompts learn from the same few images.
+
+    python benchmarks/ceilings.py --domains fog night rain snow --data_dir data/camvid
+
+Mean IoU of `seem-nano` in percent, on test scenes and on the split `val` of the folder, before and after learning
+
+* `prompts`: SSPrompt, as `ssprompt-hf train` does;
+* `linear`: a linear classifier of each pixel's mask features, from nothing: no queries, no default prompts, no class
+  names. It tells what the features of the frozen model hold;
+* `decoder`: all weights of the mask decoder;
+* `model`: those of the image encoder and of the pixel decoder, too: a whole model for every task.
+"""
+
+import argparse
+import itertools
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator
+
+import torch
+from sweep import BASE_MODEL
+from torch import nn
+from torch.nn import functional as F
+from transformers import PrinterCallback
+
+from ssprompt_hf.errors import SSPromptError
+from ssprompt_hf.metrics import confusion_matrix, scores_from_confusion
+from ssprompt_hf.reproduce.presets import make_preset
+from ssprompt_hf.training.arguments import SSPromptTrainingArguments
+from ssprompt_hf.training.examples import EvaluationExamples
+from ssprompt_hf.training.losses import label_shares
+from ssprompt_hf.training.run import prepare_training, select_training_images
+from ssprompt_hf.training.settings import DataArguments, PromptArguments
+from ssprompt_hf.training.trainer import SSPromptTrainer
+
+WEIGHTS = {"decoder": ["mask_decoder"], "model": ["backbone", "pixel_decoder", "mask_decoder"]}
+# Steps and rates, chosen on validation scenes at night and on a part of CamVid's training images: `model` out of 1e-4
+# and 3e-4, `decoder` also 1e-3.
+SETTINGS = {"linear": (600, 1e-2), "decoder": (200, 3e-4), "model": (200, 1e-4)}
+
+
+def batches(trainer: SSPromptTrainer, steps: int) -> Iterator[dict]:
+    """Training batches with pixels, in the order in which prompts learn from them."""
+    loader = trainer.get_train_dataloader()
+
+    def endless():
+        for epoch in itertools.count():
+            loader.set_epoch(epoch)
+            yield from loader
+
+    return itertools.islice(endless(), steps)
+
+
+def fit(parameters: list[nn.Parameter], losses: Iterable[torch.Tensor], steps: int, learning_rate: float) -> None:
+    """AdamW, one step a loss, with a rate that falls linearly to zero."""
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    for loss in losses:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+def learn_weights(trainer: SSPromptTrainer, learned: str) -> dict:
+    """Fine-tune parts of the base model with the loss of the prompts; running statistics and prompts stay."""
+    steps, learning_rate = SETTINGS[learned]
+    model, seem = trainer.model.eval().requires_grad_(False), trainer.base_model.model
+    parameters = [parameter for part in WEIGHTS[learned] for parameter in getattr(seem, part).parameters()]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+
+    def losses():
+        for batch in batches(trainer, steps):
+            sizes = torch.tensor(batch["image_size"])
+            outputs = model(pixel_values=torch.cat(batch["pixel_values"]), image_sizes=sizes)
+            logits = outputs.class_queries_logits, outputs.masks_queries_logits
+            yield trainer.semantic_loss(*logits, torch.stack(batch["label"])).mean()
+
+    fit(parameters, losses(), steps, learning_rate)
+    return trainer.evaluate_by_class()
+
+
+def learn_classifier(trainer: SSPromptTrainer) -> dict:
+    """Learn a linear classifier by likelihood; classes are weighted by the square root of their inverse frequency."""
+    steps, learning_rate = SETTINGS["linear"]
+    names = trainer.train_dataset.classes.names
+    weights = trainer.semantic_loss.class_weights[:, None, None]
+    head = nn.Conv2d(trainer.base_model.config.mask_feature_size, len(names), 1)
+
+    @torch.no_grad()
+    def features(pixel_values):
+        return trainer.base_model.model.get_image_features(pixel_values, prepare=False).mask_features
+
+    known = {}
+
+    def losses():
+        for batch in batches(trainer, steps):
+            image_losses = []
+            for place, view in enumerate(zip(batch["index"].tolist(), batch["flipped"])):
+                if view not in known:
+                    maps = features(batch["pixel_values"][place])
+                    known[view] = maps, label_shares(batch["label"][place][None], len(names), maps.shape[-2:])
+                maps, shares = known[view]
+                wanted = weights * shares
+                image_losses.append(-(wanted * head(maps).log_softmax(1)).sum() / wanted.sum())
+            yield torch.stack(image_losses).mean()
+
+    fit(list(head.parameters()), losses(), steps, learning_rate)
+    examples = EvaluationExamples(trainer.eval_dataset, trainer.image_processor, load_pixels=True)
+    matrix = 0
+    for index in range(len(examples)):
+        label = examples[index]["label"]
+        height, width = (side // 4 for side in examples.resized_size(tuple(label.shape)))
+        with torch.no_grad():
+            logits = head(features(examples[index]["pixel_values"]))[..., :height, :width]
+        logits = F.interpolate(logits, label.shape, mode="bilinear", align_corners=False)
+        matrix = matrix + confusion_matrix(logits[0].argmax(0), label, len(names))
+    return scores_from_confusion(matrix, names)
+
+
+def learn(learned: str, data: DataArguments, shots: int, seed: int) -> tuple[dict, dict]:
+    """Scores without and with what is learned; the former only for prompts, as they are the same for all."""
+    prompts = PromptArguments(shots=shots, allow_fewer=True)
+    images = data.load(data.train_split, "semantic")
+    selection = select_training_images(images, prompts, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        args = SSPromptTrainingArguments(
+            output_dir=folder,
+            seed=seed,
+            feature_cache="memory" if learned == "prompts" else "none",
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        trainer = prepare_training(data, prompts, args, images, selection, data.load_evaluation("semantic"))
+        trainer.remove_callback(PrinterCallback)
+        if learned == "prompts":
+            trainer.train()
+            scores = trainer.evaluate_with_zero_shot()
+            return scores["zero_shot"], scores["adapted"]
+        return {}, learn_classifier(trainer) if learned == "linear" else learn_weights(trainer, learned)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--domains", nargs="+", default=[], help="of the embedded preset: fog, night, ...")
+    parser.add_argument("--data_dir", help="a folder of images, labels and classes.json")
+    parser.add_argument("--learn", nargs="+", choices=["prompts", *SETTINGS], default=["prompts", *SETTINGS])
+    parser.add_argument("--shots", type=int, default=16)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    args = parser.parse_args()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    known = make_preset("embedded").domains
+    domains = {name: known[name].arguments(BASE_MODEL) for name in args.domains}
+    if args.data_dir is not None:
+        domains[args.data_dir] = DataArguments(base_model=BASE_MODEL, data_dir=args.data_dir, eval_split="val")
+    for name, data in domains.items():
+        for seed, learned in itertools.product(args.seeds, args.learn):
+            before, after = learn(learned, data, args.shots, seed)
+            text = f"{name}, {args.shots} shots, seed {seed}, {learned}: {100 * after['mean_iou']:.1f}"
+            print(text + (f" (zero-shot {100 * before['mean_iou']:.1f})" if before else ""), flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SSPromptError as error:
+        raise SystemExit(f"error: {error}") from None
