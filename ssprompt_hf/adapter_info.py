@@ -56,6 +56,7 @@ def describe_adapter(info: dict[str, Any]) -> str:
         "seed": config["seed"],
         "images": None if config["chosen_images"] is None else f"{len(config['chosen_images'])} chosen",
         "image size": config["image_size"],
+        "training": ", ".join(f"{name} {value}" for name, value in (config["training"] or {}).items()) or None,
         "parameters": f"{info['parameters']:,} learned numbers, {info['bytes'] / 1000:.1f} kB",
     }
     lines = [f"{name:<12} {value}" for name, value in facts.items() if value is not None]

@@ -253,7 +253,8 @@ class SSPromptModel(PeftModel):
             AdapterError: the weights mean something else there, or were made for another base model.
         """
         present = self.peft_config[adapter_name]
-        records = {"image_size", "dataset", "shots", "seed", "chosen_images", "metrics", "versions", "colors", "task"}
+        records = {"image_size", "dataset", "shots", "seed", "chosen_images", "colors", "task"}
+        records |= {"training", "metrics", "versions"}
         shared = {field.name for field in dataclasses.fields(PromptConfig)} - {"class_names", "thing_class_ids"}
         own = {field.name for field in dataclasses.fields(config)} - shared
         if type(config) is not type(present) or any(getattr(config, key) != getattr(present, key) for key in own):

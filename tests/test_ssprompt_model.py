@@ -348,6 +348,10 @@ No text encoder is needed: the embeddings of the classes are in the adapter.
 - semantic prompts: embeddings and weights learned
 - spatial source: point grid
 - weights: between 0 and 1
+- steps: 200
+- learning rate: 0.03
+- loss: mixed
+- kept share: 0.3712
 - 2 training images, listed in `adapter_config.json`
 
 ## Classes
@@ -375,6 +379,7 @@ def test_the_whole_card():
         shots=16,
         seed=0,
         chosen_images=["a", "b"],
+        training={"steps": 200, "learning_rate": 0.03, "loss": "mixed", "kept_share": 0.3712},
         spatial_weight=False,
         spatial_source="point_grid",
         metrics={

@@ -61,7 +61,7 @@ def segment(image: np.ndarray, adapter: str, class_names: str, task: str) -> lis
         raise SSPromptError("there is no image yet: upload one")
     if adapter != BY_NAME:
         model = load(adapter)
-        with model.base_model.zero_shot():
+        with model.zero_shot():
             zero_shot = model.predict(image, task)
         return [zero_shot, model.predict(image, task)]
     names = [name.strip() for name in class_names.split(",") if name.strip()]

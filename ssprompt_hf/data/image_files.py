@@ -23,7 +23,7 @@ def open_image(value: Any, source: str, decode: bool = True) -> Image.Image:
     # Pillow reports damaged files as OSError, broken PNG chunks as SyntaxError or ValueError
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UnreadableFileError(
-            f"{source}: cannot be read as an image ({error}). Replace the file, or remove it and its partner."
+            f"{source}: cannot be read as an image ({error}). Replace or remove it (and its label)."
         ) from error
 
 

@@ -65,6 +65,7 @@ def _training(config: PromptConfig) -> str:
             facts[f"{kind} prompts"] = f"{learned} learned" if learned else "default"
         facts["spatial source"] = config.spatial_source.replace("_", " ")
         facts["weights"] = "between 0 and 1" if config.weight_range == "unit" else "free"
+    facts |= {name.replace("_", " "): _number(value) for name, value in (config.training or {}).items()}
     lines = [f"- {name}: {value}" for name, value in facts.items() if value is not None]
     if config.chosen_images:
         lines.append(f"- {len(config.chosen_images)} training images, listed in `adapter_config.json`")

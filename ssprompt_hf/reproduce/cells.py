@@ -115,7 +115,7 @@ class CellRunner:
     def _work_settings(self, work: Work) -> dict[str, Any]:
         if isinstance(work, StepCost):
             settings = {**dataclasses.asdict(work), "device": self.device, "threads": torch.get_num_threads()}
-            settings["training"] = self._training_settings("semantic", 0)
+            settings["training"] = _training_settings(self._arguments("semantic", 0))
             settings["training"].pop("shrinkage")  # which comes after the last step
         else:
             data = dataclasses.asdict(work.domain.arguments(work.base_model))
@@ -132,22 +132,15 @@ class CellRunner:
         config = self._prompts(training).config()
         own = set(config.__dataclass_fields__) - set(PromptConfig.__dataclass_fields__)
         method = {name: getattr(config, name) for name in sorted(own)}
-        settings = self._training_settings(training.task, training.seed)
-        settings |= open_arguments(self._arguments(training.task, training.seed), config.training_defaults)
+        args = self._arguments(training.task, training.seed)
         return {
             "base_model": self._base(training.base_model),
             "data": data,
             "method": METHODS[training.method].prompts["method"],
             "prompts": method,
             "shots": training.shots,
-            "training": settings,
+            "training": _training_settings(args) | open_arguments(args, config.training_defaults),
         }
-
-    def _training_settings(self, task: str, seed: int) -> dict[str, Any]:
-        """Training arguments that matter and are not the defaults of transformers."""
-        settings = unusual_arguments(self._arguments(task, seed))
-        ignored = (*WITHOUT_EFFECT, *(name for name in settings if name.startswith(("logging_", "save_", "eval_"))))
-        return {name: value for name, value in sorted(settings.items()) if name not in ignored} | {"seed": seed}
 
     def _base(self, base_model: str) -> dict[str, str]:
         """Name and fingerprint."""
@@ -314,6 +307,13 @@ def in_shared_order(works: Iterable[Work]) -> list[Work]:
         return (place, domains.index(work.domain.name), work.task, *learned)
 
     return sorted(works, key=key)
+
+
+def _training_settings(args: SSPromptTrainingArguments) -> dict[str, Any]:
+    """Training arguments that matter and are not the defaults of transformers."""
+    settings = unusual_arguments(args)
+    ignored = (*WITHOUT_EFFECT, *(name for name in settings if name.startswith(("logging_", "save_", "eval_"))))
+    return {name: value for name, value in sorted(settings.items()) if name not in ignored} | {"seed": args.seed}
 
 
 def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:

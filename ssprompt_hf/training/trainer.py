@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
@@ -24,6 +24,7 @@ from ..export import PredictionExporter
 from ..metrics import confusion_matrix, scores_from_confusion
 from ..models.seem.mask_inference import semantic_segmentation
 from ..models.seem.mask_tiles import MaskGeometry
+from ..tuners.config import PromptConfig
 from ..tuners.prompt_layer import PromptLayer
 from .arguments import SSPromptTrainingArguments, open_arguments
 from .evaluation import TaskEvaluation
@@ -284,10 +285,24 @@ class SSPromptTrainer(Trainer):
         if self._shrinkage is not None:
             self._shrinkage.begin(resumed=bool(resume_from_checkpoint))
         output = super().train(resume_from_checkpoint, *args, **kwargs)
+        config = _active_config(self.model)
+        if isinstance(config, PromptConfig):
+            config.training = self._training_record()
         if self.feature_cache.storage != self.args.feature_cache and not self._shares_cache:
             self.accelerator.wait_for_everyone()
             self.feature_cache.remove(whole_directory=self.args.feature_cache_dir is None)
         return output
+
+    def _training_record(self) -> dict[str, Any]:
+        args = self.args
+        record = {
+            "steps": self.state.global_step,
+            "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "learning_rate": args.learning_rate,
+            "optimizer": str(getattr(args.optim, "value", args.optim)),
+            "loss": "matching" if self.semantic_loss is None else args.semantic_loss,
+        }
+        return record if self._shrinkage is None else record | {"kept_share": round(self.kept_share, 4)}
 
     def call_model_init(self, *args: Any, **kwargs: Any) -> nn.Module:
         """As in `transformers`."""
@@ -497,13 +512,17 @@ class SSPromptTrainer(Trainer):
         return metrics | {f"iou_{name}": value for name, value in scores["per_class_iou"].items()}
 
 
+def _active_config(model: nn.Module) -> PeftConfig | None:
+    """Of the active adapter, if there is one."""
+    if not hasattr(model, "peft_config"):
+        return None
+    active = model.active_adapters  # a property of PEFT's models, a method of transformers'
+    return model.peft_config[(active() if callable(active) else active)[0]]
+
+
 def _with_method_defaults(args: SSPromptTrainingArguments, model: nn.Module) -> SSPromptTrainingArguments:
     """`args`, or a copy in which what is not given is as suits the method of the active adapter."""
-    config = None
-    if hasattr(model, "peft_config"):
-        active = model.active_adapters  # a property of PEFT's models, a method of transformers'
-        config = model.peft_config[(active() if callable(active) else active)[0]]
-    missing = open_arguments(args, getattr(config, "training_defaults", OTHER_DEFAULTS))
+    missing = open_arguments(args, getattr(_active_config(model), "training_defaults", OTHER_DEFAULTS))
     if missing:
         args = copy.copy(args)
         for name, value in missing.items():

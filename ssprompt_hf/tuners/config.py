@@ -67,6 +67,8 @@ class PromptConfig(PeftConfig):
             What the adapter was trained on.
         chosen_images (`list[str]`, *optional*):
             File names of the training images.
+        training (`dict`, *optional*):
+            How the adapter was learned, by name: steps, rate, loss and so on.
         metrics (`dict`, *optional*):
             Results of evaluation, by name.
         base_model_fingerprint (`str`, *optional*):
@@ -89,6 +91,7 @@ class PromptConfig(PeftConfig):
     shots: int | None = None
     seed: int | None = None
     chosen_images: list[str] | None = None
+    training: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
     base_model_fingerprint: str | None = None
     versions: dict[str, str] | None = None

@@ -108,6 +108,8 @@ def test_predicting_and_describing(base, trained, tmp_path, capsys):
     capsys.readouterr()
     assert main(["info", adapter]) == 0
     text = capsys.readouterr().out
+    steps = json.loads((trained / "metrics.json").read_text())["steps"]
+    assert f"steps {steps}, batch_size " in text
     assert "561 learned numbers" in text and "2 chosen" in text and re.search(r"10 rider +thing +0\.\d\d", text)
     assert main(["info", adapter, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["config"]["dataset"] == "street-scenes/fog"

@@ -58,6 +58,9 @@ def test_prompts_stop_on_the_way_where_the_loss_may_be(tmp_path, task):
     share = shrunk.kept_share
     assert 0 < share < 1
     assert shrunk.state.log_history[-1]["kept_share"] == pytest.approx(share, abs=1e-4)
+    training = shrunk.model.peft_config["default"].training
+    assert training == whole.model.peft_config["default"].training | {"kept_share": pytest.approx(share, abs=1e-4)}
+    assert training["steps"] == 8 and training["loss"] == {"semantic": "mixed"}.get(task, "matching")
     ends = prompts(whole.model)
     for name, prompt in prompts(shrunk.model).items():
         torch.testing.assert_close(prompt, torch.lerp(start[name], ends[name], share))
