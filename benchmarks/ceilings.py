@@ -72,10 +72,12 @@ def learn_weights(trainer: SSPromptTrainer, learned: str) -> dict:
 
     def losses():
         for batch in batches(trainer, steps):
-            sizes = torch.tensor(batch["image_size"])
-            outputs = model(pixel_values=torch.cat(batch["pixel_values"]), image_sizes=sizes)
-            logits = outputs.class_queries_logits, outputs.masks_queries_logits
-            yield trainer.semantic_loss(*logits, torch.stack(batch["label"])).mean()
+            image_losses = []
+            for pixel_values, size, label in zip(batch["pixel_values"], batch["image_size"], batch["label"]):
+                outputs = model(pixel_values=pixel_values.to(model.device), image_sizes=torch.tensor([size]))
+                logits = outputs.class_queries_logits, outputs.masks_queries_logits
+                image_losses.append(trainer.semantic_loss(*logits, label[None].to(model.device)))
+            yield torch.cat(image_losses).mean()
 
     fit(parameters, losses(), steps, learning_rate)
     return trainer.evaluate_by_class()
@@ -86,11 +88,12 @@ def learn_classifier(trainer: SSPromptTrainer) -> dict:
     steps, learning_rate = SETTINGS["linear"]
     names = trainer.train_dataset.classes.names
     weights = trainer.semantic_loss.class_weights[:, None, None]
-    head = nn.Conv2d(trainer.base_model.config.mask_feature_size, len(names), 1)
+    head, device = nn.Conv2d(trainer.base_model.config.mask_feature_size, len(names), 1), trainer.args.device
+    head, seem = head.to(device), trainer.base_model.model.to(device)
 
     @torch.no_grad()
     def features(pixel_values):
-        return trainer.base_model.model.get_image_features(pixel_values, prepare=False).mask_features
+        return seem.get_image_features(pixel_values.to(device), prepare=False).mask_features
 
     known = {}
 
@@ -100,7 +103,8 @@ def learn_classifier(trainer: SSPromptTrainer) -> dict:
             for place, view in enumerate(zip(batch["index"].tolist(), batch["flipped"])):
                 if view not in known:
                     maps = features(batch["pixel_values"][place])
-                    known[view] = maps, label_shares(batch["label"][place][None], len(names), maps.shape[-2:])
+                    label = batch["label"][place][None].to(device)
+                    known[view] = maps, label_shares(label, len(names), maps.shape[-2:])
                 maps, shares = known[view]
                 wanted = weights * shares
                 image_losses.append(-(wanted * head(maps).log_softmax(1)).sum() / wanted.sum())
@@ -115,7 +119,7 @@ def learn_classifier(trainer: SSPromptTrainer) -> dict:
         with torch.no_grad():
             logits = head(features(examples[index]["pixel_values"]))[..., :height, :width]
         logits = F.interpolate(logits, label.shape, mode="bilinear", align_corners=False)
-        matrix = matrix + confusion_matrix(logits[0].argmax(0), label, len(names))
+        matrix = matrix + confusion_matrix(logits[0].argmax(0), label.to(device), len(names))
     return scores_from_confusion(matrix, names)
 
 

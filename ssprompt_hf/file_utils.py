@@ -10,6 +10,13 @@ from pathlib import Path
 from typing import Any
 
 
+def give_usual_mode(path: Path) -> None:
+    """The mode that `open` gives a new file; those who write temporary files, and safetensors, give 0600."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on a clean exit it is renamed to `path`, on an error it is deleted.
@@ -26,10 +33,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp gives 0600; a file that others are meant to read gets what `open` would have given it
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        give_usual_mode(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

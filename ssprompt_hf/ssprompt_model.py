@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch import nn
 from transformers.image_utils import SizeDict
 
-from .errors import AdapterError
+from .errors import AdapterError, SSPromptError
 from .file_utils import atomic_path
 from .hub.adapters import ADAPTER_WEIGHTS, CARD, fetch_adapter, read_adapter, replacing_folder
 from .hub.base_models import resolve_base_model
@@ -159,7 +159,7 @@ class SSPromptModel(PeftModel):
     def _merge_if_kept(self) -> None:
         layers = self.base_model._layers()
         can_merge = self.active_adapters and not self._adapters_disabled and not self.training
-        if self._keep_merged and can_merge and not any(layer.merged for layer in layers):
+        if self._keep_merged and can_merge and not any(layer.merged or layer.zero_shot for layer in layers):
             self.base_model.merge_adapter()
 
     @contextmanager
@@ -368,6 +368,8 @@ class SSPromptModel(PeftModel):
             self.save_pretrained(folder, selected_adapters=[adapter_name])
             own = Path(folder) if adapter_name == "default" else Path(folder, adapter_name)
             self._write_card(own, adapter_name, adapter=repo_id)
+            if revision is not None and not revision.startswith("refs/") and not create_pr:
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
             commit = api.upload_folder(
                 repo_id=repo_id,
                 folder_path=own,
@@ -409,12 +411,15 @@ class SSPromptModel(PeftModel):
         Raises:
             NoImagesError: a folder without images, or a path that is not there.
             UnreadableFileError: a file that is no image.
-            SSPromptError: an array that is no image.
+            SSPromptError: an array that is no image, or a size below 1.
             AdapterError: an unknown task.
         """
         config = self.peft_config[self.active_adapter] if self.active_adapters else None
         task = task or (config.task if config is not None else "semantic")
         check_choice("task", task, TASKS)
+        for name, value in (("image_size", image_size), ("batch_size", batch_size)):
+            if value is not None and value < 1:
+                raise SSPromptError(f"{name} is {value}; it must be at least 1")
         sources, is_single = image_sources(images)
         image_size = image_size or (config.image_size if config is not None else None)
         results = []

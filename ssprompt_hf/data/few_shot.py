@@ -1,6 +1,7 @@
 """K-shot selection: a small set of training images in which every class occurs at least K times."""
 
 import hashlib
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging
 
-from ..errors import MissingClassError, SSPromptError, TooFewImagesError
+from ..errors import DatasetError, MissingClassError, SSPromptError, TooFewImagesError
 from ..file_utils import atomic_path
 from .classes import IGNORE_INDEX
 from .dataset import SegmentationDataset
@@ -85,9 +86,14 @@ def label_statistics(
             return _statistics(dataset, stored["pixel_counts"], stored["ignored_counts"])
     if num_workers is None:
         num_workers = min(8, os.cpu_count() or 1) if len(dataset) >= PARALLEL_FROM else 0
-    batches = DataLoader(_LabelCounts(dataset), batch_size=16, num_workers=num_workers, collate_fn=np.stack)
+    batches = DataLoader(_LabelCounts(dataset), batch_size=16, num_workers=num_workers, collate_fn=list)
     progress = logging.tqdm(batches, desc="counting classes", disable=len(dataset) < PARALLEL_FROM)
-    counts = np.concatenate(list(progress))
+    counts = []
+    for count in itertools.chain.from_iterable(progress):
+        if isinstance(count, DatasetError):
+            raise count
+        counts.append(count)
+    counts = np.stack(counts)
     pixel_counts, ignored_counts = counts[:, :-1], counts[:, -1]
     if file is not None:
         try:
@@ -108,7 +114,8 @@ def _statistics(dataset: SegmentationDataset, pixel_counts: np.ndarray, ignored_
 
 
 class _LabelCounts(Dataset):
-    """int64 (K + 1,) pixels of each class in each label, and of ignored ones."""
+    """int64 (K + 1,) pixels of each class in each label, and of ignored ones; or what is wrong with a label, as an
+    error that a worker raises arrives with the worker's traceback for a message."""
 
     def __init__(self, dataset: SegmentationDataset):
         self.dataset = dataset
@@ -116,8 +123,11 @@ class _LabelCounts(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        counts = np.bincount(self.dataset.read_label(index).ravel(), minlength=256)
+    def __getitem__(self, index: int) -> np.ndarray | DatasetError:
+        try:
+            counts = np.bincount(self.dataset.read_label(index).ravel(), minlength=256)
+        except DatasetError as error:
+            return error
         return counts[[*range(len(self.dataset.classes)), IGNORE_INDEX]].astype(np.int64)
 
 

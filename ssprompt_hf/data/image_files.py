@@ -12,13 +12,15 @@ ORIENTATION = 0x0112  # EXIF tag; values from 5 on exchange rows and columns
 
 
 def open_image(value: Any, source: str, decode: bool = True) -> Image.Image:
-    """Opens, and by default decodes, an image given as `{"path": ..., "bytes": ...}`."""
+    """Opens an image given as `{"path": ..., "bytes": ...}`; decodes it, or only reads its EXIF data."""
     if not isinstance(value, dict):
         raise UnreadableFileError(f"{source}: expected an image file, found {type(value).__name__}.")
     try:
         image = Image.open(BytesIO(value["bytes"]) if value["bytes"] is not None else value["path"])
         if decode:
             image.load()
+        else:
+            image.getexif()  # now, as it makes PNG files decode
         return image
     # Pillow reports damaged files as OSError, broken PNG chunks as SyntaxError or ValueError
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import AdapterError, DownloadError
+from ..file_utils import give_usual_mode
 from ..tuners import PromptConfig
 from .registry import ADAPTER_CONFIG, resolve_adapter_name
 
@@ -137,15 +138,18 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
 @contextmanager
 def replacing_folder(folder: str | os.PathLike) -> Iterator[str]:
     """
-    Yields a temporary folder beside `folder`; on a clean exit its files take their places in `folder`, on an error
-    they vanish. The configuration comes last: a folder that has one has the files that belong to it.
+    Yields a temporary folder on the file system of `folder`; on a clean exit its files take their places in `folder`,
+    on an error they vanish. The configuration comes last: a folder that has one has the files that belong to it.
     """
-    folder = Path(folder)
+    folder = Path(os.path.realpath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+    # a mount point is no neighbour of what is beside it
+    place = folder if os.path.ismount(folder) else folder.parent
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=place) as temporary:
         yield temporary
         files = [path for path in Path(temporary).rglob("*") if path.is_file()]
         for path in sorted(files, key=lambda path: (path.name == ADAPTER_CONFIG, path)):
             target = folder / path.relative_to(temporary)
             target.parent.mkdir(parents=True, exist_ok=True)
+            give_usual_mode(path)
             path.replace(target)

@@ -12,6 +12,7 @@ from ..errors import SSPromptError
 from .feature_cache import STORAGES
 from .losses import RESOLUTIONS, SEMANTIC_LOSSES
 
+BEST_METRICS = {"semantic": "mean_iou", "instance": "coco_ap", "panoptic": "pq"}
 MAX_STEPS = 200
 """Steps of a training that is told neither steps nor epochs."""
 
@@ -127,6 +128,9 @@ class SSPromptTrainingArguments(TrainingArguments):
             self.max_steps = MAX_STEPS if self.num_train_epochs is None else -1
         if self.num_train_epochs is None:
             self.num_train_epochs = TrainingArguments.num_train_epochs
+        watches = self.load_best_model_at_end or self.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU
+        if watches and self.metric_for_best_model is None:
+            self.metric_for_best_model = BEST_METRICS.get(self.task)  # transformers' is the loss
         if self.lr_scheduler_kwargs is None and self.lr_scheduler_type == SchedulerType.POLYNOMIAL:
             self.lr_scheduler_kwargs = {"power": 0.9, "lr_end": 0.0}
         super().__post_init__()
@@ -142,6 +146,13 @@ class SSPromptTrainingArguments(TrainingArguments):
             raise SSPromptError(f"max_steps is 0; it must be positive, or left out for {MAX_STEPS}")
         if self.max_steps < 0 and self.num_train_epochs <= 0:
             raise SSPromptError(f"num_train_epochs is {self.num_train_epochs}; it must be positive")
+        if watches and self.metric_for_best_model.removeprefix("eval_") == "loss":
+            raise SSPromptError("evaluation computes scores and no loss: metric_for_best_model may be mean_iou or pq")
+        for name, instead in (("bf16_full_eval", "bf16"), ("fp16_full_eval", "fp16")):
+            if getattr(self, name):
+                raise SSPromptError(f"{name} would round the prompts themselves: use {instead}, which is for both")
+        if self.auto_find_batch_size:
+            raise SSPromptError("auto_find_batch_size would train from other batches than it says: leave it out")
         if self.feature_cache_gb <= 0:
             raise SSPromptError(f"feature_cache_gb is {self.feature_cache_gb}; it must be positive")
         if self.shrinkage is not None:

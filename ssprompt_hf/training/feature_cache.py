@@ -7,6 +7,7 @@ nothing but the last similarity.
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -30,6 +32,11 @@ logger = logging.get_logger(__name__)
 Entry = dict[str, torch.Tensor]
 KINDS = ("features", "predictions")
 SPATIAL_SLOTS = ("object_queries", "point_tokens", "point_coordinates")
+# Of the model's configuration: names, and what comes before or after entries. The rest changes them, or may.
+WITHOUT_EFFECT = {"_name_or_path", "architectures", "class_names", "id2label", "label2id", "problem_type"}
+WITHOUT_EFFECT |= {"prompt_templates", "text_config", "use_text_model", "use_spatial_prompt_encoder", "dtype"}
+WITHOUT_EFFECT |= {"object_mask_threshold", "overlap_threshold", "thing_class_ids", "num_point_tokens"}
+WITHOUT_EFFECT |= {"num_point_coordinates", "transformers_version"}
 STORAGES = ("memory", "device", "disk", "none")
 ENTRY_FILE = re.compile(r"[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}-\w+\.safetensors", re.ASCII)
 """Names of the cache's files: entries, and the temporary names that `atomic_path` gives them. Other files in the
@@ -286,24 +293,28 @@ class FeatureSource:
     def __init__(self, model: nn.Module, cache: FeatureCache, preprocessing: str, keep_projections: bool = False):
         self.model, self.cache, self.keep_projections = model, cache, keep_projections
         self.kind = "features" if spatial_prompts_are_adapted(model) else "predictions"
-        self._context = f"{self.kind} {keep_projections} {preprocessing}"
-        self._fingerprint: str | None = None
+        versions = f"torch {torch.__version__} transformers {transformers.__version__}"
+        config = {name: value for name, value in model.config.to_dict().items() if name not in WITHOUT_EFFECT}
+        settings = json.dumps(config, sort_keys=True, default=str)
+        self._context = f"{self.kind} {keep_projections} {preprocessing} {settings} {versions}"
+        self._weights: dict[torch.dtype, str] = {}
 
     @property
     def fingerprint(self) -> str:
-        """Of everything an entry depends on but the image. Hashed once; the base model is frozen."""
-        if self._fingerprint is None:
-            digest = hashlib.sha256(self._context.encode())
+        """Of everything an entry depends on but the image. Weights are hashed once; the base model is frozen."""
+        dtype, device = self.model.dtype, self.model.device.type
+        if dtype not in self._weights:
             frozen = self.model.model
-            digest.update(weights_digest(frozen.backbone).encode())
-            digest.update(weights_digest(frozen.pixel_decoder).encode())
+            parts = [frozen.backbone, frozen.pixel_decoder]
             if self.kind == "predictions" or self.keep_projections:
-                digest.update(weights_digest(frozen.mask_decoder).encode())
+                parts.append(frozen.mask_decoder)
             if self.kind == "predictions":
-                digest.update(_bytes(frozen.object_queries()))
-            digest.update(f"{self.model.dtype} {torch.is_autocast_enabled(self.model.device.type)}".encode())
-            self._fingerprint = digest.hexdigest()
-        return self._fingerprint
+                parts += [getattr(frozen, slot) for slot in SPATIAL_SLOTS]
+                if self.model.config.num_point_coordinates is not None:  # which the encoder of strokes looks up
+                    parts.append(frozen.spatial_prompt_encoder)
+            self._weights[dtype] = " ".join(map(weights_digest, parts))
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        return hashlib.sha256(f"{self._context} {self._weights[dtype]} {device} {autocast}".encode()).hexdigest()
 
     def __call__(
         self, image_digest: str, flipped: bool, pixel_values: Callable[[], torch.Tensor], store: bool = True

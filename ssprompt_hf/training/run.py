@@ -22,9 +22,10 @@ from ..ssprompt_model import SSPromptModel, shorter_side
 from ..tuners.ssprompt.point_grid import point_grid_tokens
 from ..visualization import comparison_picture
 from .arguments import SSPromptTrainingArguments
+from .checkpoints import last_complete_checkpoint
 from .feature_cache import FeatureCache
 from .settings import DataArguments, PromptArguments
-from .trainer import SSPromptTrainer, last_complete_checkpoint
+from .trainer import SSPromptTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -108,7 +109,7 @@ def train_adapter(
         **facts,
     }
     write_json(output / METRICS, metrics)
-    _write_picture(output / PICTURE, model, evaluation, scores)
+    _write_picture(output / PICTURE, model, evaluation, scores, data.image_size)
     print(iou_table(fractions["adapted"], fractions["zero_shot"]))
     return metrics
 
@@ -169,7 +170,7 @@ def evaluate_adapter(
     }
     output = Path(args.output_dir)
     write_json(output / METRICS, metrics)
-    _write_picture(output / PICTURE, model, images, scores)
+    _write_picture(output / PICTURE, model, images, scores, data.image_size)
     if adapter is None:
         print(iou_table(fractions["zero_shot"], after_title="zero-shot"))
     else:
@@ -381,15 +382,18 @@ def in_percent(scores: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_picture(path: Path, model: SSPromptModel, images: SegmentationDataset, scores: dict[str, dict]):
+def _write_picture(
+    path: Path, model: SSPromptModel, images: SegmentationDataset, scores: dict[str, dict], image_size: int | None
+):
     """Image, truth and predictions of the image that shows the most classes (of the first 32; the first such)."""
+    settings = {"task": "semantic", "image_size": image_size}
     statistics = label_statistics(images.select(range(min(len(images), 32))))
     example = images[int((statistics.pixel_counts > 0).sum(1).argmax())]
     predictions = {"zero_shot": None, "adapted": None}
     if "adapted" in scores:
-        predictions["adapted"] = model.predict(example["image"], task="semantic").class_map
+        predictions["adapted"] = model.predict(example["image"], **settings).class_map
     with model.zero_shot():
-        predictions["zero_shot"] = model.predict(example["image"], task="semantic").class_map
+        predictions["zero_shot"] = model.predict(example["image"], **settings).class_map
     titles = {
         name: f"{title}, mean IoU {scores[name]['mean_iou']:.1f} over all images"
         for name, title in (("zero_shot", "zero-shot"), ("adapted", model.peft_config["default"].method_name))

@@ -2,11 +2,9 @@
 
 import contextlib
 import copy
-import json
 import math
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +25,7 @@ from ..models.seem.mask_tiles import MaskGeometry
 from ..tuners.config import PromptConfig
 from ..tuners.prompt_layer import PromptLayer
 from .arguments import SSPromptTrainingArguments, open_arguments
+from .checkpoints import check_settings, decisive_settings, write_settings
 from .evaluation import TaskEvaluation
 from .examples import EvaluationExamples, SegmentationExamples, TrainingBatchSampler, collate_examples
 from .feature_cache import Entry, FeatureCache, FeatureSource, model_inputs
@@ -62,7 +61,7 @@ class SSPromptTrainer(Trainer):
         args: settings.
         image_processor: the base model's `SeemImageProcessor`.
         train_dataset: images to learn from, already chosen.
-        eval_dataset: images for `evaluate`.
+        eval_dataset: images for `evaluate`, or several such by name.
         feature_cache: one that outlives this trainer, for further trainers over the same images; then the features of
             `eval_dataset` are kept, too. By default the cache is made by `args` and goes with the trainer.
         kwargs: those of `transformers.Trainer`.
@@ -81,7 +80,7 @@ class SSPromptTrainer(Trainer):
         args: SSPromptTrainingArguments,
         image_processor,
         train_dataset: SegmentationDataset | None = None,
-        eval_dataset: SegmentationDataset | None = None,
+        eval_dataset: SegmentationDataset | dict[str, SegmentationDataset] | None = None,
         feature_cache: FeatureCache | None = None,
         **kwargs: Any,
     ):
@@ -106,9 +105,11 @@ class SSPromptTrainer(Trainer):
         # our loss is a mean over images
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
-        for dataset in (train_dataset, eval_dataset):
+        several = isinstance(eval_dataset, dict)
+        for dataset in (train_dataset, *(eval_dataset.values() if several else [eval_dataset])):
             if dataset is not None:
                 self._check_classes(dataset)
+        self._evaluated: dict[tuple[int, bool], EvaluationExamples] = {}
         self.train_examples = self.matching_loss = self.semantic_loss = None
         if train_dataset is not None:
             self._init_training(train_dataset)
@@ -170,6 +171,14 @@ class SSPromptTrainer(Trainer):
         directory = args.feature_cache_dir or os.path.join(args.output_dir, "feature_cache")
         return FeatureCache(storage, directory, int(args.feature_cache_gb * 2**30))
 
+    def _load_best_model(self):
+        """As in `transformers`, which looks for the active adapter where PEFT writes the one called "default"."""
+        active = self.model.active_adapters[0] if isinstance(self.model, PeftModel) else "default"
+        if active == "default":
+            super()._load_best_model()
+        else:
+            self.model.load_adapter(os.path.join(self.state.best_model_checkpoint, active), active)
+
     # Data
 
     def get_train_dataloader(self) -> DataLoader:
@@ -196,16 +205,21 @@ class SSPromptTrainer(Trainer):
             self.train_examples.seed,
         )
 
-    def get_eval_dataloader(self, eval_dataset: SegmentationDataset | None = None) -> DataLoader:
-        """Batches of `eval_dataset`, or of the one given at the beginning, divided among the processes."""
+    def get_eval_dataloader(self, eval_dataset: SegmentationDataset | str | None = None) -> DataLoader:
+        """Batches of `eval_dataset`, or of the one given at the beginning (under a name, if there are several),
+        divided among the processes."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(dataset, str):
+            dataset = self.eval_dataset[dataset]
         if dataset is None:
             raise SSPromptError("evaluation needs an eval_dataset")
         self._check_classes(dataset)
         # what is not looked up in the cache is read by the loader's workers
         load_pixels = self.feature_cache.storage == "none" or not self._stores_evaluation
-        self._eval_examples = EvaluationExamples(
-            dataset, self.image_processor, task=self.args.task, load_pixels=load_pixels
+        # kept, as they know the digests of images that were read before
+        self._eval_examples = self._evaluated.setdefault(
+            (id(dataset), load_pixels),
+            EvaluationExamples(dataset, self.image_processor, task=self.args.task, load_pixels=load_pixels),
         )
         loader = DataLoader(
             self._eval_examples,
@@ -285,6 +299,11 @@ class SSPromptTrainer(Trainer):
         if self._shrinkage is not None:
             self._shrinkage.begin(resumed=bool(resume_from_checkpoint))
         output = super().train(resume_from_checkpoint, *args, **kwargs)
+        if not all(p.isfinite().all() for p in self.model.parameters() if p.requires_grad):
+            raise SSPromptError(
+                f"training diverged: after {self.state.global_step} steps at a learning_rate of "
+                f"{self.args.learning_rate:g} the prompts are not finite. Try a smaller rate, or max_grad_norm=1"
+            )
         config = _active_config(self.model)
         if isinstance(config, PromptConfig):
             config.training = self._training_record()
@@ -313,10 +332,14 @@ class SSPromptTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str):
         super()._save_optimizer_and_scheduler(output_dir)
-        if self._shrinkage is not None and self.args.should_save:
-            self._shrinkage.path.save(output_dir)
+        if self.args.should_save:
+            write_settings(output_dir, decisive_settings(self.args, self.train_dataset.file_names))
+            if self._shrinkage is not None:
+                self._shrinkage.path.save(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None):
+        if checkpoint is not None:
+            check_settings(checkpoint, decisive_settings(self.args, self.train_dataset.file_names))
         super()._load_optimizer_and_scheduler(checkpoint)
         if self._shrinkage is not None and checkpoint is not None:
             self._shrinkage.path.load(checkpoint)
@@ -417,7 +440,9 @@ class SSPromptTrainer(Trainer):
     @property
     def _stores_evaluation(self) -> bool:
         """Whether features are kept: those of images that are evaluated once need not be."""
-        return self._shares_cache or self.args.eval_strategy != "no"
+        # files that stood in for memory are gone when training ends
+        gone = self.feature_cache.storage != self.args.feature_cache and not self.is_in_train
+        return self._shares_cache or (self.args.eval_strategy != "no" and not gone)
 
     def evaluate_with_zero_shot(self, eval_dataset: SegmentationDataset | None = None) -> dict[str, dict]:
         """
@@ -451,6 +476,10 @@ class SSPromptTrainer(Trainer):
             scores_from_confusion(matrix, names) | scores
             for matrix, scores in zip(self._confusions, self._task_scores)
         ]
+
+    def predict(self, *args: Any, **kwargs: Any):
+        """Raises `SSPromptError`: label maps of many images are too large to be gathered."""
+        raise SSPromptError("use SSPromptModel.predict for label maps, and evaluate for scores")
 
     def evaluation_loop(self, *args: Any, **kwargs: Any):
         """As in `transformers`, with empty counts to begin with."""
@@ -540,18 +569,3 @@ def _learning_rate_scales(model: nn.Module) -> dict[nn.Parameter, float]:
                     if parameter.requires_grad:
                         scales[parameter] = layer.learning_rate_scale(adapter, name)
     return scales
-
-
-def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
-    """
-    The newest checkpoint that was written to its end, or None.
-
-    The trainer's state is the last file of a checkpoint; a process killed while writing leaves it missing or cut off.
-    """
-    folders = []
-    for folder in Path(output_dir).glob("checkpoint-*"):
-        try:
-            folders.append((json.loads((folder / "trainer_state.json").read_text())["global_step"], str(folder)))
-        except (OSError, ValueError, KeyError):
-            logger.warning(f"{folder} was not written to its end and is left alone")
-    return max(folders)[1] if folders else None

@@ -1,5 +1,6 @@
 """The tuner of prompt slots: what all prompt methods share of it."""
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,6 +177,8 @@ class PromptTuner(BaseTuner):
         config = self.peft_config[adapter_name]
         tuner_cls = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
         if tuner_cls is type(self):
+            # It is completed with what is known of this model; the caller may want the same for another one.
+            self.peft_config[adapter_name] = copy.copy(config)
             super().inject_adapter(model, adapter_name, *args, **kwargs)
             return
         active = self.active_adapters
@@ -252,6 +255,7 @@ class PromptTuner(BaseTuner):
     def zero_shot(self) -> Iterator[None]:
         """The base model with its own spatial prompts and the default embeddings of the active adapter's classes."""
         merged = next((layer.merged_adapters[:] for layer in self._layers() if layer.merged), None)
+        active = self.active_adapters
         if merged:
             self.unmerge_adapter()
         for layer in self._layers():
@@ -262,7 +266,8 @@ class PromptTuner(BaseTuner):
             for layer in self._layers():
                 layer.zero_shot = False
             if merged:
-                self.merge_adapter(merged)
+                # another one, if it was made the active one meanwhile
+                self.merge_adapter(merged if active == self.active_adapters else None)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """As in PEFT, after taking out what was merged before, perhaps by another method."""

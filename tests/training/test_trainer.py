@@ -26,7 +26,7 @@ from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.training.examples import SegmentationExamples, TrainingBatchSampler
 from ssprompt_hf.training.run import unusual_arguments
 from ssprompt_hf.training.shrinkage import START
-from ssprompt_hf.training.trainer import SSPromptTrainer, last_complete_checkpoint
+from ssprompt_hf.training.trainer import SSPromptTrainer
 from ssprompt_hf.tuners.ssprompt import SSPromptConfig
 
 
@@ -254,15 +254,6 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
     # checkpoints hold the adapter, not the base model
     weights = [path for path in (tmp_path / "whole" / "checkpoint-6").glob("*.safetensors") if path.name != START]
     assert sum(path.stat().st_size for path in weights) == whole.stat().st_size < 20_000
-
-
-def test_the_last_complete_checkpoint(tmp_path):
-    assert last_complete_checkpoint(tmp_path) is None
-    for step, text in ((2, '{"global_step": 2}'), (10, '{"global_step": 10}'), (12, '{"global_'), (14, None)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if text is not None:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
-    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
 # Processes

@@ -21,7 +21,8 @@ from ssprompt_hf.models.seem.configuration_seem import SeemConfig
 from ssprompt_hf.models.seem.image_processing_seem import SeemImageProcessor
 from ssprompt_hf.models.seem.modeling_seem import SeemForUniversalSegmentation
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments
-from ssprompt_hf.training.trainer import SSPromptTrainer, last_complete_checkpoint
+from ssprompt_hf.training.checkpoints import last_complete_checkpoint
+from ssprompt_hf.training.trainer import SSPromptTrainer
 from ssprompt_hf.tuners.ssprompt import SSPromptConfig
 
 SCRIPT = Path(__file__).resolve()
