@@ -6,12 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from peft import get_peft_model
 from PIL import Image
 from prompted_seem import CLASSES, OTHER_CLASSES, logits, pixels, same, set_classes, small_seem, train, word_tokenizer
 from safetensors.torch import load_file, save_file
 
 from ssprompt_hf import SSPromptModel
-from ssprompt_hf.errors import AdapterError, DownloadError, NoImagesError, UnreadableFileError
+from ssprompt_hf.errors import AdapterError, DownloadError, NoImagesError, SSPromptError, UnreadableFileError
 from ssprompt_hf.hub.adapters import read_adapter, replacing_folder
 from ssprompt_hf.hub.cards import metrics_table, render_adapter_card
 from ssprompt_hf.tuners import CoOpConfig, SSPromptConfig, SSPromptLayer
@@ -267,6 +268,50 @@ def test_another_base_model_can_be_insisted_on(adapter, tmp_path):
     SSPromptModel.from_pretrained(tmp_path / "another", adapter, check_base_model=False)
 
 
+@pytest.mark.parametrize("wrong", [{"image_size": 0}, {"image_size": -5}, {"batch_size": 0}])
+def test_sizes_that_are_none(base, wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(SSPromptError, match=f"{name} is {value}; it must be at least 1"):
+        SSPromptModel.from_pretrained(base).predict(image(), **wrong)
+
+
+def test_switching_adapters_while_looking_at_zero_shot(base, adapter, tmp_path):
+    model = SSPromptModel.from_pretrained(base, adapter)
+    other = SSPromptModel(small_seem(seed=0), SSPromptConfig())
+    train(other, lr=0.1).save_pretrained(tmp_path / "other")
+    model.load_adapter(tmp_path / "other", "other")
+    zero_shot = logits(SSPromptModel.from_pretrained(base))
+    model.set_adapter("other")
+    expected = logits(model)
+    model.set_adapter("default")
+    with model.zero_shot():
+        assert same(logits(model), zero_shot)
+        model.set_adapter("other")
+        assert same(logits(model), zero_shot)
+    assert merged(model) and same(logits(model), expected)
+
+
+def test_a_configuration_serves_several_models(base):
+    config = SSPromptConfig()
+    for classes in (CLASSES, OTHER_CLASSES):
+        seem = small_seem()
+        set_classes(seem, classes)
+        for model in (get_peft_model(seem, config), SSPromptModel(small_seem(classes), config)):
+            assert model.peft_config["default"].class_names == list(classes)
+            logits(model)
+    assert config.class_names is None and config.base_model_fingerprint is None
+
+
+def test_files_are_for_everybody_and_may_lie_behind_a_link(base, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    SSPromptModel.from_pretrained(base).save_pretrained(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    files = sorted((tmp_path / "real").iterdir())
+    assert [path.name for path in files] == ["README.md", "adapter_config.json", WEIGHTS]
+    assert len({path.stat().st_mode for path in files}) == 1 and files[0].stat().st_mode & 0o044
+
+
 def test_arguments_that_contradict_each_other(base, adapter):
     with pytest.raises(AdapterError, match="brings its own classes"):
         SSPromptModel.from_pretrained(base, adapter, class_names=["a"])
@@ -284,6 +329,8 @@ def test_push_and_load_by_id_and_by_bare_name(base, adapter, hub, tmp_path, monk
     files = hub.files("tester/fog")
     assert {"README.md", "adapter_config.json", WEIGHTS} <= set(files)
     assert 'adapter="tester/fog"' in files["README.md"].decode()
+    model.push_to_hub("tester/fog", revision="new")  # a branch that is not there yet
+    assert same(logits(SSPromptModel.from_pretrained(base, "tester/fog", adapter_revision="new")), expected)
     shutil.rmtree(adapter)
     assert same(logits(SSPromptModel.from_pretrained(base, "tester/fog")), expected)
     assert same(logits(SSPromptModel.from_pretrained(base, "fog", namespace="tester")), expected)

@@ -251,6 +251,19 @@ def test_unreadable_files(folder, file, damage):
         dataset[0]
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_cut_off_png_is_told_in_one_line_whoever_reads_it(folder, num_workers, tmp_path):
+    (folder / "images/train/a.jpg").unlink()
+    path = folder / "images/train/a.png"
+    save(path, np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    save(folder / "annotations/train/a.png", np.zeros((64, 64), np.uint8))
+    path.write_bytes(path.read_bytes()[:-300])
+    dataset = load_segmentation_dataset(data_dir=folder)
+    with pytest.raises(UnreadableFileError, match=r"images/train/a\.png: cannot be read as an image") as caught:
+        label_statistics(dataset, tmp_path / "counts", num_workers)
+    assert "\n" not in str(caught.value)
+
+
 def test_exif_orientation(folder):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -68,19 +68,6 @@ def test_the_best_is_told_by_the_score_of_the_task(tmp_path, task, metric):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (WATCHED | {"metric_for_best_model": "eval_loss"}, "mean_iou"),
-        ({"bf16_full_eval": True}, "use bf16"),
-        ({"auto_find_batch_size": True}, "auto_find_batch_size"),
-    ],
-)
-def test_arguments_that_cannot_work_are_refused(tmp_path, arguments, message):
-    with pytest.raises(SSPromptError, match=message):
-        SSPromptTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **arguments)
-
-
-@pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"learning_rate": 0.3}, "learning_rate 0.03"),

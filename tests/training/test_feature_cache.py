@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from peft import get_peft_model
 from tiny_training import save_tiny_base, tiny_adapted, tiny_images, tiny_processor, tiny_seem, tiny_trainer
 
 from ssprompt_hf import SSPromptModel
@@ -14,6 +15,7 @@ from ssprompt_hf.training.examples import SegmentationExamples
 from ssprompt_hf.training.feature_cache import FeatureCache, FeatureSource, entry_bytes
 from ssprompt_hf.training.settings import PromptArguments
 from ssprompt_hf.training.shrinkage import INTERVALS
+from ssprompt_hf.tuners import SSPromptConfig
 
 SEMANTIC_ONLY = {"spatial_embedding": False, "spatial_weight": False}
 
@@ -253,6 +255,59 @@ def test_another_model_image_or_preprocessing_is_another_entry(tmp_path):
     images = SegmentationExamples(tiny_images(2), tiny_processor())
     assert images.image_digest(0) != images.image_digest(1)
     assert images.image_digest(0) == SegmentationExamples(tiny_images(2), tiny_processor()).image_digest(0)
+
+
+def test_what_computes_otherwise_has_other_entries():
+    model = tiny_adapted().get_base_model()
+    source = FeatureSource(model, FeatureCache(), "")
+    prints = [source.fingerprint]
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            prints.append(source.fingerprint)
+    model.to(torch.bfloat16)  # as a trainer may do between two evaluations
+    prints.append(source.fingerprint)
+    assert source("image", False, lambda: torch.zeros(1, 3, 32, 64))["mask_features"].dtype == torch.bfloat16
+    model = tiny_adapted().get_base_model()
+    model.config.num_attention_heads = 4
+    prints.append(FeatureSource(model, FeatureCache(), "").fingerprint)
+    assert len(set(prints)) == len(prints)
+    model.config.num_attention_heads, model.config.class_names = 2, None
+    assert (
+        FeatureSource(model, FeatureCache(), "").fingerprint
+        == FeatureSource(tiny_adapted().get_base_model(), FeatureCache(), "").fingerprint
+    )
+
+
+def test_predictions_depend_on_all_spatial_prompts():
+    prints = set()
+    for value in (None, 0.0, 1.0):
+        model = get_peft_model(tiny_seem(), SSPromptConfig(**SEMANTIC_ONLY)).get_base_model()
+        if value is not None:
+            model.model.point_tokens.weight = torch.nn.Parameter(torch.full((4, 32), value))
+        source = FeatureSource(model, FeatureCache(), "")
+        assert source.kind == "predictions"
+        prints.add(source.fingerprint)
+    assert len(prints) == 3
+
+
+def test_images_are_read_once_for_several_evaluations(tmp_path):
+    evaluation = tiny_images(2, "validation")
+    trainer = tiny_trainer(tmp_path, evaluation=evaluation, eval_strategy="steps", eval_steps=1, save_strategy="no")
+    reads, read = [], evaluation.source.read
+    evaluation.source.read = lambda row: reads.append(row) or read(row)
+    trainer.train()
+    trainer.evaluate()
+    assert sorted(reads) == [0, 0, 1, 1]  # for the digest, and for the pixels
+
+
+def test_files_in_place_of_memory_do_not_come_back(tmp_path):
+    trainer = tiny_trainer(
+        tmp_path, evaluation=tiny_images(2, "validation"), eval_strategy="steps", eval_steps=2, max_steps=2
+    )
+    trainer.feature_cache = FeatureCache("disk", tmp_path / "feature_cache")  # as several processes have it
+    trainer.train()
+    trainer.evaluate_with_zero_shot()
+    assert not (tmp_path / "feature_cache").exists()
 
 
 def test_bad_settings_are_refused():

@@ -315,7 +315,19 @@ def test_evaluation_in_training_runs_the_frozen_part_once(tmp_path):
     assert len([entry for entry in trainer.state.log_history if "eval_mean_iou" in entry]) == 4
 
 
+def test_several_data_sets_are_evaluated_by_name(tmp_path):
+    images = {"easy": tiny_images(1, "validation"), "hard": tiny_images(2, "test")}
+    trainer = tiny_trainer(tmp_path, evaluation=images, eval_strategy="steps", eval_steps=4)
+    trainer.train()
+    metrics = trainer.evaluate()
+    for name, one in images.items():
+        assert metrics[f"eval_{name}_mean_iou"] == trainer.evaluate(one)["eval_mean_iou"]
+        assert any(f"eval_{name}_mean_iou" in entry for entry in trainer.state.log_history)
+
+
 # Refusals
+
+EVERY_STEP = {"eval_strategy": "steps", "eval_steps": 1}
 
 
 @pytest.mark.parametrize(
@@ -329,6 +341,12 @@ def test_evaluation_in_training_runs_the_frozen_part_once(tmp_path):
         ({"max_steps": 0}, "max_steps is 0"),
         ({"num_train_epochs": 0}, "num_train_epochs is 0"),
         ({"remove_unused_columns": True}, "remove_unused_columns=False"),
+        ({"bf16_full_eval": True}, "use bf16"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size"),
+        (
+            {**EVERY_STEP, "lr_scheduler_type": "reduce_lr_on_plateau", "metric_for_best_model": "loss"},
+            "may be mean_iou",
+        ),
     ],
 )
 def test_bad_arguments(tmp_path, arguments, message):
@@ -345,6 +363,8 @@ def test_bad_models_and_data(tmp_path):
         tiny_trainer(tmp_path, train=mixed_images(), task="instance").train()
     with pytest.raises(SSPromptError, match="needs an eval_dataset"):
         tiny_trainer(tmp_path).evaluate()
+    with pytest.raises(SSPromptError, match=r"use SSPromptModel\.predict"):
+        tiny_trainer(tmp_path).predict(tiny_images(1))
 
 
 def test_gloo_is_left_before_the_interpreter_ends(tmp_path):
