@@ -1,35 +1,28 @@
 """`transformers.Trainer` for prompts: nothing but the prompts is trained, saved or computed more than once."""
 
-import contextlib
 import copy
 import math
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import EvalPrediction
+from transformers import TrainingArguments
 from transformers.utils import logging
 
 from ..data.dataset import SegmentationDataset
 from ..data.few_shot import label_statistics
 from ..errors import SSPromptError
-from ..export import PredictionExporter
-from ..metrics import confusion_matrix, scores_from_confusion
-from ..models.seem.mask_inference import semantic_segmentation
-from ..models.seem.mask_tiles import MaskGeometry
 from ..tuners.config import PromptConfig
 from ..tuners.prompt_layer import PromptLayer
 from .arguments import SSPromptTrainingArguments, open_arguments
 from .checkpoints import check_settings, decisive_settings, write_settings
-from .evaluation import TaskEvaluation
-from .examples import EvaluationExamples, SegmentationExamples, TrainingBatchSampler, collate_examples
+from .examples import SegmentationExamples, TrainingBatchSampler
 from .feature_cache import Entry, FeatureCache, FeatureSource, model_inputs
 from .losses import MatchingLoss, SemanticLoss
+from .scoring import ScoringTrainer
 from .shrinkage import INTERVALS, Shrinkage, TrainingPath
 
 logger = logging.get_logger(__name__)
@@ -46,7 +39,7 @@ class PromptDataLoader(DataLoader):
         self.batch_sampler.set_epoch(epoch)
 
 
-class SSPromptTrainer(Trainer):
+class SSPromptTrainer(ScoringTrainer):
     """
     Trains the prompts of an adapted model.
 
@@ -89,17 +82,13 @@ class SSPromptTrainer(Trainer):
             # DataParallel would split the features of a batch at every step; several GPUs are for several processes
             args._n_gpu = 1
         self.image_processor = image_processor
-        self.compare_zero_shot = False
-        self.exporter: PredictionExporter | None = None
         self.kept_share = 1.0
         self._shrinkage: Shrinkage | None = None
         super().__init__(
             model=model,
             args=args,
-            data_collator=collate_examples,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            compute_metrics=self._add_confusions,
             **kwargs,
         )
         # our loss is a mean over images
@@ -109,7 +98,6 @@ class SSPromptTrainer(Trainer):
         for dataset in (train_dataset, *(eval_dataset.values() if several else [eval_dataset])):
             if dataset is not None:
                 self._check_classes(dataset)
-        self._evaluated: dict[tuple[int, bool], EvaluationExamples] = {}
         self.train_examples = self.matching_loss = self.semantic_loss = None
         if train_dataset is not None:
             self._init_training(train_dataset)
@@ -204,30 +192,6 @@ class SSPromptTrainer(Trainer):
             args.process_index,
             self.train_examples.seed,
         )
-
-    def get_eval_dataloader(self, eval_dataset: SegmentationDataset | str | None = None) -> DataLoader:
-        """Batches of `eval_dataset`, or of the one given at the beginning (under a name, if there are several),
-        divided among the processes."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        if isinstance(dataset, str):
-            dataset = self.eval_dataset[dataset]
-        if dataset is None:
-            raise SSPromptError("evaluation needs an eval_dataset")
-        self._check_classes(dataset)
-        # what is not looked up in the cache is read by the loader's workers
-        load_pixels = self.feature_cache.storage == "none" or not self._stores_evaluation
-        # kept, as they know the digests of images that were read before
-        self._eval_examples = self._evaluated.setdefault(
-            (id(dataset), load_pixels),
-            EvaluationExamples(dataset, self.image_processor, task=self.args.task, load_pixels=load_pixels),
-        )
-        loader = DataLoader(
-            self._eval_examples,
-            batch_size=self.args.eval_batch_size,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-        )
-        return self.accelerator.prepare(loader)
 
     def _fill_cache(self, sampler: TrainingBatchSampler):
         """With several processes: each computes its share of all entries before any of them is needed."""
@@ -434,111 +398,6 @@ class SSPromptTrainer(Trainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: the estimate of transformers is for language models."""
         return 0
-
-    # Evaluation
-
-    @property
-    def _stores_evaluation(self) -> bool:
-        """Whether features are kept: those of images that are evaluated once need not be."""
-        # files that stood in for memory are gone when training ends
-        gone = self.feature_cache.storage != self.args.feature_cache and not self.is_in_train
-        return self._shares_cache or (self.args.eval_strategy != "no" and not gone)
-
-    def evaluate_with_zero_shot(self, eval_dataset: SegmentationDataset | None = None) -> dict[str, dict]:
-        """
-        Scores of the adapted model and of the base model as it came, with one pass of the frozen part.
-
-        Returns:
-            `{"zero_shot": scores, "adapted": scores}`, each as `evaluate_by_class` gives them.
-        """
-        self.compare_zero_shot = True
-        try:
-            self.evaluate(eval_dataset)
-        finally:
-            self.compare_zero_shot = False
-        adapted, zero_shot = self._scores_by_class()
-        return {"adapted": adapted, "zero_shot": zero_shot}
-
-    def evaluate_by_class(self, eval_dataset: SegmentationDataset | None = None) -> dict[str, Any]:
-        """
-        Scores of the model, from 0 to 1.
-
-        Returns:
-            what `scores_from_confusion` gives, by class name, and for other tasks than semantic what
-            `TaskEvaluation.scores` gives.
-        """
-        self.evaluate(eval_dataset)
-        return self._scores_by_class()[0]
-
-    def _scores_by_class(self) -> list[dict[str, Any]]:
-        names = self._eval_examples.dataset.classes.names
-        return [
-            scores_from_confusion(matrix, names) | scores
-            for matrix, scores in zip(self._confusions, self._task_scores)
-        ]
-
-    def predict(self, *args: Any, **kwargs: Any):
-        """Raises `SSPromptError`: label maps of many images are too large to be gathered."""
-        raise SSPromptError("use SSPromptModel.predict for label maps, and evaluate for scores")
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any):
-        """As in `transformers`, with empty counts to begin with."""
-        self._confusions: torch.Tensor | int = 0
-        classes = self._eval_examples.dataset.classes
-        exporters = [self.exporter, None][: 1 + self.compare_zero_shot]
-        self._task_evaluations = [
-            TaskEvaluation(self.args.task, classes, self.image_processor, exporter) for exporter in exporters
-        ]
-        self._task_scores: list[dict[str, Any]] = []
-        return super().evaluation_loop(*args, **kwargs)
-
-    @torch.no_grad()
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[None, torch.Tensor, torch.Tensor]:
-        """One stack of confusion matrices an image, `(B, 1 or 2, K, K + 1)`; they are all that is gathered."""
-        count, num_classes = len(inputs["index"]), len(self._eval_examples.dataset.classes)
-        confusions = []
-        for index, label, instance, pixel_values in zip(
-            inputs["index"].tolist(),
-            inputs["label"],
-            inputs.get("instance") or [None] * count,
-            inputs.get("pixel_values") or [None] * count,
-        ):
-            entry = self._entry(self._eval_examples, index, pixel_values=pixel_values, store=self._stores_evaluation)
-            size = self._eval_examples.resized_size(tuple(label.shape))
-            geometry = MaskGeometry(tuple(entry["padded_size"].tolist()), size, tuple(label.shape))
-            matrices = []
-            for context, evaluation in zip(self._compared(), self._task_evaluations):
-                with context:
-                    outputs = model(**model_inputs([entry], self.args.device), image_sizes=torch.tensor([size]))
-                logits = outputs.class_queries_logits[0], outputs.masks_queries_logits[0]
-                class_map = semantic_segmentation(*logits, geometry)
-                label = label.to(class_map.device)
-                matrices.append(confusion_matrix(class_map, label, num_classes))
-                evaluation.add(index, outputs, class_map, {"label": label, "instance": instance}, geometry)
-            confusions.append(torch.stack(matrices))
-        return None, torch.stack(confusions), inputs["index"].to(self.args.device)
-
-    def _compared(self) -> Iterator[contextlib.AbstractContextManager]:
-        yield contextlib.nullcontext()
-        if self.compare_zero_shot:
-            # the default prompts of the adapter's classes, which the base model itself need not know
-            yield self.model.base_model.zero_shot() if isinstance(self.model, PeftModel) else contextlib.nullcontext()
-
-    def _add_confusions(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
-        self._confusions = self._confusions + torch.as_tensor(prediction.predictions).sum(0).cpu()
-        if not compute_result:
-            return {}
-        self._task_scores = [evaluation.scores(self.args.world_size > 1) for evaluation in self._task_evaluations]
-        scores = scores_from_confusion(self._confusions[0], self._eval_examples.dataset.classes.names)
-        metrics = {name: value for name, value in scores.items() if not isinstance(value, dict)}
-        metrics |= {name: value for name, value in self._task_scores[0].items() if not isinstance(value, dict)}
-        return metrics | {f"iou_{name}": value for name, value in scores["per_class_iou"].items()}
 
 
 def _active_config(model: nn.Module) -> PeftConfig | None:
