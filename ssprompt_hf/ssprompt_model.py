@@ -14,6 +14,8 @@ from huggingface_hub import HfApi
 from peft import PeftModel
 from torch import nn
 from transformers.image_utils import SizeDict
+from transformers.utils import logging
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from .errors import AdapterError, SSPromptError
 from .file_utils import atomic_path
@@ -22,13 +24,16 @@ from .hub.base_models import resolve_base_model
 from .hub.cards import render_adapter_card
 from .hub.registry import BASE_MODELS
 from .image_inputs import ImageLike, image_sources, open_image
+from .models.seem.configuration_seem import SeemConfig
 from .models.seem.image_processing_seem import SeemImageProcessor
 from .models.seem.modeling_seem import SeemForUniversalSegmentation
 from .results import SegmentationResult, build_result
 from .tuners import PromptConfig, PromptTuner, SSPromptConfig
-from .tuners.config import ANY_BASE_MODEL, TASKS, check_choice
+from .tuners.config import ANY_BASE_MODEL, TASKS, check_choice, checked_class_names
 from .tuners.text_config import TextPromptConfig
 from .tuners.text_tuner import default_template, load_tokenizer
+
+logger = logging.get_logger(__name__)
 
 
 class SSPromptModel(PeftModel):
@@ -113,6 +118,8 @@ class SSPromptModel(PeftModel):
         """
         access = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
         folder = None
+        if class_names is not None:
+            class_names = checked_class_names(class_names)
         if adapter is not None:
             if class_names is not None or config is not None:
                 raise AdapterError("an adapter brings its own classes and configuration: pass these without `adapter`")
@@ -171,7 +178,8 @@ class SSPromptModel(PeftModel):
             self._merge_if_kept()
 
     def merge(self) -> nn.Module:
-        """The base model with the active adapter's prompts and class names for good, free of PEFT."""
+        """The base model with the active adapter's prompts and class names for good, free of PEFT. To keep it, save
+        `image_processor` into the same folder, which knows the size of images."""
         return self.merge_and_unload()
 
     def train(self, mode: bool = True) -> "SSPromptModel":
@@ -430,8 +438,23 @@ class SSPromptModel(PeftModel):
     def _predict_batch(self, sources: list, task: str, threshold: float | None, image_size: int | None) -> list:
         pictures = [open_image(source) for source in sources]
         resize = {} if image_size is None else {"size": shorter_side(self.image_processor.size, image_size)}
-        inputs = self.image_processor(pictures, return_tensors="pt", **resize).to(self.device)
-        outputs = self(**inputs)
+        # the network sees padding: only images that need the same go together, and see what they would see alone
+        inputs = [self.image_processor(picture, return_tensors="pt", **resize) for picture in pictures]
+        groups: dict[tuple, list[int]] = {}
+        for place, one in enumerate(inputs):
+            groups.setdefault(one["pixel_values"].shape, []).append(place)
+        results: list = [None] * len(sources)
+        for places in groups.values():
+            batch = {name: torch.cat([inputs[place][name] for place in places]) for name in inputs[0]}
+            chosen = [sources[place] for place in places], [pictures[place] for place in places]
+            for place, result in zip(places, self._predict_inputs(batch, *chosen, task, threshold)):
+                results[place] = result
+        return results
+
+    def _predict_inputs(
+        self, inputs: dict[str, torch.Tensor], sources: list, pictures: list, task: str, threshold: float | None
+    ) -> list:
+        outputs = self(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
         model_config = self.get_base_model().config
         names = model_config.class_names
         things = model_config.thing_class_ids
@@ -477,10 +500,21 @@ def _load_base_model(name: str | os.PathLike, revision: str | None, access: dict
     folder = resolve_base_model(name, revision=revision, **access)
     # A converted checkpoint is a folder of this machine; only a Hub id is still to be downloaded.
     access = {**access, "revision": revision or "main"} if folder == os.fspath(name) else {}
+    if access and not os.path.isdir(folder) and find_adapter_config_file(folder, **access) is not None:
+        raise AdapterError(f"{folder!r} is an adapter and no base model: pass it as adapter={folder!r}")
+    if kwargs["use_text_model"] and not SeemConfig.from_pretrained(folder, **access).use_text_model:
+        raise AdapterError(
+            f"{os.fspath(name)!r} was saved without its text encoder, which class names and methods that learn words "
+            "need: take the model that it was made from"
+        )
     model = SeemForUniversalSegmentation.from_pretrained(folder, **access, **kwargs)
     try:
         image_processor = SeemImageProcessor.from_pretrained(folder, **access)
-    except OSError:  # a base model without a file for its processor has standard settings
+    except OSError:
+        logger.warning(
+            f"{os.fspath(name)} has no file for its image processor, so images are resized as for the official "
+            "models, to a shorter side of 512: save the processor of the model that it was made from beside it"
+        )
         image_processor = SeemImageProcessor(size_divisibility=model.config.size_divisibility)
     if os.fspath(name) in BASE_MODELS:
         # Adapters record the name, not where this machine keeps the files.

@@ -12,9 +12,17 @@ from prompted_seem import CLASSES, OTHER_CLASSES, logits, pixels, same, set_clas
 from safetensors.torch import load_file, save_file
 
 from ssprompt_hf import SSPromptModel
-from ssprompt_hf.errors import AdapterError, DownloadError, NoImagesError, SSPromptError, UnreadableFileError
+from ssprompt_hf.errors import (
+    AdapterError,
+    DownloadError,
+    NoImagesError,
+    SSPromptError,
+    UnknownNameError,
+    UnreadableFileError,
+)
 from ssprompt_hf.hub.adapters import read_adapter, replacing_folder
 from ssprompt_hf.hub.cards import metrics_table, render_adapter_card
+from ssprompt_hf.image_inputs import open_image
 from ssprompt_hf.tuners import CoOpConfig, SSPromptConfig, SSPromptLayer
 
 WEIGHTS = "adapter_model.safetensors"
@@ -273,6 +281,62 @@ def test_sizes_that_are_none(base, wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(SSPromptError, match=f"{name} is {value}; it must be at least 1"):
         SSPromptModel.from_pretrained(base).predict(image(), **wrong)
+
+
+def test_an_adapter_is_no_base_model(base, adapter, hub, tmp_path, monkeypatch):
+    with pytest.raises(UnknownNameError, match="is an adapter and no base model: pass it as adapter"):
+        SSPromptModel.from_pretrained(adapter)
+    hub.patch_client(monkeypatch, tmp_path / "home", token=True)
+    SSPromptModel.from_pretrained(base, adapter).push_to_hub("tester/fog")
+    with pytest.raises(AdapterError, match="pass it as adapter='tester/fog'"):
+        SSPromptModel.from_pretrained("tester/fog")
+    with pytest.raises(UnknownNameError, match="did you mean 'seem-nano'"):
+        SSPromptModel.from_pretrained("seem-nanoo")
+
+
+def test_a_merged_model_is_saved_with_its_processor(base, adapter, tmp_path, caplog):
+    model = SSPromptModel.from_pretrained(base, adapter)
+    picture = image(90, 200)
+    expected = model.predict(picture).class_map
+    processor = model.image_processor
+    model.merge().save_pretrained(tmp_path / "merged")
+    assert SSPromptModel.from_pretrained(tmp_path / "merged").predict(picture).class_map.shape == (90, 200)
+    assert "no file for its image processor" in caplog.text
+    processor.save_pretrained(tmp_path / "merged")
+    caplog.clear()
+    again = SSPromptModel.from_pretrained(tmp_path / "merged")
+    assert np.array_equal(again.predict(picture).class_map, expected) and "image processor" not in caplog.text
+    with pytest.raises(AdapterError, match="saved without its text encoder"):
+        SSPromptModel.from_pretrained(tmp_path / "merged", class_names=["sky"])
+
+
+def test_batches_of_several_sizes_change_nothing(base):
+    model = SSPromptModel.from_pretrained(base)
+    pictures = [image(48, 80), image(80, 48), image(48, 120), image(50, 83), image(48, 80)]
+    for one, other in zip(model.predict(pictures, batch_size=5), model.predict(pictures)):
+        assert np.array_equal(one.class_map, other.class_map) and one.image.size == other.image.size
+
+
+@pytest.mark.parametrize("names", ["road", [], ["a", "a"], [" "], [3]])
+def test_class_names_that_are_none(base, names):
+    with pytest.raises(AdapterError, match="class_names"):
+        SSPromptModel.from_pretrained(base, class_names=names)
+    with pytest.raises(AdapterError, match="class_names"):
+        SSPromptConfig(class_names=names)
+
+
+def test_images_of_many_bits():
+    small = Image.fromarray(np.full((4, 6), 51, np.int32))
+    large = Image.fromarray(np.full((4, 6), 51 * 257, np.int32))
+    assert small.mode == large.mode == "I"
+    for picture in (small, large):
+        assert (np.asarray(open_image(picture)) == 51).all()
+    for picture in (
+        Image.fromarray(np.full((4, 6), 0.5, np.float32)),
+        Image.fromarray(np.full((4, 6), 70000, "int32")),
+    ):
+        with pytest.raises(UnreadableFileError, match="Save the image with 8 or 16 bits"):
+            open_image(picture)
 
 
 def test_switching_adapters_while_looking_at_zero_shot(base, adapter, tmp_path):

@@ -31,14 +31,26 @@ def open_image(value: Any, source: str, decode: bool = True) -> Image.Image:
 
 def read_image(value: Any, source: str) -> np.ndarray:
     """uint8 (H, W, 3), RGB, of an image file; see `upright_pixels`."""
-    return upright_pixels(open_image(value, source))
+    return upright_pixels(open_image(value, source), source)
 
 
-def upright_pixels(image: Image.Image) -> np.ndarray:
-    """uint8 (H, W, 3), RGB, turned upright as its EXIF data says; 16-bit images lose their lower byte."""
+def upright_pixels(image: Image.Image, source: str = "image") -> np.ndarray:
+    """uint8 (H, W, 3), RGB, turned upright as its EXIF data says; 16-bit images lose their lower byte.
+
+    Raises:
+        UnreadableFileError: pixels of floating point or of more than 16 bits.
+    """
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # Pillow would clip at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode[0] in "IF":  # Pillow would clip at 255
+        pixels = np.asarray(image)
+        if image.mode == "F" or pixels.min() < 0 or pixels.max() >= 2**16:
+            raise UnreadableFileError(
+                f"{source}: pixels of mode {image.mode!r} from {pixels.min()} to {pixels.max()}, where 0 to 255 or "
+                "65535 are known. Save the image with 8 or 16 bits."
+            )
+        # 32 bits may hold 8; 16 bits are what they are
+        shift = 0 if image.mode == "I" and pixels.max() < 256 else 8
+        image = Image.fromarray((pixels >> shift).astype(np.uint8))
     return np.asarray(image.convert("RGB"))
 
 

@@ -10,7 +10,9 @@ the official file, in `<HF_HOME>/ssprompt_hf/converted`:
 so that a later load needs neither the official file nor, offline, the Hub.
 """
 
+import difflib
 import os
+import re
 import shutil
 from pathlib import Path
 from urllib.parse import quote
@@ -30,9 +32,11 @@ from huggingface_hub.errors import (
 from transformers.utils import logging
 
 from ..errors import DownloadError, UnknownNameError
-from .registry import ASSETS, BASE_MODELS, TOKENIZER_REPO, BaseModel
+from .registry import ADAPTER_CONFIG, ASSETS, BASE_MODELS, TOKENIZER_REPO, BaseModel
 
 logger = logging.get_logger(__name__)
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def resolve_base_model(
@@ -48,7 +52,7 @@ def resolve_base_model(
 
     Args:
         name_or_path: a name in `BASE_MODELS`; a folder of that name in the working directory comes first, as for Hub
-            ids. Everything else is returned as it is.
+            ids. Another folder or a Hub id is returned as it is.
         revision: branch, tag or commit of the repository with the official checkpoint.
         cache_dir: holds the download and the converted models, in place of the Hub's cache and `HF_HOME`.
         token: as in `from_pretrained`.
@@ -60,11 +64,20 @@ def resolve_base_model(
 
     Raises:
         DownloadError: the official file cannot be had: no network and nothing cached, no such revision, no access.
-        UnknownNameError: no file is published for this name; the message says how to pass one.
+        UnknownNameError: no such name; or no file is published for it, and the message says how to pass one; or the
+            folder is that of an adapter.
         CheckpointError: the official file is not what it should be.
     """
     name = os.fspath(name_or_path)
-    if name not in BASE_MODELS or os.path.isdir(name):
+    if os.path.isdir(name):
+        if os.path.isfile(os.path.join(name, ADAPTER_CONFIG)) and not _is_converted(Path(name)):
+            raise UnknownNameError(f"{name!r} is an adapter and no base model: pass it as adapter (--adapter)")
+        return name
+    if name not in BASE_MODELS:
+        if HUB_ID.fullmatch(name) is None:
+            near = difflib.get_close_matches(name, BASE_MODELS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(BASE_MODELS)}"
+            raise UnknownNameError(f"{name!r} is no base model, no folder and no Hub id (user/name): {hint}")
         return name
     model = BASE_MODELS[name]
     if model.embedded:

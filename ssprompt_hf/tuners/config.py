@@ -3,6 +3,7 @@
 import enum
 import importlib.metadata
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,26 @@ def check_choice(name: str, value: Any, choices: tuple) -> None:
     """
     if value not in choices:
         raise AdapterError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
+
+
+def checked_class_names(class_names: Iterable[str]) -> list[str]:
+    """
+    Class names as a list.
+
+    Raises:
+        AdapterError: there are none, one is no name, or one is there twice.
+    """
+    if isinstance(class_names, str):
+        raise AdapterError(f"class_names is {class_names!r}, a single text: pass a list of names")
+    names = list(class_names)
+    if not names:
+        raise AdapterError("class_names is empty: name at least one class, or leave it None")
+    if wrong := [name for name in names if not isinstance(name, str) or not name.strip()]:
+        raise AdapterError(f"class_names holds {wrong[0]!r}, which is no name")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise AdapterError(f"class_names holds {twice!r} more than once")
+    return names
 
 
 def current_versions() -> dict[str, str]:
@@ -100,14 +121,7 @@ class PromptConfig(PeftConfig):
         super().__post_init__()
         check_choice("task", self.task, TASKS)
         if self.class_names is not None:
-            self.class_names = list(self.class_names)
-            if not self.class_names:
-                raise AdapterError("class_names is empty: name at least one class, or leave it None")
-            if wrong := [name for name in self.class_names if not isinstance(name, str) or not name.strip()]:
-                raise AdapterError(f"class_names holds {wrong[0]!r}, which is no name")
-            if len(set(self.class_names)) < len(self.class_names):
-                twice = next(name for name in self.class_names if self.class_names.count(name) > 1)
-                raise AdapterError(f"class_names holds {twice!r} more than once")
+            self.class_names = checked_class_names(self.class_names)
         count = None if self.class_names is None else len(self.class_names)
         if self.thing_class_ids is not None:
             self.thing_class_ids = list(self.thing_class_ids)

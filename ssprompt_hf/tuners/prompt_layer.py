@@ -3,9 +3,11 @@
 import warnings
 
 import torch
+from peft import PeftConfig
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
 
 from ..errors import AdapterError
 
@@ -87,6 +89,23 @@ class PromptLayer(nn.Module, BaseTunerLayer):
             self.unmerge()
         self.base_layer.weight = value
         self.base_classes = None
+
+    def write_classes(self, model_config: PretrainedConfig, adapter: PeftConfig | None) -> None:
+        """Let the model's configuration name the classes of an adapter's configuration, or else the slot's own."""
+        classes = self.base_classes
+        if adapter is not None and adapter.class_names is not None:
+            classes = {"class_names": adapter.class_names, "thing_class_ids": adapter.thing_class_ids}
+        for name, value in (classes or {}).items():
+            setattr(model_config, name, None if value is None else list(value))
+        if model_config.class_names is not None:
+            model_config.id2label = dict(enumerate(model_config.class_names))
+            model_config.label2id = {name: index for index, name in enumerate(model_config.class_names)}
+
+    def after_switching(self, model: PreTrainedModel) -> None:
+        """Called by a base model whose adapters were switched by transformers, which knows nothing of classes."""
+        adapters = {} if self.disable_adapters else getattr(model, "peft_config", {})
+        active = [name for name in self.active_adapters if name in adapters]
+        self.write_classes(model.config, adapters[active[0]] if active else None)
 
     def _checked_default(self, adapter_name: str, default: torch.Tensor, kind: str, remedy: str) -> torch.Tensor:
         """

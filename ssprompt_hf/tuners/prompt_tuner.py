@@ -80,18 +80,10 @@ class PromptTuner(BaseTuner):
 
     def _sync_classes(self, adapter_name: str | None) -> None:
         """Let the model's configuration name the classes of an adapter, or (`None`) the base model's own."""
-        config = getattr(self.model, "config", None)
-        if not hasattr(config, "class_names") or self._class_layer() is None:
-            return
-        classes = self.base_classes()
-        if adapter_name is not None and self.peft_config[adapter_name].class_names is not None:
-            adapter = self.peft_config[adapter_name]
-            classes = {"class_names": adapter.class_names, "thing_class_ids": adapter.thing_class_ids}
-        for name, value in classes.items():
-            setattr(config, name, None if value is None else list(value))
-        if classes["class_names"] is not None:
-            config.id2label = dict(enumerate(classes["class_names"]))
-            config.label2id = {name: index for index, name in enumerate(classes["class_names"])}
+        layer = self._class_layer()
+        if layer is not None and hasattr(getattr(self.model, "config", None), "class_names"):
+            self.base_classes()
+            layer.write_classes(self.model.config, self.peft_config.get(adapter_name))
 
     # Creating adapters
 
@@ -315,5 +307,7 @@ def check_adapter_tensors(expected: dict[str, tuple[int, ...]], tensors: dict[st
             raise AdapterError(
                 f"{name} has shape {found} in the adapter's file; configuration and base model need {shape}{hint}"
             )
+        if not tensors[name].is_floating_point():
+            raise AdapterError(f"{name} has the type {tensors[name].dtype} in the adapter's file; prompts are floats")
         if not tensors[name].isfinite().all():
             raise AdapterError(f"{name} holds values that are not finite: the adapter's file is damaged")

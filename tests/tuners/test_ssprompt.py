@@ -24,7 +24,7 @@ from prompted_seem import (
     train,
     trained,
 )
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ssprompt_hf.errors import AdapterError
 from ssprompt_hf.models.fingerprint import fingerprint_difference, model_fingerprint
@@ -132,6 +132,56 @@ def test_transformers_load_add_and_switch_adapters(tmp_path):
     base.enable_adapters()
     base.delete_adapter("fresh")
     assert same(logits(base), expected)
+
+
+def test_transformers_adapters_bring_their_classes(tmp_path):
+    names, things = {}, {}
+    for place, classes in enumerate((CLASSES, OTHER_CLASSES)):
+        seem = small_seem()
+        set_classes(seem, classes, [place])
+        adapted(seem).save_pretrained(tmp_path / str(place))
+        names[str(place)], things[str(place)] = list(classes), [place]
+    base = small_seem(("own",), ())
+    names[None], things[None] = ["own"], []
+    for name in ("0", "1"):
+        base.load_adapter(str(tmp_path / name), name)
+
+    def check(name):
+        assert base.config.class_names == names[name] and base.config.thing_class_ids == things[name]
+        assert base.config.id2label == dict(enumerate(names[name]))
+        assert logits(base)[0].shape[-1] == len(names[name]) + 1
+
+    check("1")
+    base.set_adapter("0")
+    check("0")
+    base.disable_adapters()
+    check(None)
+    base.enable_adapters()
+    check("0")
+    base.delete_adapter("0")
+    check("1")
+    base.delete_adapter("1")
+    check(None)
+
+
+@pytest.mark.parametrize("damage", ["not finite", "lacks", "unknown", "other shapes"])
+def test_transformers_load_no_damaged_adapter(tmp_path, damage):
+    trained().save_pretrained(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    key = next(name for name in tensors if "object_queries.ssprompt_embedding" in name)
+    if damage == "lacks":
+        del tensors[key]
+    elif damage == "unknown":
+        tensors[key.replace("embedding", "extra")] = tensors[key].clone()
+    else:
+        tensors[key] = tensors[key][1:].clone() if damage == "other shapes" else tensors[key] * torch.nan
+    save_file(tensors, path, metadata={"format": "pt"})
+    base = small_seem()
+    expected = logits(base)
+    with pytest.raises(AdapterError, match=damage):
+        base.load_adapter(str(tmp_path), "night")
+    assert same(logits(base), expected) and base.config.class_names == CLASSES
 
 
 def test_adapters_with_different_classes_live_together(tmp_path):

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .adapters import NamesAdapterClasses
 from .backbone import build_backbone
 from .configuration_seem import SeemConfig
 from .cpu_ops import matmul
@@ -407,7 +408,7 @@ class SeemModel(SeemPreTrainedModel):
         output.spatial_prompts = prompts
 
 
-class SeemForUniversalSegmentation(SeemPreTrainedModel):
+class SeemForUniversalSegmentation(NamesAdapterClasses, SeemPreTrainedModel):
     """SEEM with masks and class scores: semantic, instance and panoptic segmentation, grounding and interaction."""
 
     # Where the prompts that can be learned live; tuners wrap these modules.
