@@ -28,7 +28,7 @@ def adapter_info(folder: str | os.PathLike) -> dict[str, Any]:
     learned = {name: tensor for name, tensor in tensors.items() if not name.endswith(kept)}
     unit = getattr(config, "weight_range", None) == "unit"
     weights = {
-        name.split(".")[-2]: (tensor.sigmoid() if unit else tensor).tolist()
+        name.removesuffix(".ssprompt_weight").split(".")[-1]: (tensor.sigmoid() if unit else tensor).flatten().tolist()
         for name, tensor in learned.items()
         if name.endswith("ssprompt_weight")
     }
@@ -43,8 +43,9 @@ def adapter_info(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def describe_adapter(info: dict[str, Any]) -> str:
-    """`adapter_info` as text for a terminal."""
+    """`adapter_info` as text for a terminal; of what other programs wrote into the configuration, what can be told."""
     config = info["config"]
+    chosen, training, metrics = (config[name] for name in ("chosen_images", "training", "metrics"))
     facts = {
         "adapter": info["folder"],
         "method": config["peft_type"],
@@ -54,19 +55,25 @@ def describe_adapter(info: dict[str, Any]) -> str:
         "dataset": config["dataset"],
         "shots": config["shots"],
         "seed": config["seed"],
-        "images": None if config["chosen_images"] is None else f"{len(config['chosen_images'])} chosen",
+        "images": f"{len(chosen)} chosen" if isinstance(chosen, list) else chosen,
         "image size": config["image_size"],
-        "training": ", ".join(f"{name} {value}" for name, value in (config["training"] or {}).items()) or None,
+        "training": ", ".join(f"{name} {value}" for name, value in training.items()) or None
+        if isinstance(training, dict)
+        else training,
         "parameters": f"{info['parameters']:,} learned numbers, {info['bytes'] / 1000:.1f} kB",
     }
     lines = [f"{name:<12} {value}" for name, value in facts.items() if value is not None]
     for name, shape in info["tensors"].items():
         lines.append(f"{'tensor':<12} {name.removeprefix('base_model.model.')} {'x'.join(map(str, shape))}")
     for name, values in info["weights"].items():
+        if not values:
+            continue
         low, high, mean = min(values), max(values), sum(values) / len(values)
         lines.append(f"{'weights w':<12} {name}: {low:.2f} to {high:.2f}, mean {mean:.2f}")
     class_weights = info["weights"].get("class_embeddings")
     if config["class_names"]:
+        if class_weights is not None and len(class_weights) != len(config["class_names"]):
+            class_weights = None  # of no use to tell the classes apart
         things = config["thing_class_ids"] or []
         rows = [
             [
@@ -77,8 +84,8 @@ def describe_adapter(info: dict[str, Any]) -> str:
             for index, name in enumerate(config["class_names"])
         ]
         lines += ["", format_table(["class", "kind", *([] if class_weights is None else ["w"])], rows)]
-    if config["metrics"]:
-        settings = {name: value for name, value in config["metrics"].items() if isinstance(value, dict)}
+    if isinstance(metrics, dict):
+        settings = {name: value for name, value in metrics.items() if isinstance(value, dict)}
         columns = list(dict.fromkeys(key for value in settings.values() for key in value))
         rows = [[name, *(_number(value.get(key)) for key in columns)] for name, value in settings.items()]
         lines += ["", format_table(["result, %", *columns], rows)] if rows else []

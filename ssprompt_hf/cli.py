@@ -5,6 +5,7 @@ Heavy modules are imported where a command runs, so that `--help` and mistakes i
 
 import argparse
 import os
+import re
 import sys
 import warnings
 
@@ -36,8 +37,23 @@ def main(arguments: list[str] | None = None) -> int:
     except SSPromptError as error:
         print(f"{parser.prog} {options.command}: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"{parser.prog} {options.command}: interrupted", file=sys.stderr)
+    except OSError as error:
+        # the last word of the operating system, on a full disk for instance; errors of libraries have no number
+        if error.errno is None:
+            raise
+        place = "" if error.filename is None else f"{error.filename}: "
+        print(f"{parser.prog} {options.command}: error: {place}{error.strerror}", file=sys.stderr)
+        return 2
+    except (ImportError, RuntimeError) as error:
+        if not re.search("to be installed|need to install", str(error)):
+            raise
+        # what transformers says when it makes a tracker (--report_to) or an optimizer (--optim)
+        message = " ".join(str(error).split())
+        print(f"{parser.prog} {options.command}: error: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        hint = f"; {error}" if error.args else ""
+        print(f"{parser.prog} {options.command}: interrupted{hint}", file=sys.stderr)
         return 130
     return 0
 

@@ -7,8 +7,10 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ LISTED = (
     "output_dir",
     "max_steps",
     "per_device_train_batch_size",
+    "per_device_eval_batch_size",
     "gradient_accumulation_steps",
     "optim",
     "learning_rate",
@@ -36,6 +39,31 @@ LISTED = (
     "eval_steps",
     "report_to",
     "dataloader_num_workers",
+)
+# What an evaluation takes and does not use; its --help leaves these out.
+ONLY_FOR_TRAINING = (
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "optim",
+    "learning_rate",
+    "weight_decay",
+    "lr_scheduler_type",
+    "seed",
+    "logging_steps",
+    "save_strategy",
+    "save_steps",
+    "eval_strategy",
+    "eval_steps",
+    "semantic_loss",
+    "loss_resolution",
+    "auxiliary_loss",
+    "random_flip",
+    "shrinkage",
+    "feature_cache",
+    "feature_cache_dir",
+    "feature_cache_gb",
+    "keep_projections",
 )
 
 
@@ -87,6 +115,8 @@ def _add_fields(
     cls: type,
     defaults: dict[str, Any] | None = None,
     without: tuple[str, ...] = (),
+    unlisted: Collection[str] = (),
+    texts: dict[str, str] | None = None,
     only_given: bool = False,
 ):
     """Options for the fields of a dataclass, as transformers makes them; --help lists ours and the usual ones.
@@ -94,33 +124,70 @@ def _add_fields(
     Args:
         defaults: in place of those of the dataclass.
         without: fields that get no option.
+        unlisted: fields that --help leaves out.
+        texts: --help of fields, in place of the dataclass's.
         only_given: options that the user does not give leave no attribute behind.
     """
     from transformers import HfArgumentParser, TrainingArguments
 
     parser.usage = f"{parser.prog} [OPTION VALUE ...]"
-    inherited = {field.name for field in dataclasses.fields(TrainingArguments)} - set(LISTED)
+    base = TrainingArguments.__dataclass_fields__ if issubclass(cls, TrainingArguments) else {}
+    hidden = base.keys() - set(LISTED) | set(unlisted)
+    defaults, texts = defaults or {}, texts or {}
     options = HfArgumentParser(cls, add_help=False)
-    options.set_defaults(**(defaults or {}))
+    options.set_defaults(**defaults)
     group = parser.add_argument_group(title)
     for action in options._actions:
         if action.dest in without:
             continue
-        hidden = issubclass(cls, TrainingArguments) and action.dest in inherited
-        if hidden or action.option_strings[0].startswith("--no_"):
+        if action.dest in hidden or action.option_strings[0].startswith("--no_"):
             action.help = argparse.SUPPRESS
         else:
-            # where we only changed a default, the text is that of transformers; some of these have a bare %
-            base = TrainingArguments.__dataclass_fields__.get(action.dest)
-            text = action.help or (base.metadata.get("help", "") if base else "")
-            text = text.split("\n")[0].split(". ")[0].rstrip(".").replace("%", "%%")
-            shown = action.default is not None and "default" not in text.lower()
-            action.help = text + (f" (default: {action.default})".replace("%", "%%") if shown else "")
+            text = texts.get(action.dest) or cls.__dataclass_fields__[action.dest].metadata.get("help")
+            theirs = base[action.dest].metadata.get("help", "") if action.dest in base else ""
+            if text in (None, theirs):  # where we only changed a default, too
+                text = _first_sentence(theirs)
+            if defaults.get(action.dest) is not None:  # not the one that the text may tell of
+                text = re.sub(r" \(default: [^()]*\)", "", text)
+            if action.default is not None and "default" not in text.lower():
+                text += f" (default: {action.default})"
+            action.help = text.replace("%", "%%")
         if only_given:
             action.default = argparse.SUPPRESS
         group._add_action(action)
         # transformers adds a second name with dashes, which works but is not listed
         action.option_strings = action.option_strings[:1]
+
+
+def _first_sentence(text: str) -> str:
+    """Of a help text; the points of "e.g." and "..." end none."""
+    return re.split(r"(?<=[^.])\.(?:\s+(?=[A-Z0-9`])|$)", text.strip().split("\n")[0])[0]
+
+
+def _check_folder(flag: str, folder: str | os.PathLike | None):
+    """Raises `SSPromptError` if `folder`, of an option that is not given if None, is a file or below one."""
+    from .errors import SSPromptError
+
+    if folder is None:
+        return
+    path = Path(os.path.abspath(folder))
+    there = next((place for place in (path, *path.parents) if os.path.lexists(place)), path)
+    if not there.is_dir():
+        place = "a file" if there == path else f"below {there}, a file"
+        raise SSPromptError(f"{flag} is {str(folder)!r}, which is {place}: give a folder, it is made if need be")
+
+
+def _training_arguments(options: argparse.Namespace) -> Any:
+    """
+    Raises:
+        SSPromptError: as `SSPromptTrainingArguments`; or the folders to write to cannot be any.
+    """
+    from .training.arguments import SSPromptTrainingArguments
+
+    args = _build(SSPromptTrainingArguments, options)
+    _check_folder("--output_dir", args.output_dir)
+    _check_folder("--feature_cache_dir", args.feature_cache_dir)
+    return args
 
 
 def _build(cls: type, options: argparse.Namespace) -> Any:
@@ -145,13 +212,26 @@ def _fill_train(parser: argparse.ArgumentParser):
 
 
 def run_train(options: argparse.Namespace):
-    """Run `train`; raises as `train_adapter`."""
-    from .training.arguments import SSPromptTrainingArguments
+    """
+    Run `train`; raises as `train_adapter`.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C; with a message if the run has left a checkpoint.
+    """
+    from .training.checkpoints import last_complete_checkpoint
     from .training.run import METRICS, train_adapter
     from .training.settings import DataArguments, PromptArguments
 
     data, prompts = _build(DataArguments, options), _build(PromptArguments, options)
-    metrics = train_adapter(data, prompts, _build(SSPromptTrainingArguments, options))
+    args, start = _training_arguments(options), time.time()
+    try:
+        metrics = train_adapter(data, prompts, args)
+    except KeyboardInterrupt:
+        checkpoint = last_complete_checkpoint(args.output_dir)
+        # one that is older is of another run, unless this one went on from it
+        if checkpoint is None or not (prompts.resume or os.stat(checkpoint).st_mtime >= start):
+            raise
+        raise KeyboardInterrupt("--resume goes on from the last checkpoint") from None
     if metrics:
         print(f"wrote {Path(options.output_dir) / METRICS} and the adapter beside it")
 
@@ -168,12 +248,11 @@ def _fill_demo(parser: argparse.ArgumentParser):
 
 def run_demo(options: argparse.Namespace):
     """Run `demo`; raises as `train_adapter`. A demo that was interrupted starts anew."""
-    from .training.arguments import SSPromptTrainingArguments
     from .training.run import ADAPTER, train_adapter
     from .training.settings import DataArguments, PromptArguments
 
     data, prompts = _build(DataArguments, options), _build(PromptArguments, options)
-    metrics = train_adapter(data, prompts, _build(SSPromptTrainingArguments, options), start_anew=True)
+    metrics = train_adapter(data, prompts, _training_arguments(options), start_anew=True)
     if metrics:
         method = metrics["method"]
         print(
@@ -195,19 +274,20 @@ def _fill_evaluate(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--export", metavar="DIR", help="write the predictions as Cityscapes' and COCO's scripts read them"
     )
-    _add_fields(parser, "data", DataArguments)
+    _add_fields(parser, "data", DataArguments, unlisted=("train_split",))
     defaults = {"output_dir": "out/evaluation", "task": None}
-    _add_fields(parser, "running", SSPromptTrainingArguments, defaults)
+    texts = {"task": "semantic, instance or panoptic (default: the adapter's, or semantic)"}
+    _add_fields(parser, "running", SSPromptTrainingArguments, defaults, unlisted=ONLY_FOR_TRAINING, texts=texts)
 
 
 def run_evaluate(options: argparse.Namespace):
     """Run `evaluate`; raises as `evaluate_adapter`."""
-    from .training.arguments import SSPromptTrainingArguments
     from .training.run import METRICS, evaluate_adapter
     from .training.settings import DataArguments
 
     task, options.task = options.task, options.task or "semantic"
-    args = _build(SSPromptTrainingArguments, options)
+    args = _training_arguments(options)
+    _check_folder("--export", options.export)
     if evaluate_adapter(_build(DataArguments, options), options.adapter, args, options.export, task):
         print(f"wrote {Path(options.output_dir) / METRICS}")
         if options.export is not None:
@@ -264,6 +344,7 @@ def run_predict(options: argparse.Namespace):
     else:
         base = options.base_model
     output = Path(options.output_dir)
+    _check_folder("--output_dir", output)
     images, _ = image_sources(options.images)
     names = _output_names(images)
     _spare_inputs(images, [file for name in names for file in _output_files(output, name)])
@@ -372,5 +453,6 @@ def run_explain(options: argparse.Namespace):
     from .training.settings import DataArguments
 
     data = _build(DataArguments, options)
+    _check_folder("--output_dir", options.output_dir)
     explain_adapter(options.adapter, data, options.output_dir, options.words, options.examples, options.use_cpu)
     print(f"wrote {Path(options.output_dir) / REPORT}")

@@ -25,7 +25,7 @@ def image_sources(images: ImageLike | list[ImageLike]) -> tuple[list, bool]:
         paths as text and images in memory as they are; and False for folders and lists.
 
     Raises:
-        NoImagesError: a folder without images, or a path that is not there.
+        NoImagesError: a folder without images, or a path that is empty or not there.
     """
     if isinstance(images, (list, tuple)):
         return [source for item in images for source in _expand(item)], False
@@ -36,6 +36,8 @@ def image_sources(images: ImageLike | list[ImageLike]) -> tuple[list, bool]:
 def _expand(item: ImageLike) -> list:
     if not isinstance(item, (str, os.PathLike)):
         return [item]
+    if not os.fspath(item):  # a Path would make the working directory of it
+        raise NoImagesError("one of the paths is empty: give an image, or a folder ('.' for the working directory)")
     path = Path(item)
     if path.is_dir():
         files = list_files(path, IMAGE_SUFFIXES)
@@ -48,7 +50,7 @@ def _expand(item: ImageLike) -> list:
 
 
 def open_image(source: Any) -> Image.Image:
-    """An RGB image of a path, an image, or an array (H, W, 3) of uint8.
+    """An RGB image of a path, an image, or an array of uint8: (H, W, 3), or (H, W) or (H, W, 1) in grey.
 
     Files and images in memory are turned upright as their EXIF data says; an array is taken as it is.
 
@@ -64,8 +66,10 @@ def open_image(source: Any) -> Image.Image:
 
 
 def _image_array(source: Any) -> np.ndarray:
-    """uint8 (H, W), or (H, W, C) of 2 to 4 channels: what Pillow makes an image of without clipping a value."""
+    """uint8 (H, W), or (H, W, C) of 1 to 4 channels: what Pillow makes an image of without clipping a value."""
     array = np.asarray(source)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]  # the only channel of a grey image, which Pillow knows without it
     fix = None
     if array.dtype.kind == "f":
         fix = "(255 * image).round().astype('uint8') where 1 is white"

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from .data.classes import IGNORE_INDEX, default_palette
+from .errors import SSPromptError
 from .visualization import overlay
 
 
@@ -65,7 +66,14 @@ class SegmentationResult:
         return Image.fromarray(pixels)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the class map as an 8-bit PNG, a label file of the data sets of this package."""
+        """
+        Write the class map as an 8-bit PNG, a label file of the data sets of this package.
+
+        Raises:
+            SSPromptError: `path` does not end in `.png`; other formats, JPEG above all, may change class ids.
+        """
+        if os.path.splitext(path)[1].lower() != ".png":
+            raise SSPromptError(f"{os.fspath(path)}: class ids are kept only by PNG; let the name end in .png")
         Image.fromarray(self.class_map).save(path)
 
     def __repr__(self) -> str:

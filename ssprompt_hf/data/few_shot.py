@@ -190,12 +190,15 @@ def select_shots(
     if isinstance(shots, bool) or not isinstance(shots, (int, np.integer)) or shots < 1:
         raise SSPromptError(f"`shots` must be an integer of 1 or more, not {shots!r}.")
     if mode not in ("per_class", "total"):
-        raise SSPromptError(f"`mode` must be 'per_class' or 'total', not {mode!r}.")
+        raise SSPromptError(f"`mode` (--shot_mode) must be 'per_class' or 'total', not {mode!r}.")
     shows = statistics.pixel_counts >= min_pixels
     available = shows.sum(0)
     if mode == "total":
         if len(shows) < shots and not allow_fewer:
-            raise TooFewImagesError(f"{shots} images wanted, {len(shows)} there. Lower `shots` or add images.")
+            raise TooFewImagesError(
+                f"{shots} images wanted, {len(shows)} there. Lower `shots` (--shots), add images, or pass "
+                "allow_fewer=True (--allow_fewer)."
+            )
     elif not allow_fewer:
         _check_available(available, class_names, shots, min_pixels, statistics.vanished_classes(class_names))
 
@@ -246,11 +249,11 @@ def _check_available(
     if missing:
         raise MissingClassError(
             f"No training image shows {', '.join(map(repr, missing))}. Take it out of the class file (and list its id "
-            f'under "ignore_id"), add images that show it, or pass allow_fewer=True. {counted}'
+            f'under "ignore_id"), add images that show it, or pass allow_fewer=True (--allow_fewer). {counted}'
         )
     scarce = [name for name, count in zip(class_names, available) if count < shots]
     if scarce:
         raise TooFewImagesError(
             f"{shots} shots of each class wanted, but fewer images show {', '.join(map(repr, scarce))}. Use at most "
-            f"{available.min()} shots, add images, or pass allow_fewer=True. {counted}"
+            f"{available.min()} shots, add images, or pass allow_fewer=True (--allow_fewer). {counted}"
         )

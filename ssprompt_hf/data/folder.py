@@ -14,11 +14,16 @@ IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
 LABEL_FOLDERS = ("annotations", "labels", "masks", "annotation", "label", "mask", "segmentationclass")
 INSTANCE_FOLDERS = ("instances", "instance")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+JPEG_SUFFIXES = (".jpg", ".jpeg")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 LABEL_ENDINGS = ("", "_label", "_labels", "_mask", "_gt", "_seg", "_L", "_instance")
 """What a label's name may add to its image's: `a.jpg` belongs with `a.png`, `a_mask.png`, ..."""
 
 SPLIT_ALIASES = (("train", "training"), ("val", "validation", "valid", "dev"), ("test", "testing"))
+
+
+SPLIT_FLAGS = "Name another as `split` (--train_split, --eval_split)."
+"""Ends messages about a split that is not there."""
 
 
 def split_aliases(split: str) -> tuple[str, ...]:
@@ -90,7 +95,7 @@ def _find_layout(data_dir: Path, split: str | None) -> tuple[Path, Path, Path | 
         if part is None:
             raise NoImagesError(
                 f"{data_dir}: no images for split {split!r}. Looked for images/{split}/ and {split}/images/; "
-                f"found {_found(data_dir)}."
+                f"found {_found(data_dir)}. {SPLIT_FLAGS}"
             )
         images, data_dir = _subfolder(part, IMAGE_FOLDERS), part
         return images, _label_folder(data_dir), _subfolder(data_dir, INSTANCE_FOLDERS), []
@@ -103,7 +108,7 @@ def _find_layout(data_dir: Path, split: str | None) -> tuple[Path, Path, Path | 
     if splits:
         part = _subfolder(images, split_aliases(split))
         if part is None:
-            raise NoImagesError(f"{images}: no split {split!r}; there are {', '.join(sorted(splits))}.")
+            raise NoImagesError(f"{images}: no split {split!r}; there are {', '.join(sorted(splits))}. {SPLIT_FLAGS}")
         part_labels = _subfolder(labels, split_aliases(split))
         if part_labels is None:
             raise MissingLabelError(
@@ -229,9 +234,11 @@ def _partners(image_files: list[Path], images: Path, folder: Path, what: str) ->
             missing.append(key.as_posix())
         partners.append(partner)
     if missing:
-        if any((folder / f"{missing[0]}{suffix}").is_file() for suffix in (".jpg", ".jpeg", ".JPG")):
+        jpegs = {path.relative_to(folder).with_suffix("").as_posix() for path in list_files(folder, JPEG_SUFFIXES)}
+        lossy = [name for name in missing if any(f"{name}{ending}" in jpegs for ending in LABEL_ENDINGS)]
+        if lossy:
             raise LabelFormatError(
-                f"{folder}: {_some(missing)} has a JPEG as {what}, and JPEG changes the ids. Save labels as PNG."
+                f"{folder}: {_some(lossy)} has a JPEG as {what}, and JPEG changes the ids. Save labels as PNG."
             )
         raise MissingLabelError(
             f"{len(missing)} of {len(image_files)} images in {images} have no {what} in {folder}: {_some(missing)}. "

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ from ..errors import ClassListError, DatasetError, NoImagesError
 from .catalog import describe_dataset, find_known_dataset
 from .classes import CLASS_FILE_NAMES, SegmentationClasses
 from .dataset import ColumnSource, SegmentationDataset
-from .folder import load_segmentation_folder, split_aliases
+from .folder import SPLIT_FLAGS, load_segmentation_folder, split_aliases
 from .label_files import IdMaps
 from .layouts import DatasetInfo, load_known_dataset
 from .street_scenes import STREET_SPLITS, StreetScenes
@@ -36,6 +38,7 @@ LABEL_COLUMNS = (
 )
 INSTANCE_COLUMNS = ("instance", "instances", "instance_mask")
 FILE_NAME_COLUMNS = ("file_name", "filename")
+COLUMN_OPTIONS = ("image_column", "label_column", "instance_column")
 
 ClassesLike = SegmentationClasses | str | os.PathLike | None
 
@@ -77,7 +80,9 @@ def load_segmentation_dataset(
         DatasetError: what is missing or wrong; the subclasses are in `ssprompt_hf.errors`.
     """
     if dataset is None and data_dir is None:
-        raise DatasetError("No data set given: pass a folder as `data_dir`, or a name as `dataset`.")
+        raise DatasetError(
+            "No data set given: pass a folder as `data_dir` (--data_dir), or a name as `dataset` (--dataset)."
+        )
     is_name = isinstance(dataset, str) and (data_dir is not None or not os.path.isdir(dataset))
     known = find_known_dataset(dataset) if is_name else None
     if known is not None:
@@ -107,9 +112,11 @@ def _load_known(
     options: dict[str, Any],
 ) -> SegmentationDataset:
     if data_dir is None:
-        raise DatasetError(f"{info.name} needs `data_dir`, the folder it lies in.\n{describe_dataset(info)}")
+        raise DatasetError(
+            f"{info.name} needs `data_dir` (--data_dir), the folder it lies in.\n{describe_dataset(info)}"
+        )
     if classes is not None:
-        raise DatasetError(f"{info.title} has its own classes; leave out `classes`.")
+        raise DatasetError(f"{info.title} has its own classes; leave out `classes` (--classes).")
     if None not in (condition, named_condition) and condition != named_condition:
         raise DatasetError(f"The name says condition {named_condition!r}, the argument {condition!r}.")
     return load_known_dataset(info, data_dir, split, task, condition or named_condition, cache_dir, **options)
@@ -123,10 +130,12 @@ def _load_other(
     options: dict[str, Any],
 ) -> SegmentationDataset:
     if dataset is not None and not isinstance(dataset, (str, os.PathLike)):
+        _check_options("a `datasets.Dataset`", options, (*COLUMN_OPTIONS, "name"))
         return wrap_dataset(dataset, classes, **options)
     if isinstance(dataset, str) and dataset.split("/")[0] in ("street-scenes", "street_scenes"):
         if classes is not None:
             raise DatasetError("Street scenes have their own classes; pick a label set: 'street-scenes/clear/custom'.")
+        _check_options(dataset, options, ("num_images", "size", "seed"))
         return load_street_scenes(dataset, split, **options)
     folder = Path(dataset if data_dir is None else data_dir)
     if folder.is_dir():
@@ -148,6 +157,13 @@ def _load_other(
             f"{folder}: no such folder. A data set is a folder, 'street-scenes/<condition>', or a Hub id 'owner/name'."
         )
     return _load_hub(str(dataset), split, classes, **options)
+
+
+def _check_options(name: str, options: dict[str, Any], known: tuple[str, ...]) -> None:
+    """Raises `DatasetError` if one of `options` is none of those `known`."""
+    unknown = next((option for option in options if option not in known), None)
+    if unknown is not None:
+        raise DatasetError(f"{name} takes no option {unknown!r}; its options are {', '.join(known)}.")
 
 
 def resolve_classes(classes: ClassesLike) -> SegmentationClasses:
@@ -197,7 +213,7 @@ def wrap_dataset(
         if names is None:
             raise ClassListError(
                 f"{name}: the data set does not name its classes ({len(found)} columns hold class labels; one is "
-                "needed). Pass a class file as `classes`."
+                "needed). Pass a class file as `classes` (--classes)."
             )
         class_list = SegmentationClasses.from_names(names)
     file_names = next((key for key in FILE_NAME_COLUMNS if key in features), None)
@@ -252,6 +268,11 @@ def load_street_scenes(
     condition, label_set = (parts[1:] + ["clear", "base"][len(parts) - 1 :])[:2]
     known = split_aliases(split)
     chosen = next((alias for alias in known if alias in STREET_SPLITS), split)
+    for option, value in (("num_images", num_images), ("seed", seed)):
+        if not _is_integer(value):
+            raise DatasetError(f"{name!r}: {option} is {value!r}; it must be a whole number.")
+    if not (isinstance(size, (list, tuple)) and len(size) == 2 and all(map(_is_integer, size))):
+        raise DatasetError(f"{name!r}: size is {size!r}; it must be [height, width] in pixels.")
     if len(parts) > 3:
         raise DatasetError(f"{name!r}: the form is 'street-scenes/<condition>/<label set>'.")
     try:
@@ -260,6 +281,10 @@ def load_street_scenes(
         raise DatasetError(f"{name!r}: {error}") from error
     classes = SegmentationClasses.from_names(scenes.classes, scenes.thing_ids, scenes.colors, (scenes.ignore_index,))
     return SegmentationDataset(classes, StreetSceneSource(scenes), name)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _load_hub(
@@ -273,17 +298,20 @@ def _load_hub(
     """A data set of the Hub, or a local folder in one of its forms."""
     import datasets
 
+    _check_options(path, columns, ("config_name", "revision", *COLUMN_OPTIONS))
     saved = (Path(path) / "state.json").is_file() or (Path(path) / "dataset_dict.json").is_file()
     if saved:
         loaded = datasets.load_from_disk(path)
         splits = list(loaded) if isinstance(loaded, datasets.DatasetDict) else None
     else:
-        splits = datasets.get_dataset_split_names(path, config_name, revision=revision)
+        with _hub_errors(path, (OSError, ValueError, RuntimeError)):  # no such configuration; made by a script
+            splits = datasets.get_dataset_split_names(path, config_name, revision=revision)
     chosen = split if splits is None else next((name for name in split_aliases(split) if name in splits), None)
     if chosen is None:
-        raise NoImagesError(f"{path}: no split {split!r}; there are {', '.join(splits)}.")
+        raise NoImagesError(f"{path}: no split {split!r}; there are {', '.join(splits)}. {SPLIT_FLAGS}")
     if not saved:
-        loaded = datasets.load_dataset(path, config_name, split=chosen, revision=revision)
+        with _hub_errors(path, OSError):
+            loaded = datasets.load_dataset(path, config_name, split=chosen, revision=revision)
     elif splits is not None:
         loaded = loaded[chosen]
     if classes is None:
@@ -296,10 +324,27 @@ def _hub_class_file(path: str, revision: str | None) -> str | None:
     if os.path.isdir(path):
         return next((str(Path(path) / name) for name in CLASS_FILE_NAMES if (Path(path) / name).is_file()), None)
     from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HTTPError
 
-    files = HfApi().list_repo_files(path, repo_type="dataset", revision=revision)
-    name = next((name for name in CLASS_FILE_NAMES if name in files), None)
-    return name and hf_hub_download(path, name, repo_type="dataset", revision=revision)
+    with _hub_errors(path, (OSError, HTTPError)):
+        files = HfApi().list_repo_files(path, repo_type="dataset", revision=revision)
+        name = next((name for name in CLASS_FILE_NAMES if name in files), None)
+        return name and hf_hub_download(path, name, repo_type="dataset", revision=revision)
+
+
+@contextmanager
+def _hub_errors(path: str, errors: type[Exception] | tuple[type[Exception], ...]) -> Iterator[None]:
+    """What libraries say of a data set that cannot be had or read, in one line: `errors` become a `NoImagesError`."""
+    try:
+        yield
+    except errors as error:
+        if getattr(error, "errno", None) is not None:  # of this machine: no space left, no right to write
+            raise
+        text = " ".join(str(error).split()).rstrip(".")
+        fix = "Check its files."
+        if not os.path.isdir(path):
+            fix = "Check its name and the connection, and log in with `hf auth login` if it is private."
+        raise NoImagesError(f"{path}: this data set cannot be read ({text}). {fix}") from error
 
 
 def _column(name: str, what: str, given: str | None, candidates: list[str], usual: tuple[str, ...]) -> str:
@@ -313,7 +358,8 @@ def _column(name: str, what: str, given: str | None, candidates: list[str], usua
     if known or len(candidates) == 1:
         return (known or candidates)[0]
     raise DatasetError(
-        f"{name}: which column is the {what}? Pass `{what}_column`; candidates: {', '.join(candidates) or 'none'}."
+        f"{name}: which column is the {what}? Pass `{what}_column` (in --dataset_options); candidates: "
+        f"{', '.join(candidates) or 'none'}."
     )
 
 

@@ -2,10 +2,15 @@
 
 import atexit
 import gc
+import json
+import math
 from dataclasses import dataclass, field
 
 import torch
 from transformers import SchedulerType, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_utils import SaveStrategy
+from transformers.training_args import OptimizerNames
 
 from ..data.transforms import TASKS
 from ..errors import SSPromptError
@@ -68,10 +73,11 @@ class SSPromptTrainingArguments(TrainingArguments):
             half times as large. By default they are kept if those of all training images fit into the limit.
 
     Raises:
-        SSPromptError: a value that is none of its choices, or nothing to train for.
+        SSPromptError: a value that is none of its choices or out of its range, that `transformers` or this machine
+            does not take, or nothing to train for.
     """
 
-    output_dir: str | None = "out"
+    output_dir: str | None = field(default="out", metadata={"help": "folder to write to"})
     # these and lr_scheduler_kwargs are None only until `__post_init__` knows which of them were given
     max_steps: int | None = field(
         default=None,
@@ -133,19 +139,15 @@ class SSPromptTrainingArguments(TrainingArguments):
             self.metric_for_best_model = BEST_METRICS.get(self.task)  # transformers' is the loss
         if self.lr_scheduler_kwargs is None and self.lr_scheduler_type == SchedulerType.POLYNOMIAL:
             self.lr_scheduler_kwargs = {"power": 0.9, "lr_end": 0.0}
-        super().__post_init__()
-        for name, choices in (
-            ("task", TASKS),
-            ("semantic_loss", SEMANTIC_LOSSES),
-            ("loss_resolution", RESOLUTIONS),
-            ("feature_cache", STORAGES),
-        ):
-            if getattr(self, name) not in choices:
-                raise SSPromptError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
-        if self.max_steps == 0:
-            raise SSPromptError(f"max_steps is 0; it must be positive, or left out for {MAX_STEPS}")
-        if self.max_steps < 0 and self.num_train_epochs <= 0:
-            raise SSPromptError(f"num_train_epochs is {self.num_train_epochs}; it must be positive")
+        self._check_choices()
+        try:
+            super().__post_init__()
+            get_reporting_integration_callbacks(self.report_to)  # the trainer would ask when the model is loaded
+        except json.JSONDecodeError as error:
+            raise SSPromptError(f"a training argument is {error.doc!r}, which is no JSON ({error})") from None
+        except ValueError as error:
+            raise SSPromptError(f"these training arguments cannot be used: {error}") from error
+        self._check_ranges()
         if watches and self.metric_for_best_model.removeprefix("eval_") == "loss":
             raise SSPromptError("evaluation computes scores and no loss: metric_for_best_model may be mean_iou or pq")
         for name, instead in (("bf16_full_eval", "bf16"), ("fp16_full_eval", "fp16")):
@@ -153,14 +155,47 @@ class SSPromptTrainingArguments(TrainingArguments):
                 raise SSPromptError(f"{name} would round the prompts themselves: use {instead}, which is for both")
         if self.auto_find_batch_size:
             raise SSPromptError("auto_find_batch_size would train from other batches than it says: leave it out")
-        if self.feature_cache_gb <= 0:
-            raise SSPromptError(f"feature_cache_gb is {self.feature_cache_gb}; it must be positive")
-        if self.shrinkage is not None:
-            self.shrinkage = float(self.shrinkage)
-            if not 0 <= self.shrinkage < float("inf"):
-                raise SSPromptError(f"shrinkage is {self.shrinkage}; it must be 0 or more")
         if not self.batch_eval_metrics or self.remove_unused_columns:
             raise SSPromptError("SSPromptTrainer needs batch_eval_metrics=True and remove_unused_columns=False")
+
+    def _check_choices(self):
+        for name, choices in (
+            ("optim", OptimizerNames),
+            ("lr_scheduler_type", SchedulerType),
+            ("save_strategy", SaveStrategy),
+            ("task", TASKS),
+            ("semantic_loss", SEMANTIC_LOSSES),
+            ("loss_resolution", RESOLUTIONS),
+            ("feature_cache", STORAGES),
+        ):
+            names = [getattr(choice, "value", choice) for choice in choices]
+            if getattr(self, name) not in names:
+                raise SSPromptError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(names)}")
+
+    def _check_ranges(self):
+        for name, least in (
+            ("per_device_train_batch_size", 1),
+            ("per_device_eval_batch_size", 1),
+            ("gradient_accumulation_steps", 1),
+            ("dataloader_num_workers", 0),
+            ("seed", 0),
+        ):
+            if getattr(self, name) < least:
+                raise SSPromptError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.max_steps == 0:
+            raise SSPromptError(f"max_steps is 0; it must be positive, or left out for {MAX_STEPS}")
+        if self.max_steps < 0 and self.num_train_epochs <= 0:
+            raise SSPromptError(f"num_train_epochs is {self.num_train_epochs}; it must be positive")
+        for name in ("learning_rate", "feature_cache_gb"):
+            value = getattr(self, name)
+            if value is not None and not 0 < float(value) < math.inf:
+                raise SSPromptError(f"{name} is {value}; it must be positive")
+        if self.shrinkage is not None:
+            self.shrinkage = float(self.shrinkage)
+        for name in ("shrinkage", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= float(value) < math.inf:
+                raise SSPromptError(f"{name} is {value}; it must be 0 or more")
 
 
 def open_arguments(args: SSPromptTrainingArguments, defaults: dict) -> dict:

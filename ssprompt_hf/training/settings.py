@@ -95,6 +95,10 @@ class DataArguments:
         from ..data import load_segmentation_dataset
 
         options = parse_options("dataset_options", self.dataset_options)
+        for name in ("dataset", "data_dir", "split", "classes", "task", "condition"):
+            if name in options:
+                flag = "--train_split or --eval_split" if name == "split" else f"--{name}"
+                raise SSPromptError(f"dataset_options holds {name!r}, which is given by itself, as {flag}")
         return load_segmentation_dataset(
             self.dataset, self.data_dir, split, self.classes, task, self.condition, **options
         )
@@ -174,4 +178,11 @@ class PromptArguments:
         unknown = sorted(set(options) - set(config_cls.__dataclass_fields__))
         if unknown:
             raise SSPromptError(f"prompt_options holds {unknown[0]!r}, which is no field of {config_cls.__name__}")
-        return config_cls(**(fields | learned | options))
+        try:
+            return config_cls(**(fields | learned | options))
+        except TypeError as error:  # comparing a text with a number, for instance
+            if not options:
+                raise
+            raise SSPromptError(
+                f"prompt_options is {self.prompt_options!r}, which holds a value of the wrong type ({error})"
+            ) from error

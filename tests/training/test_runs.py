@@ -326,4 +326,4 @@ def test_help(command, capsys):
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     assert len(text.splitlines()) < 140
-    assert ("--learning_rate" in text) == (command in ("demo", "train", "evaluate"))
+    assert ("--learning_rate" in text) == (command in ("demo", "train"))
