@@ -207,7 +207,8 @@ def _fill_train(parser: argparse.ArgumentParser):
     _add_fields(parser, "training", SSPromptTrainingArguments)
     parser.epilog = (
         "All other arguments of transformers.TrainingArguments work, too. With several processes: "
-        "accelerate launch --num_processes N examples/train.py ..."
+        "accelerate launch --num_processes N examples/train.py ...; without a GPU, ACCELERATE_USE_CPU=1 accelerate "
+        "launch --multi_gpu --num_processes N ..."
     )
 
 

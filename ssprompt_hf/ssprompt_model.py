@@ -310,10 +310,12 @@ class SSPromptModel(PeftModel):
         Every file appears whole or not at all.
 
         Raises:
-            AdapterError: `safe_serialization=False`; pickles are not written.
+            AdapterError: `safe_serialization=False`, as pickles are not written; or there is no adapter.
         """
         if not safe_serialization:
             raise AdapterError("adapters are written as safetensors only: leave safe_serialization=True")
+        if not self.peft_config:
+            raise AdapterError("there is no adapter to save: the last one has been deleted")
         if not is_main_process:
             return
         selected = list(self.peft_config) if selected_adapters is None else list(selected_adapters)
@@ -454,8 +456,9 @@ class SSPromptModel(PeftModel):
     def _predict_inputs(
         self, inputs: dict[str, torch.Tensor], sources: list, pictures: list, task: str, threshold: float | None
     ) -> list:
-        outputs = self(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
-        model_config = self.get_base_model().config
+        model = self if self.peft_config else self.base_model  # PEFT's own forward asks for an adapter
+        outputs = model(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
+        model_config = self.base_model.model.config
         names = model_config.class_names
         things = model_config.thing_class_ids
         if things is None:  # all; the processor would take its own, of the classes the base model came with
@@ -468,7 +471,7 @@ class SSPromptModel(PeftModel):
         processed = getattr(self.image_processor, f"post_process_{task}_segmentation")(outputs, **arguments)
         if task == "semantic":
             processed = [{"segmentation": segmentation} for segmentation in processed]
-        adapter = self.peft_config.get(self.active_adapter) if isinstance(self.active_adapter, str) else None
+        adapter = self.peft_config.get(next(iter(self.active_adapters), None))
         colors = adapter.colors if adapter is not None and adapter.class_names == names else None
         return [
             build_result(task, one, picture, names, colors, source if isinstance(source, str) else None)

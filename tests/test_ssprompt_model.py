@@ -12,6 +12,7 @@ from prompted_seem import CLASSES, OTHER_CLASSES, logits, pixels, same, set_clas
 from safetensors.torch import load_file, save_file
 
 from ssprompt_hf import SSPromptModel
+from ssprompt_hf.data.street_scenes import StreetScenes
 from ssprompt_hf.errors import (
     AdapterError,
     DownloadError,
@@ -296,25 +297,27 @@ def test_an_adapter_is_no_base_model(base, adapter, hub, tmp_path, monkeypatch):
 
 def test_a_merged_model_is_saved_with_its_processor(base, adapter, tmp_path, caplog):
     model = SSPromptModel.from_pretrained(base, adapter)
-    picture = image(90, 200)
-    expected = model.predict(picture).class_map
-    processor = model.image_processor
+    expected, processor = logits(model), type(model.image_processor)(size={"shortest_edge": 40, "longest_edge": 90})
     model.merge().save_pretrained(tmp_path / "merged")
-    assert SSPromptModel.from_pretrained(tmp_path / "merged").predict(picture).class_map.shape == (90, 200)
+    again = SSPromptModel.from_pretrained(tmp_path / "merged")
+    assert same(logits(again), expected) and again.image_processor.size["shortest_edge"] == 512
     assert "no file for its image processor" in caplog.text
     processor.save_pretrained(tmp_path / "merged")
     caplog.clear()
     again = SSPromptModel.from_pretrained(tmp_path / "merged")
-    assert np.array_equal(again.predict(picture).class_map, expected) and "image processor" not in caplog.text
+    assert again.image_processor.size["shortest_edge"] == 40 and "image processor" not in caplog.text
     with pytest.raises(AdapterError, match="saved without its text encoder"):
         SSPromptModel.from_pretrained(tmp_path / "merged", class_names=["sky"])
 
 
-def test_batches_of_several_sizes_change_nothing(base):
-    model = SSPromptModel.from_pretrained(base)
-    pictures = [image(48, 80), image(80, 48), image(48, 120), image(50, 83), image(48, 80)]
+def test_batches_of_several_sizes_change_nothing():
+    model = SSPromptModel.from_pretrained("seem-nano")
+    sizes = [(96, 192), (128, 96), (96, 192), (90, 300), (100, 201)]
+    scenes = StreetScenes(num_images=len(sizes), size=(96, 192))
+    pictures = [Image.fromarray(scenes[i]["image"]).resize(size[::-1]) for i, size in enumerate(sizes)]
     for one, other in zip(model.predict(pictures, batch_size=5), model.predict(pictures)):
-        assert np.array_equal(one.class_map, other.class_map) and one.image.size == other.image.size
+        assert len(np.unique(other.class_map)) > 3 and one.image.size == other.image.size
+        assert (one.class_map != other.class_map).mean() < 1e-3  # rounding
 
 
 @pytest.mark.parametrize("names", ["road", [], ["a", "a"], [" "], [3]])
@@ -337,6 +340,16 @@ def test_images_of_many_bits():
     ):
         with pytest.raises(UnreadableFileError, match="Save the image with 8 or 16 bits"):
             open_image(picture)
+
+
+def test_after_the_last_adapter_there_is_the_base_model(base, adapter):
+    expected = logits(SSPromptModel.from_pretrained(base))
+    model = SSPromptModel.from_pretrained(base, adapter)
+    assert not same(logits(model), expected)
+    model.delete_adapter("default")
+    assert same(logits(model.base_model), expected) and model.predict(image()).class_names == CLASSES
+    with pytest.raises(AdapterError, match="no adapter to save"):
+        model.save_pretrained("anywhere")
 
 
 def test_switching_adapters_while_looking_at_zero_shot(base, adapter, tmp_path):

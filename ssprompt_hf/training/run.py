@@ -15,10 +15,11 @@ from ..data.few_shot import FewShotSelection, label_statistics, select_shots
 from ..errors import SSPromptError
 from ..export import PredictionExporter
 from ..file_utils import atomic_path, write_json
-from ..hub.adapters import ADAPTER_WEIGHTS
+from ..hub.adapters import ADAPTER_WEIGHTS, read_adapter
 from ..models.seem.image_processing_seem import SeemImageProcessor
 from ..reporting import iou_table
 from ..ssprompt_model import SSPromptModel, shorter_side
+from ..tuners import PromptConfig
 from ..tuners.ssprompt.point_grid import point_grid_tokens
 from ..visualization import comparison_picture
 from .arguments import SSPromptTrainingArguments
@@ -71,6 +72,8 @@ def train_adapter(
     model, chosen = trainer.model, trainer.train_dataset
     check_disjoint(chosen, evaluation)
     checkpoint = _checkpoint(output, prompts.resume, args)
+    if checkpoint is not None:
+        _check_same_adapter(Path(checkpoint), model.peft_config["default"])
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - start
@@ -344,6 +347,23 @@ def _checkpoint(output: Path, resume: bool, args: SSPromptTrainingArguments) -> 
         for state in output.glob("checkpoint-*/trainer_state.json"):  # no folder that only has such a name
             shutil.rmtree(state.parent)
     return None
+
+
+def _check_same_adapter(checkpoint: Path, config: PromptConfig):
+    """
+    Raises:
+        SSPromptError: the checkpoint is that of another method, or of other classes.
+    """
+    known = read_adapter(checkpoint).config
+    for what, old, new in (
+        ("method", known.method_name, config.method_name),
+        ("classes", known.class_names, config.class_names),
+    ):
+        if old != new:
+            raise SSPromptError(
+                f"{checkpoint} is of another run, with the {what} {old}, and cannot go on with {new}: start anew in "
+                "another --output_dir"
+            )
 
 
 def _settings(data: DataArguments, prompts: PromptArguments, args: SSPromptTrainingArguments) -> dict[str, Any]:

@@ -164,6 +164,12 @@ def test_checkpoints_of_an_unfinished_run_are_kept(base, trained, tmp_path, caps
     error = capsys.readouterr().err
     assert f"{tmp_path} holds a training that did not finish, up to checkpoint-2: add --resume" in error
     assert checkpoints(tmp_path) == ["checkpoint-2"] and not (tmp_path / "adapter").exists()
+    for changed, message in (
+        (["--method", "locn"], "is of another run, with the method SSPrompt, and cannot go on with LOCN: start anew"),
+        (["--seed", "5"], "was written with seed"),
+    ):
+        assert main([*command, "--resume", *changed]) == 2
+        assert f"{tmp_path / 'checkpoint-2'} {message}" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 0
     assert weights(tmp_path) == weights(trained)
     # a finished run makes room for the next; when that is interrupted, the adapter is not that of its checkpoints
