@@ -93,7 +93,7 @@ class PromptLayer(nn.Module, BaseTunerLayer):
     def write_classes(self, model_config: PretrainedConfig, adapter: PeftConfig | None) -> None:
         """Let the model's configuration name the classes of an adapter's configuration, or else the slot's own."""
         classes = self.base_classes
-        if adapter is not None and adapter.class_names is not None:
+        if getattr(adapter, "class_names", None) is not None:  # an adapter of another library has none
             classes = {"class_names": adapter.class_names, "thing_class_ids": adapter.thing_class_ids}
         for name, value in (classes or {}).items():
             setattr(model_config, name, None if value is None else list(value))

@@ -82,7 +82,7 @@ class PromptTuner(BaseTuner):
         """Let the model's configuration name the classes of an adapter, or (`None`) the base model's own."""
         layer = self._class_layer()
         if layer is not None and hasattr(getattr(self.model, "config", None), "class_names"):
-            self.base_classes()
+            self.base_classes()  # before they are written over
             layer.write_classes(self.model.config, self.peft_config.get(adapter_name))
 
     # Creating adapters
