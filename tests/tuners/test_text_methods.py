@@ -97,8 +97,8 @@ def test_the_tokenizer_of_the_base_model_is_found(method, tmp_path):
     base_model().save_pretrained(tmp_path / "base")
     tokenizer().save_pretrained(tmp_path / "base")
     base = type(base_model()).from_pretrained(tmp_path / "base")
-    config = {"CoOp": CoOpConfig(num_context_tokens=4), "LOCN": LOCNConfig()}[method]
-    model = get_peft_model(base, config)
+    model = get_peft_model(base, {"CoOp": CoOpConfig(num_context_tokens=4), "LOCN": LOCNConfig()}[method])
+    config = model.peft_config["default"]
     expected = config_of(method)
     for name in ("class_token_ids", "prefix_token_ids", "suffix_token_ids", "start_token_id", "end_token_id"):
         assert getattr(config, name) == getattr(expected, name)
