@@ -69,8 +69,8 @@ class SSPromptTrainingArguments(TrainingArguments):
         feature_cache_dir: folder for `"disk"`; by default `feature_cache` in `output_dir`. With several processes,
             files are used for `"memory"` too, so that no process repeats what another has computed.
         feature_cache_gb: limit in GiB.
-        keep_projections: also keep the keys and values of the decoder's layers: steps are faster, entries two and a
-            half times as large. By default they are kept if those of all training images fit into the limit.
+        keep_projections: also keep the keys and values of the decoder's layers: steps are faster, entries about twice
+            as large. By default they are kept if those of all training images fit into the limit.
 
     Raises:
         SSPromptError: a value that is none of its choices or out of its range, that `transformers` or this machine

@@ -72,8 +72,8 @@ def compute_entry(model: nn.Module, pixel_values: torch.Tensor, kind: str, keep_
         pixel_values: `(1, 3, H, W)`. Always one image: results of larger batches differ by rounding, and would depend
             on the company an image was first seen in.
         kind: `"features"` or `"predictions"` (see the head of this module).
-        keep_projections: also keep keys and values of the decoder's layers, which take about 1.5 times the memory of
-            the features themselves, instead of computing them at every step.
+        keep_projections: also keep keys and values of the decoder's layers, which take a little more memory than the
+            features themselves, instead of computing them at every step.
     """
     if kind == "predictions":
         # class scores are not kept: spare the text encoder of methods that learn words
@@ -85,7 +85,8 @@ def compute_entry(model: nn.Module, pixel_values: torch.Tensor, kind: str, keep_
         }
         padded_size = output.padded_size
     else:
-        features = model.get_image_features(pixel_values, prepare=keep_projections)
+        features = model.get_image_features(pixel_values, prepare=False)
+        features = model.model.mask_decoder.prepare(features, projections=keep_projections)
         padded_size = features.padded_size
         entry = {"mask_features": features.mask_features}
         for name in ("multi_scale_features", "keys", "values", "attention_features"):

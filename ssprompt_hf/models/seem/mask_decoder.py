@@ -246,9 +246,12 @@ class SeemMaskDecoder(nn.Module):
             )
         )
 
-    def prepare(self, features: SeemImageFeatures) -> SeemImageFeatures:
-        """Fill in `keys`, `values` and `attention_features`: once per image, whatever the number of prompts."""
-        if features.keys is not None and features.attention_features is not None:
+    def prepare(self, features: SeemImageFeatures, projections: bool = True) -> SeemImageFeatures:
+        """Fill in `attention_features`, which are small, and with `projections` also `keys` and `values`: once per
+        image, whatever the number of prompts."""
+        if features.attention_features is None:
+            features = replace(features, attention_features=self._attention_features(features))
+        if features.keys is not None or not projections:
             return features
         keys, values = [None] * len(self.layers), [None] * len(self.layers)
         # Finest level first: its large temporary is gone before the next memory is needed.
@@ -256,8 +259,7 @@ class SeemMaskDecoder(nn.Module):
             attended = self._attended(states)
             for index in range(level, len(self.layers), NUM_LEVELS):
                 keys[index], values[index] = self._project(index, attended)
-        attention_features = self._attention_features(features)
-        return replace(features, keys=tuple(keys), values=tuple(values), attention_features=attention_features)
+        return replace(features, keys=tuple(keys), values=tuple(values))
 
     @staticmethod
     def _attended(level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
