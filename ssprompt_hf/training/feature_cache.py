@@ -93,8 +93,13 @@ def compute_entry(model: nn.Module, pixel_values: torch.Tensor, kind: str, keep_
             for index, tensor in enumerate(getattr(features, name) or ()):
                 entry[f"{name}.{index}"] = tensor
     # views would keep more memory alive than they show, and cannot be written to a file
-    entry = {name: tensor.contiguous() for name, tensor in entry.items()}
+    entry = {name: tensor.contiguous(memory_format=_layout(name)) for name, tensor in entry.items()}
     return entry | {"padded_size": torch.tensor(padded_size)}
+
+
+def _layout(name: str) -> torch.memory_format:
+    """How a tensor of an entry lies in memory: keys and values are made of whole pixels, masks of whole maps."""
+    return torch.channels_last if name.startswith("multi_scale_features") else torch.contiguous_format
 
 
 def model_inputs(entries: list[Entry], device: torch.device | str | None = None) -> dict:
@@ -109,7 +114,10 @@ def model_inputs(entries: list[Entry], device: torch.device | str | None = None)
         `image_features`, or `class_queries_embeds` and `masks_queries_logits`.
     """
     batch = {
-        name: torch.cat([entry[name].to(device, non_blocking=True) for entry in entries])
+        # what comes from a file has lost its layout
+        name: torch.cat([entry[name].to(device, non_blocking=True) for entry in entries]).contiguous(
+            memory_format=_layout(name)
+        )
         for name in entries[0]
         if name != "padded_size"
     }
@@ -205,7 +213,7 @@ class FeatureCache:
             if not self._make_room(size):
                 self._tell_full()
                 return
-            entry = {name: tensor.cpu() for name, tensor in entry.items()}
+            entry = {name: tensor.cpu().contiguous() for name, tensor in entry.items()}
             with atomic_path(self._path(key)) as temporary:
                 save_file(entry, temporary, metadata={"crc32": _checksum(entry)})
             self._used.add(self._path(key).name)
