@@ -83,8 +83,9 @@ def learn_weights(trainer: SSPromptTrainer, learned: str) -> dict:
     return trainer.evaluate_by_class()
 
 
-def learn_classifier(trainer: SSPromptTrainer) -> dict:
-    """Learn a linear classifier by likelihood; classes are weighted by the square root of their inverse frequency."""
+def learn_classifier(trainer: SSPromptTrainer) -> tuple[dict, int]:
+    """Learn a linear classifier by likelihood; classes are weighted by the square root of their inverse frequency.
+    Returns its scores and its number of parameters."""
     steps, learning_rate = SETTINGS["linear"]
     names = trainer.train_dataset.classes.names
     weights = trainer.semantic_loss.class_weights[:, None, None]
@@ -120,11 +121,12 @@ def learn_classifier(trainer: SSPromptTrainer) -> dict:
             logits = head(features(examples[index]["pixel_values"]))[..., :height, :width]
         logits = F.interpolate(logits, label.shape, mode="bilinear", align_corners=False)
         matrix = matrix + confusion_matrix(logits[0].argmax(0), label.to(device), len(names))
-    return scores_from_confusion(matrix, names)
+    return scores_from_confusion(matrix, names), sum(parameter.numel() for parameter in head.parameters())
 
 
-def learn(learned: str, data: DataArguments, shots: int, seed: int) -> tuple[dict, dict]:
-    """Scores without and with what is learned; the former only for prompts, as they are the same for all."""
+def learn(learned: str, data: DataArguments, shots: int, seed: int) -> tuple[dict, dict, int]:
+    """Scores without and with what is learned, the former only for prompts, as they are the same for all; and how many
+    numbers are learned."""
     prompts = PromptArguments(shots=shots, allow_fewer=True)
     images = data.load(data.train_split, "semantic")
     selection = select_training_images(images, prompts, seed)
@@ -143,8 +145,10 @@ def learn(learned: str, data: DataArguments, shots: int, seed: int) -> tuple[dic
         if learned == "prompts":
             trainer.train()
             scores = trainer.evaluate_with_zero_shot()
-            return scores["zero_shot"], scores["adapted"]
-        return {}, learn_classifier(trainer) if learned == "linear" else learn_weights(trainer, learned)
+            return scores["zero_shot"], scores["adapted"], trainer.get_num_trainable_parameters()
+        if learned == "linear":
+            return {}, *learn_classifier(trainer)
+        return {}, learn_weights(trainer, learned), trainer.get_num_trainable_parameters()
 
 
 def main():
@@ -162,9 +166,10 @@ def main():
         domains[args.data_dir] = DataArguments(base_model=BASE_MODEL, data_dir=args.data_dir, eval_split="val")
     for name, data in domains.items():
         for seed, learned in itertools.product(args.seeds, args.learn):
-            before, after = learn(learned, data, args.shots, seed)
-            text = f"{name}, {args.shots} shots, seed {seed}, {learned}: {100 * after['mean_iou']:.1f}"
-            print(text + (f" (zero-shot {100 * before['mean_iou']:.1f})" if before else ""), flush=True)
+            before, after, count = learn(learned, data, args.shots, seed)
+            what = f"{name}, {args.shots} shots, seed {seed}, {learned} ({count:,} numbers)"
+            zero_shot = f", zero-shot {100 * before['mean_iou']:.1f}" if before else ""
+            print(f"{what}: {100 * after['mean_iou']:.1f}{zero_shot}", flush=True)
 
 
 if __name__ == "__main__":
