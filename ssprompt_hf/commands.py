@@ -202,7 +202,8 @@ def _fill_train(parser: argparse.ArgumentParser):
     from .training.arguments import SSPromptTrainingArguments
     from .training.settings import DataArguments, PromptArguments
 
-    _add_fields(parser, "data", DataArguments)
+    texts = {"base_model": "name, folder or Hub id of the base model (default: seem-nano)"}
+    _add_fields(parser, "data", DataArguments, texts=texts)
     _add_fields(parser, "prompts", PromptArguments)
     _add_fields(parser, "training", SSPromptTrainingArguments)
     parser.epilog = (

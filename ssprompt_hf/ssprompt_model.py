@@ -421,7 +421,7 @@ class SSPromptModel(PeftModel):
         Raises:
             NoImagesError: a folder without images, or a path that is not there.
             UnreadableFileError: a file that is no image.
-            SSPromptError: an array that is no image, or a size below 1.
+            SSPromptError: an array that is no image, a size below 1, or a threshold that is no score.
             AdapterError: an unknown task.
         """
         config = self.peft_config[self.active_adapter] if self.active_adapters else None
@@ -430,6 +430,8 @@ class SSPromptModel(PeftModel):
         for name, value in (("image_size", image_size), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise SSPromptError(f"{name} is {value}; it must be at least 1")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise SSPromptError(f"threshold is {threshold}; scores go from 0 to 1")
         sources, is_single = image_sources(images)
         image_size = image_size or (config.image_size if config is not None else None)
         results = []

@@ -284,6 +284,12 @@ def test_sizes_that_are_none(base, wrong):
         SSPromptModel.from_pretrained(base).predict(image(), **wrong)
 
 
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
+def test_thresholds_that_are_no_score(base, threshold):
+    with pytest.raises(SSPromptError, match=f"threshold is {threshold}; scores go from 0 to 1"):
+        SSPromptModel.from_pretrained(base).predict(image(), "panoptic", threshold=threshold)
+
+
 def test_an_adapter_is_no_base_model(base, adapter, hub, tmp_path, monkeypatch):
     with pytest.raises(UnknownNameError, match="is an adapter and no base model: pass it as adapter"):
         SSPromptModel.from_pretrained(adapter)
