@@ -405,7 +405,8 @@ def _active_config(model: nn.Module) -> PeftConfig | None:
     if not hasattr(model, "peft_config"):
         return None
     active = model.active_adapters  # a property of PEFT's models, a method of transformers'
-    return model.peft_config[(active() if callable(active) else active)[0]]
+    names = active() if callable(active) else active
+    return model.peft_config[names[0]] if names else None
 
 
 def _with_method_defaults(args: SSPromptTrainingArguments, model: nn.Module) -> SSPromptTrainingArguments:
