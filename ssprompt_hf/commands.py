@@ -331,7 +331,7 @@ def run_predict(options: argparse.Namespace):
     """
     from .errors import NoImagesError, SSPromptError, UnreadableFileError
     from .file_utils import atomic_path, write_json
-    from .hub.base_models import resolve_base_model
+    from .hub.base_models import refuse_adapter, resolve_base_model
     from .image_inputs import image_sources
     from .models.seem.configuration_seem import SeemConfig
     from .ssprompt_model import SSPromptModel
@@ -339,7 +339,9 @@ def run_predict(options: argparse.Namespace):
 
     if options.adapter is None:
         base = options.base_model or DEFAULT_BASE_MODEL
-        if options.class_names is None and SeemConfig.from_pretrained(resolve_base_model(base)).class_names is None:
+        folder = resolve_base_model(base)
+        refuse_adapter(folder)
+        if options.class_names is None and SeemConfig.from_pretrained(folder).class_names is None:
             raise SSPromptError("nothing to look for: give --adapter, or --class_names")
     elif options.class_names is not None:
         raise SSPromptError("an adapter brings its own classes: leave out --class_names or --adapter")

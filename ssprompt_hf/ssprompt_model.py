@@ -17,10 +17,10 @@ from transformers.image_utils import SizeDict
 from transformers.utils import logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from .errors import AdapterError, SSPromptError
+from .errors import AdapterError, DownloadError, SSPromptError
 from .file_utils import atomic_path
 from .hub.adapters import ADAPTER_WEIGHTS, CARD, fetch_adapter, read_adapter, replacing_folder
-from .hub.base_models import resolve_base_model
+from .hub.base_models import refuse_adapter, resolve_base_model
 from .hub.cards import render_adapter_card
 from .hub.registry import BASE_MODELS
 from .image_inputs import ImageLike, image_sources, open_image
@@ -505,14 +505,23 @@ def _load_base_model(name: str | os.PathLike, revision: str | None, access: dict
     folder = resolve_base_model(name, revision=revision, **access)
     # A converted checkpoint is a folder of this machine; only a Hub id is still to be downloaded.
     access = {**access, "revision": revision or "main"} if folder == os.fspath(name) else {}
-    if access and not os.path.isdir(folder) and find_adapter_config_file(folder, **access) is not None:
+    refuse_adapter(folder)
+    try:
+        if kwargs["use_text_model"] and not SeemConfig.from_pretrained(folder, **access).use_text_model:
+            raise AdapterError(
+                f"{os.fspath(name)!r} was saved without its text encoder, which class names and methods that learn "
+                "words need: take the model that it was made from"
+            )
+        model = SeemForUniversalSegmentation.from_pretrained(folder, **access, **kwargs)
+    except OSError as error:
+        if isinstance(error, SSPromptError) or error.errno is not None:
+            raise
+        if access and _is_adapter_on_hub(folder, access):
+            raise AdapterError(f"{folder!r} is an adapter and no base model: pass it as adapter={folder!r}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DownloadError(f"the base model {os.fspath(name)!r} cannot be loaded: {reason}") from error
+    if getattr(model, "_hf_peft_config_loaded", False):
         raise AdapterError(f"{folder!r} is an adapter and no base model: pass it as adapter={folder!r}")
-    if kwargs["use_text_model"] and not SeemConfig.from_pretrained(folder, **access).use_text_model:
-        raise AdapterError(
-            f"{os.fspath(name)!r} was saved without its text encoder, which class names and methods that learn words "
-            "need: take the model that it was made from"
-        )
-    model = SeemForUniversalSegmentation.from_pretrained(folder, **access, **kwargs)
     try:
         image_processor = SeemImageProcessor.from_pretrained(folder, **access)
     except OSError:
@@ -525,3 +534,10 @@ def _load_base_model(name: str | os.PathLike, revision: str | None, access: dict
         # Adapters record the name, not where this machine keeps the files.
         model.name_or_path = os.fspath(name)
     return model, image_processor
+
+
+def _is_adapter_on_hub(name: str, access: dict) -> bool:
+    try:
+        return find_adapter_config_file(name, **access) is not None
+    except OSError:  # nothing is there
+        return False

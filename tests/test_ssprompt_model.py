@@ -24,6 +24,7 @@ from ssprompt_hf.errors import (
 from ssprompt_hf.hub.adapters import read_adapter, replacing_folder
 from ssprompt_hf.hub.cards import metrics_table, render_adapter_card
 from ssprompt_hf.image_inputs import open_image
+from ssprompt_hf.models.seem import SeemForUniversalSegmentation
 from ssprompt_hf.tuners import CoOpConfig, SSPromptConfig, SSPromptLayer
 
 WEIGHTS = "adapter_model.safetensors"
@@ -299,6 +300,16 @@ def test_an_adapter_is_no_base_model(base, adapter, hub, tmp_path, monkeypatch):
         SSPromptModel.from_pretrained("tester/fog")
     with pytest.raises(UnknownNameError, match="did you mean 'seem-nano'"):
         SSPromptModel.from_pretrained("seem-nanoo")
+    for name in ("./nowhere", "../nowhere"):
+        with pytest.raises(UnknownNameError, match="no folder and no Hub id"):
+            SSPromptModel.from_pretrained(name)
+    with pytest.raises(DownloadError, match="the base model 'tester/nothing' cannot be loaded"):
+        SSPromptModel.from_pretrained("tester/nothing")
+
+
+def test_transformers_load_an_adapter_with_its_base_model(base, adapter):
+    model = SeemForUniversalSegmentation.from_pretrained(adapter)
+    assert same(logits(model), logits(SSPromptModel.from_pretrained(base, adapter)))
 
 
 def test_a_merged_model_is_saved_with_its_processor(base, adapter, tmp_path, caplog):

@@ -36,7 +36,7 @@ from .registry import ADAPTER_CONFIG, ASSETS, BASE_MODELS, TOKENIZER_REPO, BaseM
 
 logger = logging.get_logger(__name__)
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def resolve_base_model(
@@ -52,7 +52,7 @@ def resolve_base_model(
 
     Args:
         name_or_path: a name in `BASE_MODELS`; a folder of that name in the working directory comes first, as for Hub
-            ids. Another folder or a Hub id is returned as it is.
+            ids. Another folder, a file or a Hub id is returned as it is.
         revision: branch, tag or commit of the repository with the official checkpoint.
         cache_dir: holds the download and the converted models, in place of the Hub's cache and `HF_HOME`.
         token: as in `from_pretrained`.
@@ -64,14 +64,11 @@ def resolve_base_model(
 
     Raises:
         DownloadError: the official file cannot be had: no network and nothing cached, no such revision, no access.
-        UnknownNameError: no such name; or no file is published for it, and the message says how to pass one; or the
-            folder is that of an adapter.
+        UnknownNameError: no such name; or no file is published for it, and the message says how to pass one.
         CheckpointError: the official file is not what it should be.
     """
     name = os.fspath(name_or_path)
-    if os.path.isdir(name):
-        if os.path.isfile(os.path.join(name, ADAPTER_CONFIG)) and not _is_converted(Path(name)):
-            raise UnknownNameError(f"{name!r} is an adapter and no base model: pass it as adapter (--adapter)")
+    if os.path.exists(name):
         return name
     if name not in BASE_MODELS:
         if HUB_ID.fullmatch(name) is None:
@@ -106,6 +103,12 @@ def resolve_base_model(
             f"convert a copy of the file with `ssprompt-hf convert {model.filename} --name {name}`."
         )
     return str(folder)
+
+
+def refuse_adapter(folder: str) -> None:
+    """Raises `UnknownNameError` if `folder` is an adapter's, which transformers would load with its base model."""
+    if os.path.isfile(os.path.join(folder, ADAPTER_CONFIG)) and not _is_converted(Path(folder)):
+        raise UnknownNameError(f"{folder!r} is an adapter and no base model: pass it as adapter (--adapter)")
 
 
 def converted_models_dir(cache_dir: str | os.PathLike | None = None) -> Path:

@@ -147,6 +147,9 @@ class SSPromptTrainingArguments(TrainingArguments):
             raise SSPromptError(f"a training argument is {error.doc!r}, which is no JSON ({error})") from None
         except ValueError as error:
             raise SSPromptError(f"these training arguments cannot be used: {error}") from error
+        if self.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:
+            mode = {"mode": "max" if self.greater_is_better else "min"}  # which transformers leaves to the user
+            self.lr_scheduler_kwargs = mode | (self.lr_scheduler_kwargs or {})
         self._check_ranges()
         if watches and self.metric_for_best_model.removeprefix("eval_") == "loss":
             raise SSPromptError("evaluation computes scores and no loss: metric_for_best_model may be mean_iou or pq")

@@ -319,7 +319,7 @@ class FeatureSource:
                 parts.append(frozen.mask_decoder)
             if self.kind == "predictions":
                 parts += [getattr(frozen, slot) for slot in SPATIAL_SLOTS]
-                if self.model.config.num_point_coordinates is not None:  # which the encoder of strokes looks up
+                if frozen.spatial_prompt_encoder is not None:  # which coordinates of points go through
                     parts.append(frozen.spatial_prompt_encoder)
             self._weights[dtype] = " ".join(map(weights_digest, parts))
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

@@ -263,6 +263,9 @@ class SSPromptTrainer(ScoringTrainer):
         if self._shrinkage is not None:
             self._shrinkage.begin(resumed=bool(resume_from_checkpoint))
         output = super().train(resume_from_checkpoint, *args, **kwargs)
+        if self.feature_cache.storage != self.args.feature_cache and not self._shares_cache:
+            self.accelerator.wait_for_everyone()
+            self.feature_cache.remove(whole_directory=self.args.feature_cache_dir is None)
         if not all(p.isfinite().all() for p in self.model.parameters() if p.requires_grad):
             raise SSPromptError(
                 f"training diverged: after {self.state.global_step} steps at a learning_rate of "
@@ -271,9 +274,6 @@ class SSPromptTrainer(ScoringTrainer):
         config = _active_config(self.model)
         if isinstance(config, PromptConfig):
             config.training = self._training_record()
-        if self.feature_cache.storage != self.args.feature_cache and not self._shares_cache:
-            self.accelerator.wait_for_everyone()
-            self.feature_cache.remove(whole_directory=self.args.feature_cache_dir is None)
         return output
 
     def _training_record(self) -> dict[str, Any]:

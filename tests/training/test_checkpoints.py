@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.training.checkpoints import last_complete_checkpoint
+from ssprompt_hf.training.feature_cache import FeatureCache
 from ssprompt_hf.tuners.ssprompt import SSPromptConfig
 
 WATCHED = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "load_best_model_at_end": True, "max_steps": 6}
@@ -24,6 +25,16 @@ def test_the_last_complete_checkpoint(tmp_path):
         if text is not None:
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+class RateAtStep(TrainerCallback):
+    """The learning rate of each step."""
+
+    def __init__(self, rates):
+        self.rates = rates
+
+    def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+        self.rates.append(optimizer.param_groups[0]["lr"])
 
 
 class PromptsAtEvaluation(TrainerCallback):
@@ -100,8 +111,25 @@ def test_a_run_may_become_longer_and_divide_its_batches(tmp_path):
 
 def test_a_training_that_diverges_says_so(tmp_path):
     trainer = tiny_trainer(tmp_path, max_steps=3, learning_rate=1e20, save_strategy="no")
+    trainer.feature_cache = FeatureCache("disk", tmp_path / "feature_cache")  # as several processes have it
     with pytest.raises(SSPromptError, match=r"diverged: after 3 steps at a learning_rate of 1e\+20"):
         trainer.train()
+    assert not (tmp_path / "feature_cache").exists()
+
+
+def test_the_rate_falls_where_scores_stop_rising(tmp_path):
+    settings = {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 1}
+    settings |= {"lr_scheduler_kwargs": {"patience": 0}, "learning_rate": 1.0, "save_strategy": "no", "max_steps": 4}
+    trainer = tiny_trainer(tmp_path, evaluation=tiny_images(1, "validation"), **settings)
+    assert trainer.args.lr_scheduler_kwargs == {"mode": "max", "patience": 0}
+    scores, original = iter([0.1, 0.2, 0.3, 0.2]), trainer.compute_metrics
+    trainer.compute_metrics = lambda prediction, compute_result=True: (
+        original(prediction, compute_result) | ({"mean_iou": next(scores)} if compute_result else {})
+    )
+    rates = []
+    trainer.add_callback(RateAtStep(rates))
+    trainer.train()
+    assert rates[0] == rates[1] == rates[2] == rates[3] and trainer.optimizer.param_groups[0]["lr"] < rates[3]
 
 
 def test_checkpoints_tell_how_they_were_learned(tmp_path):

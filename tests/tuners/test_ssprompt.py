@@ -164,7 +164,7 @@ def test_transformers_adapters_bring_their_classes(tmp_path):
     check(None)
 
 
-@pytest.mark.parametrize("damage", ["not finite", "lacks", "unknown", "other shapes"])
+@pytest.mark.parametrize("damage", ["not finite", "lacks", "unknown", "other shapes", "is damaged", "no file"])
 def test_transformers_load_no_damaged_adapter(tmp_path, damage):
     trained().save_pretrained(tmp_path)
     path = tmp_path / "adapter_model.safetensors"
@@ -176,12 +176,22 @@ def test_transformers_load_no_damaged_adapter(tmp_path, damage):
         tensors[key.replace("embedding", "extra")] = tensors[key].clone()
     else:
         tensors[key] = tensors[key][1:].clone() if damage == "other shapes" else tensors[key] * torch.nan
+    good = path.read_bytes()
     save_file(tensors, path, metadata={"format": "pt"})
+    if damage == "is damaged":
+        path.write_bytes(b"nothing that could be read")
+    elif damage == "no file":
+        path.unlink()
     base = small_seem()
     expected = logits(base)
-    with pytest.raises(AdapterError, match=damage):
+    with pytest.raises(
+        OSError if damage == "no file" else AdapterError, match=None if damage == "no file" else damage
+    ):
         base.load_adapter(str(tmp_path), "night")
     assert same(logits(base), expected) and base.config.class_names == CLASSES
+    path.write_bytes(good)
+    base.load_adapter(str(tmp_path), "night")
+    assert not same(logits(base), expected)
 
 
 def test_adapters_with_different_classes_live_together(tmp_path):

@@ -5,6 +5,7 @@ import logging
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 
 from ...errors import AdapterError
 
@@ -15,19 +16,20 @@ class NamesAdapterClasses:
     adapter that is active, or its own. Prompts of classes are a slot that a tuner wraps; the wrapper knows the rest.
     """
 
-    def load_adapter(self, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs):
+    def load_adapter(self, peft_model_id: str | None = None, adapter_name: str | None = None, *args, **kwargs):
         """
         As in `transformers`, which only reports what is wrong with an adapter's file (and, of further adapters, also
         what is not).
 
         Raises:
-            AdapterError: tensors are missing, unknown, of another shape or not finite; the adapter is not kept.
+            AdapterError: the file is damaged, or tensors are missing, unknown, of another shape or not finite. After
+                any error the adapter is not kept.
         """
         name = adapter_name or "default"
         known = name in getattr(self, "peft_config", {})
         try:
             with _silenced("transformers.integrations.peft"):
-                loading_info = super().load_adapter(peft_model_id, adapter_name, **kwargs)
+                loading_info = super().load_adapter(peft_model_id, adapter_name, *args, **kwargs)
             own = self._adapter_tensors(name)
             for what, keys in (
                 ("lacks", [key for key in loading_info.missing_keys if key in own]),
@@ -36,12 +38,16 @@ class NamesAdapterClasses:
             ):
                 if keys:
                     raise AdapterError(f"the adapter {peft_model_id} {what} {', '.join(sorted(keys))}")
-        except (AdapterError, RuntimeError) as error:
+        except Exception as error:
             if not known and name in getattr(self, "peft_config", {}):
                 self.delete_adapter(name)
-            if isinstance(error, AdapterError):
-                raise
-            raise AdapterError(f"the adapter {peft_model_id} has tensors of other shapes than this model") from error
+            if isinstance(error, SafetensorError):
+                raise AdapterError(f"the adapter {peft_model_id} is damaged ({error})") from error
+            if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" in str(error):  # the report is silenced
+                raise AdapterError(
+                    f"the adapter {peft_model_id} has tensors of other shapes than the model"
+                ) from error
+            raise
         self._after_switching_adapters()
         return loading_info
 
