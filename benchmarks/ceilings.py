@@ -115,10 +115,11 @@ def learn_classifier(trainer: SSPromptTrainer) -> tuple[dict, int]:
     examples = EvaluationExamples(trainer.eval_dataset, trainer.image_processor, load_pixels=True)
     matrix = 0
     for index in range(len(examples)):
-        label = examples[index]["label"]
+        example = examples[index]
+        label = example["label"]
         height, width = (side // 4 for side in examples.resized_size(tuple(label.shape)))
         with torch.no_grad():
-            logits = head(features(examples[index]["pixel_values"]))[..., :height, :width]
+            logits = head(features(example["pixel_values"]))[..., :height, :width]
         logits = F.interpolate(logits, label.shape, mode="bilinear", align_corners=False)
         matrix = matrix + confusion_matrix(logits[0].argmax(0), label.to(device), len(names))
     return scores_from_confusion(matrix, names), sum(parameter.numel() for parameter in head.parameters())

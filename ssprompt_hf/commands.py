@@ -19,42 +19,33 @@ from .reproduce.command import fill_reproduce, run_reproduce
 DEMO_TASK = "street-scenes/fog/custom"
 
 # Fields of transformers.TrainingArguments that --help lists besides our own; all the others can be given too.
-LISTED = (
-    "output_dir",
+LISTED_FOR_TRAINING = (
     "max_steps",
     "per_device_train_batch_size",
-    "per_device_eval_batch_size",
     "gradient_accumulation_steps",
     "optim",
     "learning_rate",
     "weight_decay",
     "lr_scheduler_type",
     "seed",
-    "bf16",
-    "use_cpu",
     "logging_steps",
     "save_strategy",
     "save_steps",
     "eval_strategy",
     "eval_steps",
+)
+LISTED = (
+    *LISTED_FOR_TRAINING,
+    "output_dir",
+    "per_device_eval_batch_size",
+    "bf16",
+    "use_cpu",
     "report_to",
     "dataloader_num_workers",
 )
 # What an evaluation takes and does not use; its --help leaves these out.
 ONLY_FOR_TRAINING = (
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "optim",
-    "learning_rate",
-    "weight_decay",
-    "lr_scheduler_type",
-    "seed",
-    "logging_steps",
-    "save_strategy",
-    "save_steps",
-    "eval_strategy",
-    "eval_steps",
+    *LISTED_FOR_TRAINING,
     "semantic_loss",
     "loss_resolution",
     "auxiliary_loss",

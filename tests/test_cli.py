@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tiny_training import save_tiny_base
-from transformers import TrainerCallback, TrainingArguments
+from tiny_training import interrupted, save_tiny_base
+from transformers import TrainingArguments
 
 from ssprompt_hf import cli
 from ssprompt_hf.adapter_info import adapter_info, describe_adapter
@@ -239,35 +239,15 @@ def test_evaluation_takes_all_arguments_of_training():
 # Ctrl-C
 
 
-class InterruptAt(TrainerCallback):
-    """Ctrl-C after `step` steps."""
-
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
-def test_an_interrupted_training_says_how_to_go_on(base, tmp_path, capsys, monkeypatch):
-    prepare, step = run.prepare_training, 0
-
-    def prepare_and_interrupt(*args, **kwargs):
-        trainer = prepare(*args, **kwargs)
-        trainer.add_callback(InterruptAt(step))
-        return trainer
-
-    monkeypatch.setattr(run, "prepare_training", prepare_and_interrupt)
+def test_an_interrupted_training_says_how_to_go_on(base, tmp_path, capsys):
     command = ["train", "--base_model", base, *SCENES, "--max_steps", "3", "--save_steps", "1", "--use_cpu"]
     command += ["--disable_tqdm", "True", "--output_dir", str(tmp_path)]
-    assert main(command) == 130
+    assert interrupted(command, 0) == 130
     assert capsys.readouterr().err.strip().splitlines()[-1] == "ssprompt-hf train: interrupted"  # nothing saved yet
-    step = 1
-    assert main(command) == 130
+    assert interrupted(command, 1) == 130
     told = "ssprompt-hf train: interrupted; --resume goes on from the last checkpoint"
     assert capsys.readouterr().err.strip().splitlines()[-1] == told
-    assert main([*command, "--resume"]) == 130
+    assert interrupted([*command, "--resume"], 1) == 130
     assert capsys.readouterr().err.strip().splitlines()[-1] == told
 
 

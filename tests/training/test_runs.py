@@ -8,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_training import SCRIPT, run_python, save_tiny_base
-from transformers import TrainerCallback
+from tiny_training import SCRIPT, interrupted, run_python, save_tiny_base
 
 from ssprompt_hf.cli import main
 from ssprompt_hf.data.loading import load_street_scenes
@@ -126,30 +125,6 @@ def test_going_on_from_a_checkpoint(base, trained, tmp_path):
     (tmp_path / "checkpoint-notes").mkdir()
     assert main(["train", *options, "--save_strategy", "no"]) == 0  # anew: the checkpoints of earlier runs go
     assert weights(tmp_path) == weights(trained) and checkpoints(tmp_path) == ["checkpoint-notes"]
-
-
-class InterruptAt(TrainerCallback):
-    """Ctrl-C after `step` steps."""
-
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
-def interrupted(command: list[str], step: int = 3) -> int:
-    prepare = run.prepare_training
-
-    def prepare_and_interrupt(*args, **kwargs):
-        trainer = prepare(*args, **kwargs)
-        trainer.add_callback(InterruptAt(step))
-        return trainer
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "prepare_training", prepare_and_interrupt)
-        return main(command)
 
 
 def checkpoints(output) -> list[str]:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from tiny_training import prompts, tiny_adapted, tiny_images, tiny_trainer
+from tiny_training import InterruptAt, prompts, tiny_adapted, tiny_images, tiny_trainer
 from transformers import TrainerCallback
 
 from ssprompt_hf.errors import SSPromptError
@@ -84,14 +84,6 @@ class AtEnd(TrainerCallback):
         self.seen = prompts(model)
 
 
-class StopAt(TrainerCallback):
-    """Somebody interrupts the training."""
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == 4:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("again", ["the same trainer", "another trainer, with other noise"])
 def test_resumed_equals_uninterrupted(tmp_path, again):
     settings = {"max_steps": 8, "learning_rate": 0.1, "save_steps": 2, "shrinkage": 0.2}
@@ -109,7 +101,7 @@ def test_resumed_equals_uninterrupted(tmp_path, again):
     expected = prompts(whole.model)
     assert 0 < whole.kept_share < 1
     assert all(torch.equal(end.seen[name], expected[name]) for name in expected)
-    stop = StopAt()
+    stop = InterruptAt(4)
     killed = trainer("killed", callbacks=[stop])
     with pytest.raises(KeyboardInterrupt):
         killed.train()

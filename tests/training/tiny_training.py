@@ -11,15 +11,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from peft import get_peft_model
 from transformers import TrainerCallback
 
+from ssprompt_hf.cli import main as run_command
 from ssprompt_hf.data.loading import load_street_scenes
 from ssprompt_hf.models.seem.byte_tokenizer import byte_tokenizer
 from ssprompt_hf.models.seem.configuration_seem import SeemConfig
 from ssprompt_hf.models.seem.image_processing_seem import SeemImageProcessor
 from ssprompt_hf.models.seem.modeling_seem import SeemForUniversalSegmentation
+from ssprompt_hf.training import run
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.training.checkpoints import last_complete_checkpoint
 from ssprompt_hf.training.trainer import SSPromptTrainer
@@ -128,6 +131,31 @@ class KillAt(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class InterruptAt(TrainerCallback):
+    """Ctrl-C after `step` steps."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def interrupted(command: list[str], step: int = 3) -> int:
+    """Run `ssprompt-hf` with Ctrl-C after `step` steps; its exit code."""
+    prepare = run.prepare_training
+
+    def prepare_and_interrupt(*args, **kwargs):
+        trainer = prepare(*args, **kwargs)
+        trainer.add_callback(InterruptAt(step))
+        return trainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "prepare_training", prepare_and_interrupt)
+        return run_command(command)
 
 
 def main():
