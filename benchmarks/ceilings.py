@@ -29,7 +29,7 @@ from ssprompt_hf.reproduce.presets import make_preset
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.training.examples import EvaluationExamples
 from ssprompt_hf.training.losses import label_shares
-from ssprompt_hf.training.run import prepare_training, select_training_images
+from ssprompt_hf.training.runs import prepare_training, select_training_images
 from ssprompt_hf.training.settings import DataArguments, PromptArguments
 from ssprompt_hf.training.trainer import SSPromptTrainer
 

@@ -22,8 +22,8 @@ from train_step import PeakMemory
 from transformers import PrinterCallback, TrainerCallback
 
 from ssprompt_hf import SSPromptModel
-from ssprompt_hf.data.cityscapes import CLASSES
 from ssprompt_hf.data.dataset import SegmentationDataset
+from ssprompt_hf.data.datasets.cityscapes import CLASSES
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.training.trainer import SSPromptTrainer
 

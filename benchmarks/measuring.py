@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from ssprompt_hf.hub.registry import base_model_config
+from ssprompt_hf.models.registry import base_model_config
 from ssprompt_hf.models.seem import SeemForUniversalSegmentation
 
 IMAGE_SIZE = (512, 1024)  # height and width in pixels

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import torch
 
-from ssprompt_hf.file_utils import write_json
 from ssprompt_hf.models.seem import SeemConfig
-from ssprompt_hf.reporting import markdown_table
+from ssprompt_hf.plotting.tables import markdown_table
 from ssprompt_hf.reproduce.paper import PAPER
 from ssprompt_hf.reproduce.plans import METHODS
 from ssprompt_hf.reproduce.presets import StepSetting
 from ssprompt_hf.reproduce.step_cost import base_config, measure_step
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments
+from ssprompt_hf.utils.files import write_json
 
 COMPARED = {METHODS[method].title: method for method in ("coop", "locn", "ssprompt")}
 

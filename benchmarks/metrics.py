@@ -25,8 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import judges
 
-from ssprompt_hf.data.cityscapes import CLASSES
-from ssprompt_hf.export import PredictionExporter
+from ssprompt_hf.data.datasets.cityscapes import CLASSES
 from ssprompt_hf.metrics import (
     CityscapesScores,
     CocoScores,
@@ -34,7 +33,8 @@ from ssprompt_hf.metrics import (
     confusion_matrix,
     scores_from_confusion,
 )
-from ssprompt_hf.run_length import coco_rle
+from ssprompt_hf.segmentation.export import PredictionExporter
+from ssprompt_hf.segmentation.run_length import coco_rle
 
 K = len(CLASSES)
 THINGS = CLASSES.thing_indices

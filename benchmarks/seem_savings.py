@@ -24,8 +24,8 @@ from measuring import (
 from torch.nn import functional as F
 
 from ssprompt_hf.models.seem.byte_tokenizer import byte_tokenizer
-from ssprompt_hf.models.seem.cpu_ops import conv3x3, linear, matmul, scaled_dot_product_attention
 from ssprompt_hf.models.seem.text_encoder import fill_templates
+from ssprompt_hf.utils.cpu_ops import conv3x3, linear, matmul, scaled_dot_product_attention
 
 NUM_QUERIES, CHANNELS, NUM_HEADS, NUM_PROMPTS = 101, 512, 8, 5
 Pair = tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]

@@ -17,12 +17,12 @@ from pathlib import Path
 from statistics import mean
 
 from ssprompt_hf.errors import SSPromptError
-from ssprompt_hf.file_utils import write_json
 from ssprompt_hf.reproduce.cells import CellRunner
 from ssprompt_hf.reproduce.plans import METHODS, Score, Training
 from ssprompt_hf.reproduce.presets import Domain, make_preset
 from ssprompt_hf.training.settings import METHODS as PROMPT_METHODS
 from ssprompt_hf.tuners import PromptConfig
+from ssprompt_hf.utils.files import write_json
 
 BASE_MODEL, SHOTS = "seem-nano", 16
 

@@ -19,9 +19,9 @@ from peft import get_peft_model
 
 from ssprompt_hf.data.dataset import SegmentationDataset
 from ssprompt_hf.data.loading import load_street_scenes
-from ssprompt_hf.hub.base_models import resolve_base_model
-from ssprompt_hf.hub.registry import BASE_MODELS, base_model_config
+from ssprompt_hf.models.registry import BASE_MODELS, base_model_config
 from ssprompt_hf.models.seem import SeemForUniversalSegmentation, SeemImageProcessor
+from ssprompt_hf.models.seem.pretrained import resolve_base_model
 from ssprompt_hf.reproduce.shared_work import KeptSource
 from ssprompt_hf.reproduce.step_cost import PeakMemory
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments

@@ -8,7 +8,7 @@ The arguments are those of `ssprompt-hf evaluate`; `--help` lists them.
 
 import sys
 
-from ssprompt_hf.cli import main
+from ssprompt_hf.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -7,7 +7,7 @@ The arguments are those of `ssprompt-hf explain`; `--help` lists them.
 
 import sys
 
-from ssprompt_hf.cli import main
+from ssprompt_hf.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["explain", *sys.argv[1:]]))

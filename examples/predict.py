@@ -11,7 +11,7 @@ The arguments are those of `ssprompt-hf predict`; `--help` lists them. In Python
 
 import sys
 
-from ssprompt_hf.cli import main
+from ssprompt_hf.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["predict", *sys.argv[1:]]))

@@ -30,13 +30,13 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import ResNetConfig
 
-from ssprompt_hf.data.street_scenes import STREET_CLASSES, STREET_THINGS
-from ssprompt_hf.file_utils import atomic_path
+from ssprompt_hf.data.street_scenes.source import STREET_CLASSES, STREET_THINGS
 from ssprompt_hf.metrics import confusion_matrix, scores_from_confusion
 from ssprompt_hf.models.seem import SeemConfig, SeemForUniversalSegmentation, SeemImageProcessor, SeemProcessor
 from ssprompt_hf.models.seem.byte_tokenizer import byte_tokenizer
 from ssprompt_hf.models.seem.mask_decoder import SeemImageFeatures, SeemQueryStates
 from ssprompt_hf.training.losses import SemanticLoss, class_scores
+from ssprompt_hf.utils.files import atomic_path
 
 
 def nano_config() -> SeemConfig:

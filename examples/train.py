@@ -9,7 +9,7 @@ are those of `ssprompt-hf train`; `--help` lists them.
 
 import sys
 
-from ssprompt_hf.cli import main
+from ssprompt_hf.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

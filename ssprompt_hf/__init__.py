@@ -4,9 +4,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .ssprompt_model import SSPromptModel
+    from .model import SSPromptModel
     from .training.arguments import SSPromptTrainingArguments
-    from .training.run import evaluate_adapter, train_adapter
+    from .training.runs import evaluate_adapter, train_adapter
     from .training.settings import DataArguments, PromptArguments
     from .training.trainer import SSPromptTrainer
     from .tuners import CoOpConfig, LOCNConfig, SSPromptConfig, VSPLConfig

@@ -42,7 +42,7 @@ def one_thread():
 def own_cache(tmp_path_factory):
     """Lists of files and label statistics of the tests stay out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ssprompt_hf.data.layouts.constants.HF_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("ssprompt_hf.data.datasets.layouts.constants.HF_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

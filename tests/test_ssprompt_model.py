@@ -12,7 +12,10 @@ from prompted_seem import CLASSES, OTHER_CLASSES, logits, pixels, same, set_clas
 from safetensors.torch import load_file, save_file
 
 from ssprompt_hf import SSPromptModel
-from ssprompt_hf.data.street_scenes import StreetScenes
+from ssprompt_hf.adapters.card import metrics_table, render_adapter_card
+from ssprompt_hf.adapters.files import read_adapter, replacing_folder
+from ssprompt_hf.data.image_inputs import open_image
+from ssprompt_hf.data.street_scenes.source import StreetScenes
 from ssprompt_hf.errors import (
     AdapterError,
     DownloadError,
@@ -21,9 +24,6 @@ from ssprompt_hf.errors import (
     UnknownNameError,
     UnreadableFileError,
 )
-from ssprompt_hf.hub.adapters import read_adapter, replacing_folder
-from ssprompt_hf.hub.cards import metrics_table, render_adapter_card
-from ssprompt_hf.image_inputs import open_image
 from ssprompt_hf.models.seem import SeemForUniversalSegmentation
 from ssprompt_hf.tuners import CoOpConfig, SSPromptConfig, SSPromptLayer
 

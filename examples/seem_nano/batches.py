@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ssprompt_hf.data.street_scenes import STREET_CLASSES, STREET_SYNONYMS, STREET_THINGS, StreetScenes
+from ssprompt_hf.data.street_scenes.source import STREET_CLASSES, STREET_SYNONYMS, STREET_THINGS, StreetScenes
 
 from .appearance import change_appearance
 

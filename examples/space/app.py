@@ -10,8 +10,8 @@ import numpy as np
 
 from ssprompt_hf import SSPromptModel
 from ssprompt_hf.errors import SSPromptError
-from ssprompt_hf.results import SegmentationResult
-from ssprompt_hf.tuners.config import TASKS
+from ssprompt_hf.segmentation.results import SegmentationResult
+from ssprompt_hf.tuners.base.config import TASKS
 
 BY_NAME = "none: by the class names below"
 CLASS_NAMES = "road, pavement, building, sky, vegetation, car, person"

@@ -1,11 +1,11 @@
 """Data sets, few-shot selection and transforms."""
 
-from .catalog import KNOWN_DATASETS
 from .classes import ClassInfo, SegmentationClasses
 from .dataset import SegmentationDataset
+from .datasets.catalog import KNOWN_DATASETS
 from .few_shot import FewShotSelection, label_statistics, select_shots
-from .folder import load_segmentation_folder
 from .loading import load_segmentation_dataset, load_street_scenes, wrap_dataset
+from .sources.folder import load_segmentation_folder
 
 __all__ = [
     "KNOWN_DATASETS",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ClassListError, LabelFormatError, LabelIdError
-from ..file_utils import write_json
+from ..utils.files import write_json
 
 IGNORE_INDEX = 255
 """Value of ignored pixels in every label map this package hands out (uint8, contiguous class indices otherwise)."""

@@ -12,8 +12,8 @@ from transformers.utils import logging
 
 from ..errors import NoImagesError
 from .classes import SegmentationClasses
-from .image_files import check_size, image_size, read_image
-from .label_files import LabelFormat
+from .sources.image_files import check_size, image_size, read_image
+from .sources.label_files import LabelFormat
 
 logger = logging.get_logger(__name__)
 

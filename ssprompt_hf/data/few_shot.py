@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging
 
 from ..errors import DatasetError, MissingClassError, SSPromptError, TooFewImagesError
-from ..file_utils import atomic_path
+from ..utils.files import atomic_path
 from .classes import IGNORE_INDEX
 from .dataset import SegmentationDataset
-from .layouts import default_cache_dir
+from .datasets.layouts import default_cache_dir
 
 logger = logging.get_logger(__name__)
 

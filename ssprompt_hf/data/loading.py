@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ClassListError, DatasetError, NoImagesError
-from .catalog import describe_dataset, find_known_dataset
 from .classes import CLASS_FILE_NAMES, SegmentationClasses
 from .dataset import ColumnSource, SegmentationDataset
-from .folder import SPLIT_FLAGS, load_segmentation_folder, split_aliases
-from .label_files import IdMaps
-from .layouts import DatasetInfo, load_known_dataset
-from .street_scenes import STREET_SPLITS, StreetScenes
+from .datasets.catalog import describe_dataset, find_known_dataset
+from .datasets.layouts import DatasetInfo, load_known_dataset
+from .sources.folder import SPLIT_FLAGS, load_segmentation_folder, split_aliases
+from .sources.label_files import IdMaps
+from .street_scenes.source import STREET_SPLITS, StreetScenes
 from .transforms import TASKS
 
 if TYPE_CHECKING:

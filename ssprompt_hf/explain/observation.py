@@ -9,10 +9,10 @@ from transformers.utils import logging
 
 from ..data.dataset import SegmentationDataset
 from ..metrics import confusion_matrix
+from ..model import SSPromptModel
 from ..models.seem.image_processing_seem import SeemImageProcessor
-from ..models.seem.mask_inference import semantic_segmentation
-from ..models.seem.mask_tiles import MaskGeometry, mask_tiles
-from ..ssprompt_model import SSPromptModel
+from ..segmentation.inference import semantic_segmentation
+from ..segmentation.tiles import MaskGeometry, mask_tiles
 from ..training.examples import EvaluationExamples
 from ..training.feature_cache import compute_entry, model_inputs, spatial_prompts_are_adapted
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..charts import bar_chart, beside, moved_points, table_chart
-from ..file_utils import atomic_path
+from ..plotting.charts import bar_chart, beside, moved_points, table_chart
 from ..tuners import PromptConfig, SSPromptConfig
+from ..utils.files import atomic_path
 from .observation import STATES, Serving
 from .prompts import Prompts
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from ..errors import AdapterError
-from ..ssprompt_model import SSPromptModel
+from ..model import SSPromptModel
 from ..tuners import PromptLayer, SSPromptLayer, VSPLLayer
-from ..tuners.text_layer import TextPromptLayer
+from ..tuners.text.layer import TextPromptLayer
 from ..tuners.vspl.layer import grid_coordinates
 
 KINDS = ("semantic", "spatial")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ..reporting import iou_table, markdown_table
+from ..plotting.tables import iou_table, markdown_table
 
 HOW_TO_GIVE_DATA = """Give the command labelled images with the adapter's own classes, in one of these ways:
 

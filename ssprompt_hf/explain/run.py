@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..adapter_info import adapter_info
+from ..adapters.files import fetch_adapter, read_adapter
+from ..adapters.info import adapter_info
 from ..data.dataset import SegmentationDataset
 from ..errors import AdapterError, SSPromptError
-from ..file_utils import atomic_path, write_json
-from ..hub.adapters import fetch_adapter, read_adapter
-from ..hub.base_models import resolve_base_model
 from ..metrics import scores_from_confusion
+from ..model import SSPromptModel
 from ..models.seem.configuration_seem import SeemConfig
-from ..ssprompt_model import SSPromptModel
-from ..training.run import check_adapter_classes, sized_image_processor
+from ..models.seem.pretrained import resolve_base_model
+from ..plotting.overlays import comparison_picture
+from ..training.runs import check_adapter_classes, sized_image_processor
 from ..training.settings import DataArguments
 from ..tuners import PromptConfig
-from ..tuners.text_tuner import load_tokenizer
-from ..visualization import comparison_picture
+from ..tuners.text.model import load_tokenizer
+from ..utils.files import atomic_path, write_json
 from .findings import (
     class_changes,
     example_images,

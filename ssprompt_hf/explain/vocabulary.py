@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ..data import ade20k, cityscapes, pascal_context
-from ..data.street_scenes_classes import CUSTOM_CLASSES, STREET_SYNONYMS
+from ..data.datasets import ade20k, cityscapes, pascal_context
+from ..data.street_scenes.classes import CUSTOM_CLASSES, STREET_SYNONYMS
 from ..errors import SSPromptError
 from ..models.seem.text_encoder import SeemTextModel, clean_class_name
 

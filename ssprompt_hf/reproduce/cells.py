@@ -25,15 +25,14 @@ import torch
 from transformers import PrinterCallback
 from transformers.utils import logging
 
-from ..adapter_info import adapter_info
+from ..adapters.info import adapter_info
 from ..data.dataset import check_disjoint
 from ..errors import SSPromptError
-from ..file_utils import write_json
-from ..hub.base_models import resolve_base_model
 from ..models.fingerprint import model_fingerprint
 from ..models.seem.modeling_seem import SeemForUniversalSegmentation
+from ..models.seem.pretrained import resolve_base_model
 from ..training.arguments import SSPromptTrainingArguments, open_arguments
-from ..training.run import (
+from ..training.runs import (
     ADAPTER,
     in_percent,
     prepare_evaluation,
@@ -43,7 +42,8 @@ from ..training.run import (
 )
 from ..training.settings import PromptArguments
 from ..tuners import PromptConfig
-from ..tuners.config import current_versions
+from ..tuners.base.config import current_versions
+from ..utils.files import write_json
 from .plans import METHODS, Domain, Score, StepCost, Training, Work
 from .shared_work import SharedWork
 from .step_cost import measure_step

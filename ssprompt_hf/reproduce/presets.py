@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..data.acdc import CONDITIONS
+from ..data.datasets.acdc import CONDITIONS
 from ..errors import SSPromptError
 from ..training.settings import DataArguments, parse_options
 
@@ -123,7 +123,7 @@ FULL_FOLDERS = {
 
 
 def _full(data_dirs: list[str]) -> Preset:
-    from ..data.catalog import KNOWN_DATASETS
+    from ..data.datasets.catalog import KNOWN_DATASETS
 
     folders: dict[str, str] = {}
     for text in data_dirs:

@@ -7,10 +7,10 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..charts import BLUE, LIGHT, ORANGE
-from ..file_utils import atomic_path, write_json
-from ..reporting import markdown_table
-from ..visualization import BACKGROUND, INK
+from ..plotting.charts import BLUE, LIGHT, ORANGE
+from ..plotting.overlays import BACKGROUND, INK
+from ..plotting.tables import markdown_table
+from ..utils.files import atomic_path, write_json
 from .plans import Cell
 from .summary import Summary
 

@@ -15,9 +15,9 @@ from peft import get_peft_model
 
 from ..data.classes import ClassInfo, SegmentationClasses
 from ..data.dataset import SegmentationDataset
-from ..hub.base_models import resolve_base_model
-from ..hub.registry import BASE_MODELS, base_model_config
+from ..models.registry import BASE_MODELS, base_model_config
 from ..models.seem import SeemConfig, SeemForUniversalSegmentation, SeemImageProcessor
+from ..models.seem.pretrained import resolve_base_model
 from ..training.arguments import SSPromptTrainingArguments
 from ..training.trainer import SSPromptTrainer
 from ..tuners import CoOpConfig, LOCNConfig, PromptConfig, SSPromptConfig

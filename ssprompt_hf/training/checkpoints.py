@@ -10,7 +10,7 @@ from typing import Any
 from transformers.utils import logging
 
 from ..errors import SSPromptError
-from ..file_utils import write_json
+from ..utils.files import write_json
 from .arguments import SSPromptTrainingArguments
 
 logger = logging.get_logger(__name__)

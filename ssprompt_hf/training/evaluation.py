@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from ..data.classes import SegmentationClasses
-from ..export import PredictionExporter
 from ..metrics import CityscapesScores, CocoScores, PanopticScores
 from ..metrics.streaming import ImageRecords
-from ..models.seem.mask_inference import instance_segmentation, panoptic_segmentation
-from ..models.seem.mask_tiles import MaskGeometry
+from ..segmentation.export import PredictionExporter
+from ..segmentation.inference import instance_segmentation, panoptic_segmentation
+from ..segmentation.tiles import MaskGeometry
 
 TOP_K = 100
 """Pairs of query and class that are looked at for instances, as in the official evaluation."""

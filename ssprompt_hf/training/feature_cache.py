@@ -23,9 +23,9 @@ from torch import nn
 from transformers.utils import logging
 
 from ..errors import SSPromptError
-from ..file_utils import atomic_path
 from ..models.seem.mask_decoder import SeemImageFeatures
-from ..tuners.prompt_layer import PromptLayer
+from ..tuners.base.layer import PromptLayer
+from ..utils.files import atomic_path
 
 logger = logging.get_logger(__name__)
 

@@ -17,7 +17,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from ..data.classes import IGNORE_INDEX
 from ..errors import SSPromptError
-from ..models.seem.cpu_ops import matmul
+from ..utils.cpu_ops import matmul
 
 SEMANTIC_LOSSES = ("mixed", "dice", "balanced", "nll", "cross_entropy")
 # Dice alone hardly moves a class that is predicted nowhere, as one with a name the model does not know; a little

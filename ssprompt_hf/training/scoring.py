@@ -13,10 +13,10 @@ from transformers.trainer_utils import EvalPrediction
 
 from ..data.dataset import SegmentationDataset
 from ..errors import SSPromptError
-from ..export import PredictionExporter
 from ..metrics import confusion_matrix, scores_from_confusion
-from ..models.seem.mask_inference import semantic_segmentation
-from ..models.seem.mask_tiles import MaskGeometry
+from ..segmentation.export import PredictionExporter
+from ..segmentation.inference import semantic_segmentation
+from ..segmentation.tiles import MaskGeometry
 from .evaluation import TaskEvaluation
 from .examples import EvaluationExamples, collate_examples
 from .feature_cache import model_inputs

@@ -15,8 +15,8 @@ from transformers.utils import logging
 from ..data.dataset import SegmentationDataset
 from ..data.few_shot import label_statistics
 from ..errors import SSPromptError
-from ..tuners.config import PromptConfig
-from ..tuners.prompt_layer import PromptLayer
+from ..tuners.base.config import PromptConfig
+from ..tuners.base.layer import PromptLayer
 from .arguments import SSPromptTrainingArguments, open_arguments
 from .checkpoints import check_settings, decisive_settings, write_settings
 from .examples import SegmentationExamples, TrainingBatchSampler

@@ -1,10 +1,10 @@
 """Prompt methods for PEFT. Importing this package makes them known to it."""
 
-from .config import PromptConfig, PromptPeftType
+from .base.config import PromptConfig, PromptPeftType
+from .base.layer import PromptLayer
+from .base.model import PromptTuner
 from .coop import CoOpConfig, CoOpLayer, CoOpTuner
 from .locn import LOCNConfig, LOCNLayer, LOCNTuner
-from .prompt_layer import PromptLayer
-from .prompt_tuner import PromptTuner
 from .ssprompt import SSPromptConfig, SSPromptLayer, SSPromptTuner, point_grid_tokens
 from .vspl import VSPLConfig, VSPLLayer, VSPLTuner
 

@@ -16,7 +16,7 @@ from ssprompt_hf.data import (
     mapillary_vistas,
     pascal_context,
 )
-from ssprompt_hf.data.panoptic_files import classes_of_categories
+from ssprompt_hf.data.sources.panoptic_files import classes_of_categories
 
 
 def digest(lines) -> str:

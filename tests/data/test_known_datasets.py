@@ -21,7 +21,7 @@ from dataset_files import (
 )
 from PIL import Image
 
-from ssprompt_hf.cli import main
+from ssprompt_hf.cli.main import main
 from ssprompt_hf.data import label_statistics, layouts, load_segmentation_dataset, pascal_context
 from ssprompt_hf.errors import DatasetError, LabelFormatError, LabelIdError, MissingLabelError, NoImagesError
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import ssprompt_hf.data.street_scenes as street_scenes
-from ssprompt_hf.data.street_scenes import (
+import ssprompt_hf.data.street_scenes.source as street_scenes
+from ssprompt_hf.data.street_scenes.classes import LABEL_SETS, Part
+from ssprompt_hf.data.street_scenes.source import (
     CUSTOM_CLASSES,
     STREET_CLASSES,
     STREET_CONDITIONS,
@@ -18,7 +19,6 @@ from ssprompt_hf.data.street_scenes import (
     STREET_THINGS,
     StreetScenes,
 )
-from ssprompt_hf.data.street_scenes_classes import LABEL_SETS, Part
 
 
 def digest(item):
@@ -44,13 +44,13 @@ def test_scene_depends_on_seed_and_index_alone(condition):
 
 def test_another_process_draws_the_same():
     code = (
-        "import hashlib; from ssprompt_hf.data.street_scenes import *\n"
+        "import hashlib; from ssprompt_hf.data.street_scenes.source import *\n"
         "for c in STREET_CONDITIONS:\n"
         "    item = StreetScenes(condition=c, num_images=8)[7]\n"
         "    parts = b''.join(item[name].tobytes() for name in ('image', 'label', 'instance'))\n"
         "    print(hashlib.sha256(parts).hexdigest())\n"
     )
-    root = Path(street_scenes.__file__).parents[2]
+    root = Path(street_scenes.__file__).parents[3]
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert run.stdout.split() == [digest(StreetScenes(condition=c, num_images=8)[7]) for c in STREET_CONDITIONS]
 

@@ -18,9 +18,9 @@ from judges import (
 )
 from PIL import Image
 
-from ssprompt_hf.data.cityscapes import CLASSES
-from ssprompt_hf.export import PredictionExporter, coco_rle, image_ids, image_stems
+from ssprompt_hf.data.datasets.cityscapes import CLASSES
 from ssprompt_hf.metrics import CityscapesScores, CocoScores, PanopticScores, confusion_matrix, scores_from_confusion
+from ssprompt_hf.segmentation.export import PredictionExporter, coco_rle, image_ids, image_stems
 
 THINGS = tuple(CLASSES.thing_indices)
 NAMES = [f"aachen/aachen_{number:06d}_000019_leftImg8bit.png" for number in range(6)]

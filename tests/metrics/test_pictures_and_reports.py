@@ -8,9 +8,9 @@ import torch
 
 from ssprompt_hf.data import SegmentationClasses
 from ssprompt_hf.errors import SSPromptError
-from ssprompt_hf.file_utils import atomic_path, write_json
-from ssprompt_hf.reporting import iou_table
-from ssprompt_hf.visualization import colorize, comparison_picture, overlay
+from ssprompt_hf.plotting.overlays import colorize, comparison_picture, overlay
+from ssprompt_hf.plotting.tables import iou_table
+from ssprompt_hf.utils.files import atomic_path, write_json
 
 CLASSES = SegmentationClasses.from_names(["road", "car"], colors=[(100, 0, 0), (0, 100, 0)])
 

@@ -15,7 +15,7 @@ from seem_reference import (
 )
 from transformers import AutoBackbone, AutoConfig, ConvNextV2Config, ResNetConfig
 
-from ssprompt_hf.models.seem.backbone import build_backbone
+from ssprompt_hf.models.seem.backbones.build import build_backbone
 from ssprompt_hf.models.seem.configuration_seem import (
     SeemConfig,
     SeemDavitConfig,

@@ -13,10 +13,10 @@ from official_layout import official_shapes, official_state_dict, tiny_config
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ssprompt_hf.cli import main
+from ssprompt_hf.cli.main import main
 from ssprompt_hf.errors import CheckpointError, UnknownNameError
-from ssprompt_hf.hub import registry
-from ssprompt_hf.hub.registry import base_model_config
+from ssprompt_hf.models import registry
+from ssprompt_hf.models.registry import base_model_config
 from ssprompt_hf.models.seem import conversion
 from ssprompt_hf.models.seem.conversion import (
     config_from_official,
@@ -377,9 +377,7 @@ class TestCommand:
             assert_nothing_left(output)
 
     def test_help_needs_no_torch(self):
-        code = (
-            "import sys; from ssprompt_hf.cli import build_parser; build_parser(); assert 'torch' not in sys.modules"
-        )
+        code = "import sys; from ssprompt_hf.cli.main import build_parser; build_parser(); assert 'torch' not in sys.modules"
         subprocess.run([sys.executable, "-c", code], check=True)
 
     @pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference models at {REFERENCE}")

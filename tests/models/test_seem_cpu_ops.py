@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssprompt_hf.models.seem import cpu_ops
-from ssprompt_hf.models.seem.cpu_ops import matmul, scaled_dot_product_attention
+from ssprompt_hf.utils import cpu_ops
+from ssprompt_hf.utils.cpu_ops import matmul, scaled_dot_product_attention
 
 
 @pytest.fixture(autouse=True)

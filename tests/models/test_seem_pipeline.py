@@ -17,7 +17,7 @@ from transformers import (
     pipeline,
 )
 
-from ssprompt_hf.data.street_scenes import StreetScenes
+from ssprompt_hf.data.street_scenes.source import StreetScenes
 from ssprompt_hf.models.seem import (
     SeemConfig,
     SeemForUniversalSegmentation,

@@ -8,8 +8,8 @@ from seem_reference import assert_close_to_largest, reference_image_encoder, ref
 from torch.nn import functional as F
 
 from ssprompt_hf.models.seem.configuration_seem import SeemConfig
-from ssprompt_hf.models.seem.cpu_ops import Conv1x1, conv3x3, linear, map_tokens
 from ssprompt_hf.models.seem.pixel_decoder import add_upsampled, build_pixel_decoder, init_deformable_weights
+from ssprompt_hf.utils.cpu_ops import Conv1x1, conv3x3, linear, map_tokens
 
 CHANNELS = [16, 32, 64, 128]
 
@@ -158,7 +158,7 @@ def test_convolution_1x1():
 
 
 def test_map_tokens_in_chunks(monkeypatch):
-    monkeypatch.setattr("ssprompt_hf.models.seem.cpu_ops.CHUNK_ELEMENTS", 64)
+    monkeypatch.setattr("ssprompt_hf.utils.cpu_ops.CHUNK_ELEMENTS", 64)
     x = torch.randn(2, 5, 3, 4)
     sizes = []
 

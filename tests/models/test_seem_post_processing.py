@@ -14,13 +14,13 @@ from transformers.utils import ModelOutput
 
 from ssprompt_hf.models.seem import mask_tiles as mask_tiles_module
 from ssprompt_hf.models.seem.image_processing_seem import SeemImageProcessor
-from ssprompt_hf.models.seem.mask_inference import (
+from ssprompt_hf.segmentation.inference import (
     instance_segmentation,
     panoptic_segmentation,
     semantic_scores,
     semantic_segmentation,
 )
-from ssprompt_hf.models.seem.mask_tiles import MaskGeometry, mask_tiles, resize_masks
+from ssprompt_hf.segmentation.tiles import MaskGeometry, mask_tiles, resize_masks
 
 GEOMETRY = MaskGeometry(padded_size=(64, 96), image_size=(60, 80), target_size=(45, 61))
 

@@ -7,11 +7,11 @@ import sys
 from itertools import count
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 from tiny_training import KillAt
 
-from ssprompt_hf.cli import main
+from ssprompt_hf.cli.main import main
 from ssprompt_hf.reproduce import cells
 
 

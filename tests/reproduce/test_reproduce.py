@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tiny_training import SCRIPT, run_python, save_tiny_base
 
-from ssprompt_hf.cli import main
+from ssprompt_hf.cli.main import main
 
 EXAMPLES = SCRIPT.parents[2] / "examples"
 OPTIONS = '{"num_images": 4, "size": [32, 64]}'

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssprompt_hf.data.street_scenes import StreetScenes
+from ssprompt_hf.data.street_scenes.source import StreetScenes
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ import pytest
 from judges import cityscapes_ids, cityscapes_instance_scores, cityscapes_semantic_scores, random_scene, save
 from tiny_training import SCRIPT, run_python, save_tiny_base, tiny_images, tiny_trainer
 
-from ssprompt_hf.cli import main
-from ssprompt_hf.data.cityscapes import CLASSES
+from ssprompt_hf.cli.main import main
+from ssprompt_hf.data.datasets.cityscapes import CLASSES
 from ssprompt_hf.errors import SSPromptError
-from ssprompt_hf.export import PredictionExporter
 from ssprompt_hf.metrics import CocoScores
+from ssprompt_hf.segmentation.export import PredictionExporter
 
 EXAMPLES = SCRIPT.parents[2] / "examples"
 

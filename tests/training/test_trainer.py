@@ -24,7 +24,7 @@ from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.metrics import confusion_matrix, scores_from_confusion
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.training.examples import SegmentationExamples, TrainingBatchSampler
-from ssprompt_hf.training.run import unusual_arguments
+from ssprompt_hf.training.runs import unusual_arguments
 from ssprompt_hf.training.shrinkage import START
 from ssprompt_hf.training.trainer import SSPromptTrainer
 from ssprompt_hf.tuners.ssprompt import SSPromptConfig

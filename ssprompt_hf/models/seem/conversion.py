@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from ...errors import CheckpointError
-from ...hub.registry import BASE_MODELS, base_model_config, convertible_names
+from ..registry import BASE_MODELS, base_model_config, convertible_names
 from .configuration_seem import SeemConfig
 from .official_checkpoint import listed, read_official_checkpoint
 from .weight_mapping import TensorMapping, config_from_official, map_official_name
@@ -78,13 +78,13 @@ def convert_seem_checkpoint(
     if output_dir is None:
         if name is None:
             raise ValueError("output_dir is needed for a model without a name")
-        from ...hub.base_models import local_model_dir
+        from .pretrained import local_model_dir
 
         output_dir = local_model_dir(name)
         check_output_dir(output_dir)
     mappings = match_tensors(state_dict, config, checkpoint, name)
     if isinstance(tokenizer, str | os.PathLike):
-        from ...hub.base_models import load_tokenizer
+        from .pretrained import load_tokenizer
 
         tokenizer = load_tokenizer(tokenizer)
     with atomic_output_dir(Path(output_dir)) as folder:

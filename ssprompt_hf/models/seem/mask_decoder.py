@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
+from ...utils.cpu_ops import Linear, matmul, scaled_dot_product_attention
 from .configuration_seem import SeemConfig
-from .cpu_ops import Linear, matmul, scaled_dot_product_attention
 
 NUM_LEVELS = 3  # the decoder always looks at three scales, in turn
 

@@ -9,10 +9,10 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from ...utils.cpu_ops import matmul
 from .adapters import NamesAdapterClasses
-from .backbone import build_backbone
+from .backbones.build import build_backbone
 from .configuration_seem import SeemConfig
-from .cpu_ops import matmul
 from .mask_decoder import SeemImageFeatures, SeemMaskDecoder, SeemQueryStates
 from .pixel_decoder import build_pixel_decoder, init_deformable_weights
 from .pretrained_names import ResolvesPretrainedNames

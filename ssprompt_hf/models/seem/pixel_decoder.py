@@ -15,8 +15,8 @@ from transformers.models.mask2former.modeling_mask2former import (
     multi_scale_deformable_attention,
 )
 
+from ...utils.cpu_ops import Conv1x1, Conv3x3, Linear, scaled_dot_product_attention
 from .configuration_seem import SeemConfig
-from .cpu_ops import Conv1x1, Conv3x3, Linear, scaled_dot_product_attention
 
 NUM_GROUPS = 32  # of every group norm
 NUM_LEVELS = 3  # the mask decoder attends to three scales

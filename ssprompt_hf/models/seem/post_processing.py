@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .mask_inference import instance_segmentation, logit, panoptic_segmentation, semantic_segmentation
-from .mask_tiles import MaskGeometry, Size, resize_masks
+from ...segmentation.inference import instance_segmentation, logit, panoptic_segmentation, semantic_segmentation
+from ...segmentation.tiles import MaskGeometry, Size, resize_masks
 
 
 class SeemPostProcessingMixin:

@@ -2,14 +2,14 @@
 
 import os
 
-from ...hub.base_models import resolve_base_model
+from .pretrained import resolve_base_model
 
 _ACCESS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 
 
 class ResolvesPretrainedNames:
     """`from_pretrained` as in transformers, and besides by names such as `"seem-t"`: their official checkpoint is
-    downloaded and converted on first use. See `ssprompt_hf.hub.base_models.resolve_base_model`, also for errors."""
+    downloaded and converted on first use. See `ssprompt_hf.models.seem.pretrained.resolve_base_model`, also for errors."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args, **kwargs):

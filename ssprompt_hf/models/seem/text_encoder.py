@@ -14,8 +14,8 @@ from transformers import CLIPTextModel
 from transformers.masking_utils import create_causal_mask
 from transformers.utils import ModelOutput
 
+from ...utils.cpu_ops import Linear
 from .configuration_seem import SeemTextConfig
-from .cpu_ops import Linear
 from .prompt_templates import PROMPT_TEMPLATES
 
 BACKGROUND_CLASS = "background"

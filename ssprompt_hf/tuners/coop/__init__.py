@@ -1,4 +1,4 @@
-from ..registration import register_prompt_method
+from ..peft_compat import register_prompt_method
 from .config import CoOpConfig
 from .layer import CoOpLayer
 from .model import CoOpTuner

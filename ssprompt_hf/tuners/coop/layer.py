@@ -1,4 +1,4 @@
-from ..text_layer import TextPromptLayer
+from ..text.layer import TextPromptLayer
 
 
 class CoOpLayer(TextPromptLayer):

@@ -3,8 +3,8 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import AdapterError
-from ..config import PromptPeftType, check_choice
-from ..text_config import FROZEN, TextPromptConfig
+from ..base.config import PromptPeftType, check_choice
+from ..text.config import FROZEN, TextPromptConfig
 
 WORDS_PER_CLASS = ("name", "one")
 

@@ -1,4 +1,4 @@
-from ..text_tuner import TextPromptTuner
+from ..text.model import TextPromptTuner
 from .layer import LOCNLayer
 
 

@@ -1,4 +1,4 @@
-from ..registration import register_prompt_method
+from ..peft_compat import register_prompt_method
 from .config import SSPromptConfig
 from .layer import SSPromptLayer
 from .model import SSPromptTuner

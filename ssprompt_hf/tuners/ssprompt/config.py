@@ -2,7 +2,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...errors import AdapterError
-from ..config import PromptConfig, PromptPeftType, check_choice
+from ..base.config import PromptConfig, PromptPeftType, check_choice
 
 SPATIAL_SOURCES = ("object_queries", "point_grid")
 INITIALISATIONS = ("default", "noise", "normal")

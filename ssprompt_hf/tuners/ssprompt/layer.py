@@ -5,7 +5,7 @@ from peft.tuners._buffer_dict import BufferDict
 from torch import nn
 
 from ...errors import AdapterError
-from ..prompt_layer import LOAD_CLASSES, PromptLayer, root_mean_square
+from ..base.layer import LOAD_CLASSES, PromptLayer, root_mean_square
 from .config import SSPromptConfig
 
 # Of the stored parameter of `w`, a logit: at a tenth of this a whole training would not bring it from 0.5 near 0 or 1.

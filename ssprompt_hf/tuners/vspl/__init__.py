@@ -1,4 +1,4 @@
-from ..registration import register_prompt_method
+from ..peft_compat import register_prompt_method
 from .config import VSPLConfig
 from .layer import VSPLLayer
 from .model import VSPLTuner

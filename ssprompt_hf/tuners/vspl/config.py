@@ -1,7 +1,7 @@
 from dataclasses import dataclass
 
 from ...errors import AdapterError
-from ..config import PromptConfig, PromptPeftType
+from ..base.config import PromptConfig, PromptPeftType
 
 
 @dataclass

@@ -2,7 +2,7 @@ import torch
 from peft.tuners._buffer_dict import BufferDict
 from torch import nn
 
-from ..prompt_layer import LOAD_CLASSES, PromptLayer
+from ..base.layer import LOAD_CLASSES, PromptLayer
 
 
 def grid_coordinates(grid_size: int) -> torch.Tensor:

@@ -2,8 +2,8 @@ import torch
 from torch import nn
 
 from ...errors import AdapterError
-from ..prompt_layer import PromptLayer
-from ..prompt_tuner import CLASS_SLOT, PromptTuner
+from ..base.layer import PromptLayer
+from ..base.model import CLASS_SLOT, PromptTuner
 from .config import VSPLConfig
 from .layer import VSPLLayer
 

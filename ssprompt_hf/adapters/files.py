@@ -1,0 +1,155 @@
+"""Adapter files: fetched from the Hub, read with care, written so that they appear whole or not at all."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ..errors import AdapterError, DownloadError
+from ..models.registry import ADAPTER_CONFIG, resolve_adapter_name
+from ..tuners import PromptConfig
+from ..utils.files import give_usual_mode
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+CARD = "README.md"
+
+
+class AdapterFiles(NamedTuple):
+    """What an adapter's folder holds: its configuration, and its tensors by the names they have in the file."""
+
+    config: PromptConfig
+    tensors: dict[str, torch.Tensor]
+
+
+def fetch_adapter(
+    name: str | os.PathLike,
+    namespace: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> str:
+    """
+    The folder of an adapter, downloaded if need be.
+
+    Args:
+        name: a folder, a Hub id `user/name`, or a bare name under `namespace` (see `resolve_adapter_name`).
+        namespace, revision, cache_dir, token, local_files_only: where and how to look on the Hub.
+
+    Raises:
+        UnknownNameError: a text that is neither a folder nor a possible Hub id.
+        DownloadError: the repository cannot be had.
+    """
+    resolved = resolve_adapter_name(name, namespace)
+    if os.path.isdir(resolved):
+        return resolved
+    try:
+        return snapshot_download(
+            resolved,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            # Named one by one: whatever else lies there, pickles above all, stays there.
+            allow_patterns=[ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD],
+        )
+    except RevisionNotFoundError as error:
+        raise DownloadError(f"adapter {resolved!r} has no revision {revision!r} at {constants.ENDPOINT}") from error
+    except GatedRepoError as error:
+        raise DownloadError(f"adapter {resolved!r} is gated: ask for access on its page and log in") from error
+    except RepositoryNotFoundError as error:
+        raise DownloadError(
+            f"there is no adapter {os.fspath(name)!r}: no folder of that name that holds an {ADAPTER_CONFIG}, and no "
+            f"repository {resolved!r} at {constants.ENDPOINT} (or it is private and you are not logged in)"
+        ) from error
+    except (HTTPError, LocalEntryNotFoundError) as error:
+        raise DownloadError(
+            f"adapter {resolved!r} is not in the cache and {constants.ENDPOINT} cannot be reached: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
+
+
+def read_adapter(folder: str | os.PathLike) -> AdapterFiles:
+    """
+    Read and check an adapter's files, without a base model.
+
+    Raises:
+        AdapterError: a file is missing, damaged or of an unknown kind, or holds values that are not finite.
+    """
+    folder = Path(folder)
+    return AdapterFiles(_read_config(folder / ADAPTER_CONFIG), _read_tensors(folder / ADAPTER_WEIGHTS))
+
+
+def _read_config(path: Path) -> PromptConfig:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AdapterError(f"{path.parent} holds no adapter: there is no {path.name} in it") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise AdapterError(f"{path} is damaged: it is not JSON ({error})") from error
+    kinds = {cls.peft_type_name(): cls for cls in _all_subclasses(PromptConfig) if cls.peft_type_name()}
+    kind = values.get("peft_type") if isinstance(values, dict) else None
+    if kind not in kinds:
+        raise AdapterError(f"{path} has peft_type {kind!r}; this package reads {', '.join(sorted(kinds))}")
+    try:
+        return kinds[kind].from_peft_type(**values)
+    except AdapterError as error:
+        raise AdapterError(f"{path}: {error}") from error
+    except TypeError as error:
+        raise AdapterError(f"{path} holds a value of the wrong type: {error}") from error
+
+
+def _all_subclasses(cls: type) -> list[type]:
+    return [cls, *(inner for child in cls.__subclasses__() for inner in _all_subclasses(child))]
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        pickles = [name for name in ("adapter_model.bin", "adapter_model.pt") if (path.parent / name).is_file()]
+        why = f"; {pickles[0]} is a pickle, which could run any code and is not read" if pickles else ""
+        raise AdapterError(f"{path.parent} lacks {path.name}{why}")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise AdapterError(
+            f"{path} is damaged ({path.stat().st_size} bytes: {error}); copy or download it again"
+        ) from error
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise AdapterError(f"{path}: {name} holds values that are not finite")
+    return tensors
+
+
+@contextmanager
+def replacing_folder(folder: str | os.PathLike) -> Iterator[str]:
+    """
+    Yields a temporary folder on the file system of `folder`; on a clean exit its files take their places in `folder`,
+    on an error they vanish. The configuration comes last: a folder that has one has the files that belong to it.
+    """
+    folder = Path(os.path.realpath(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # a mount point is no neighbour of what is beside it
+    place = folder if os.path.ismount(folder) else folder.parent
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=place) as temporary:
+        yield temporary
+        files = [path for path in Path(temporary).rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda path: (path.name == ADAPTER_CONFIG, path)):
+            target = folder / path.relative_to(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            give_usual_mode(path)
+            path.replace(target)

@@ -1,0 +1,121 @@
+"""Mapillary Vistas v1.2 (66 classes) and v2.0 (124 classes), mapped onto the 19 classes of Cityscapes.
+
+Layout and packing of the files: `demo.py` and the README of the data set (Neuhold et al., 2017).
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import LabelFormatError
+from ..classes import IGNORE_INDEX, IdTable, SegmentationClasses
+from ..sources.image_files import read_map
+from ..sources.label_files import IdMaps, Maps, Where, keep_things
+from .cityscapes import CLASSES
+from .layouts import DatasetInfo, Files, Layout
+from .mapillary_vistas_classes import V1_2, V2_0
+
+VERSIONS = ("2.0", "1.2")
+
+
+@dataclass(frozen=True)
+class VistasClass:
+    """One class of Mapillary Vistas; `target` is its name among Cityscapes' classes, None for an ignored one."""
+
+    name: str
+    has_instances: bool
+    target: str | None
+
+
+def _parse(table: str) -> tuple[VistasClass, ...]:
+    lines = [re.fullmatch(r"(\S+)( \*)?(?: -> (.+))?", line) for line in table.strip().split("\n")]
+    return tuple(VistasClass(line[1], line[2] is not None, line[3]) for line in lines)
+
+
+VISTAS_CLASSES = {"1.2": _parse(V1_2), "2.0": _parse(V2_0)}
+"""Version -> its classes by id."""
+
+
+def _id_table(classes: tuple[VistasClass, ...]) -> IdTable:
+    index_of = {
+        number: CLASSES.names.index(info.target) for number, info in enumerate(classes) if info.target is not None
+    }
+    return IdTable(index_of, [*sorted({*range(len(classes))} - {*index_of}), IGNORE_INDEX])
+
+
+ID_TABLES = {version: _id_table(classes) for version, classes in VISTAS_CLASSES.items()}
+"""Version -> what turns the ids of its label files into class indices of Cityscapes."""
+
+
+@dataclass(frozen=True)
+class InstanceMaps:
+    """`instances/`: 256 times the class id plus the number of the object, which counts from 0.
+
+    Args:
+        version: of the classes.
+        classes: Cityscapes'.
+    """
+
+    version: str
+    classes: SegmentationClasses = CLASSES
+    columns: tuple[str, ...] = ("label",)
+    has_instances: bool = True
+
+    def read(self, values: dict[str, Any], where: Where, instances: bool = True) -> Maps:
+        source = where("label")
+        numbers = read_map(values["label"], source)
+        if numbers.ndim != 2 or numbers.dtype.kind not in "ui":
+            raise LabelFormatError(f"{source}: expected a 16-bit map; found shape {numbers.shape}, {numbers.dtype}.")
+        numbers = numbers.astype(np.int32)
+        label = ID_TABLES[self.version].encode(numbers // 256, source)
+        if not instances:
+            return label, None
+        told_apart = np.zeros(IGNORE_INDEX + 1, bool)
+        told_apart[: len(VISTAS_CLASSES[self.version])] = [c.has_instances for c in VISTAS_CLASSES[self.version]]
+        # one more, as 0 means no instance and the first class's first object is number 0
+        instance = np.where(told_apart[numbers // 256], numbers + 1, 0)
+        return label, keep_things(label, instance, self.classes)
+
+
+def _layouts(task: str, split: str, condition: str | None, version: str | None = None) -> list[Layout]:
+    layouts = []
+    for number in VERSIONS if version is None else (version,):
+        for folder in {"train": ("training", "train"), "val": ("validation", "val")}[split]:
+            # v1.2 alone came without the folder of its version
+            for place in (f"{folder}/v{number}",) if number == "2.0" else (f"{folder}/v{number}", folder):
+                images = Files((f"{folder}/images",), ".jpg")
+                semantic = Layout(
+                    "labels",
+                    images,
+                    {"label": Files((f"{place}/labels",), ".png")},
+                    lambda _, number=number: IdMaps(ID_TABLES[number]),
+                    CLASSES,
+                )
+                instance = Layout(
+                    "instances",
+                    images,
+                    {"label": Files((f"{place}/instances",), ".png")},
+                    lambda _, number=number: InstanceMaps(number),
+                    CLASSES,
+                )
+                layouts += [semantic, instance] if task == "semantic" else [instance]
+    return layouts
+
+
+INFO = DatasetInfo(
+    name="mapillary_vistas",
+    title="Mapillary Vistas",
+    url="https://www.mapillary.com/dataset/vistas (after login)",
+    licence="Mapillary Vistas research licence: CC BY-NC-SA with further terms; commercial licences on request",
+    tree="""mapillary_vistas/
+  {training,validation}/images/<image>.jpg
+  {training,validation}/v2.0/{labels,instances}/<image>.png
+  {training,validation}/v1.2/{labels,instances}/<image>.png      or without the folder v1.2""",
+    tasks=("semantic", "instance", "panoptic"),
+    splits=("train", "val"),
+    layouts=_layouts,
+    options={"version": VERSIONS},
+    roots=("mapillary_vistas", "mapillary"),
+)

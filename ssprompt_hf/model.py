@@ -1,0 +1,543 @@
+"""`SSPromptModel`: a base model and its adapters, from names to pictures."""
+
+import dataclasses
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi
+from peft import PeftModel
+from torch import nn
+from transformers.image_utils import SizeDict
+from transformers.utils import logging
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from .adapters.card import render_adapter_card
+from .adapters.files import ADAPTER_WEIGHTS, CARD, fetch_adapter, read_adapter, replacing_folder
+from .data.image_inputs import ImageLike, image_sources, open_image
+from .errors import AdapterError, DownloadError, SSPromptError
+from .models.registry import BASE_MODELS
+from .models.seem.configuration_seem import SeemConfig
+from .models.seem.image_processing_seem import SeemImageProcessor
+from .models.seem.modeling_seem import SeemForUniversalSegmentation
+from .models.seem.pretrained import refuse_adapter, resolve_base_model
+from .segmentation.results import SegmentationResult, build_result
+from .tuners import PromptConfig, PromptTuner, SSPromptConfig
+from .tuners.base.config import ANY_BASE_MODEL, TASKS, check_choice, checked_class_names
+from .tuners.text.config import TextPromptConfig
+from .tuners.text.model import default_template, load_tokenizer
+from .utils.files import atomic_path
+
+logger = logging.get_logger(__name__)
+
+
+class SSPromptModel(PeftModel):
+    """
+    A [`~peft.PeftModel`] that finds base models and adapters by name, predicts from images, and writes adapters with
+    their card.
+
+    ```python
+    model = SSPromptModel.from_pretrained("seem-nano", adapter="my-adapter")
+    result = model.predict("street.jpg")
+    result.overlay().save("overlay.png")
+    ```
+
+    Everything that PEFT offers works on it. A model loaded for inference keeps the active adapter merged into the
+    base model; switching, disabling and training take it out by themselves.
+
+    Args:
+        model ([`SeemForUniversalSegmentation`]): the base model.
+        peft_config ([`PromptConfig`]): configuration of the first adapter.
+        adapter_name (`str`, *optional*, defaults to `"default"`): its name.
+        image_processor ([`SeemImageProcessor`], *optional*): prepares images; by default with standard settings.
+        kwargs: as for `PeftModel`.
+    """
+
+    # Class attributes, as PEFT's constructor already calls methods that ask for them.
+    _keep_merged = False
+    image_processor = None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        peft_config: PromptConfig,
+        adapter_name: str = "default",
+        image_processor: SeemImageProcessor | None = None,
+        **kwargs,
+    ):
+        super().__init__(model, peft_config, adapter_name, **kwargs)
+        self.image_processor = image_processor or SeemImageProcessor()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        base: str | os.PathLike | nn.Module | None = None,
+        adapter: str | os.PathLike | None = None,
+        adapter_name: str = "default",
+        is_trainable: bool = False,
+        config: PromptConfig | None = None,
+        class_names: list[str] | None = None,
+        thing_class_ids: list[int] | None = None,
+        keep_prompt_encoders: bool = False,
+        check_base_model: bool = True,
+        namespace: str | None = None,
+        revision: str | None = None,
+        adapter_revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **kwargs: Any,
+    ) -> "SSPromptModel":
+        """
+        Load a base model and, if one is named, an adapter.
+
+        Args:
+            base: a name such as `"seem-t"`, a folder, a Hub id, or a model. Without it, the one the adapter names.
+            adapter: a folder, a Hub id, or a bare name under `namespace`. Without it the model starts with an
+                untrained adapter, which changes nothing.
+            adapter_name: what the adapter is called in this model.
+            is_trainable: keep the adapter apart, ready to be trained, in place of merging it.
+            config: configuration of the untrained adapter; by default `SSPromptConfig()`.
+            class_names, thing_class_ids: give the base model other classes first; needs its text encoder and its
+                tokenizer, and no `adapter`, which brings its own.
+            keep_prompt_encoders: keep the text encoder and the encoder of strokes, which segmentation by class names
+                has no use for once the class embeddings are known.
+            check_base_model: refuse an adapter that was made for another base model.
+            namespace, adapter_revision: where a bare adapter name is looked up, and which version of it is taken.
+            revision, cache_dir, token, local_files_only: as for transformers' models.
+            kwargs: for the base model's `from_pretrained`, such as `dtype` or `device_map`.
+
+        Raises:
+            UnknownNameError, DownloadError: something cannot be found.
+            AdapterError: the adapter's files are damaged, or do not fit the base model.
+        """
+        access = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+        folder = None
+        if class_names is not None:
+            class_names = checked_class_names(class_names)
+        if adapter is not None:
+            if class_names is not None or config is not None:
+                raise AdapterError("an adapter brings its own classes and configuration: pass these without `adapter`")
+            folder = fetch_adapter(adapter, namespace, adapter_revision, **access)
+            config = read_adapter(folder).config
+            config.inference_mode = not is_trainable
+            if not check_base_model:
+                config.base_model_fingerprint = ANY_BASE_MODEL
+            if base is None:
+                base, revision = config.base_model_name_or_path, revision or config.revision
+        if base is None:
+            raise AdapterError("no base model: pass its name, folder or Hub id, for instance 'seem-nano'")
+        config = SSPromptConfig() if config is None else config
+        config.revision = config.revision or revision
+        encoders = config.prompt_encoders(is_new=folder is None, is_trainable=is_trainable)
+        if isinstance(base, nn.Module):
+            model, image_processor = base, None
+        else:
+            model, image_processor = _load_base_model(
+                base,
+                revision,
+                access,
+                use_text_model=keep_prompt_encoders or class_names is not None or "text" in encoders,
+                use_spatial_prompt_encoder=keep_prompt_encoders or "spatial" in encoders,
+                **kwargs,
+            )
+        if class_names is not None:
+            tokenizer = load_tokenizer(model.name_or_path, **access)
+            model.set_class_names(class_names, tokenizer, thing_class_ids)
+            if isinstance(config, TextPromptConfig) and config.tokenizer_name is None:
+                config.tokenize(class_names, tokenizer, default_template(model))
+            if not keep_prompt_encoders and not isinstance(base, nn.Module) and "text" not in encoders:
+                model.drop_text_model()
+        loaded = cls(model, config, adapter_name, image_processor=image_processor)
+        if folder is not None:
+            loaded.load_adapter(folder, adapter_name, is_trainable=is_trainable)
+        loaded.eval()
+        loaded._keep_merged = not is_trainable
+        loaded._merge_if_kept()
+        return loaded
+
+    # Merging, for inference
+
+    def _merge_if_kept(self) -> None:
+        layers = self.base_model._layers()
+        can_merge = self.active_adapters and not self._adapters_disabled and not self.training
+        if self._keep_merged and can_merge and not any(layer.merged or layer.zero_shot for layer in layers):
+            self.base_model.merge_adapter()
+
+    @contextmanager
+    def _unmerged(self) -> Iterator[None]:
+        self.base_model.unmerge_adapter()
+        try:
+            yield
+        finally:
+            self._merge_if_kept()
+
+    def merge(self) -> nn.Module:
+        """The base model with the active adapter's prompts and class names for good, free of PEFT. To keep it, save
+        `image_processor` into the same folder, which knows the size of images."""
+        return self.merge_and_unload()
+
+    def train(self, mode: bool = True) -> "SSPromptModel":
+        """As in PyTorch, but the frozen base model stays in evaluation mode."""
+        super().train(mode)
+        if isinstance(getattr(self, "base_model", None), PromptTuner):
+            if mode:
+                self.base_model.unmerge_adapter()
+            else:
+                self._merge_if_kept()
+        return self
+
+    # Adapters
+
+    def add_adapter(self, adapter_name: str, peft_config: PromptConfig, *args: Any, **kwargs: Any) -> None:
+        """As in PEFT; adapters of different methods may live together, of which one is active."""
+        self.peft_type = peft_config.peft_type  # PEFT would refuse any but the method of the first adapter
+        super().add_adapter(adapter_name, peft_config, *args, **kwargs)
+
+    def load_adapter(
+        self,
+        model_id: str | os.PathLike,
+        adapter_name: str | None = None,
+        is_trainable: bool = False,
+        namespace: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        check_base_model: bool = True,
+        **kwargs: Any,
+    ):
+        """
+        Load a further adapter, or new weights for one that is there. `set_adapter` makes it the active one.
+
+        Args:
+            model_id: a folder, a Hub id, or a bare name under `namespace`.
+            adapter_name: what to call it; by default the last part of `model_id`, with a number if that is taken.
+            is_trainable, kwargs: as in PEFT.
+            namespace, revision, cache_dir, token, local_files_only, check_base_model: as in `from_pretrained`.
+
+        Returns:
+            as in PEFT, the missing and unexpected keys (there are none).
+
+        Raises:
+            UnknownNameError, DownloadError: the adapter cannot be found.
+            AdapterError: its files are damaged, or do not fit the base model.
+        """
+        folder = fetch_adapter(model_id, namespace, revision, cache_dir, token, local_files_only)
+        config = read_adapter(folder).config
+        if adapter_name is None:
+            # `train` calls every folder "adapter", so a taken name does not mean that the adapter is to be replaced
+            stem = Path(os.fspath(model_id)).resolve().name.replace(".", "_")
+            names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+            adapter_name = next(name for name in names if name not in self.peft_config)
+        is_new = adapter_name not in self.peft_config
+        with self._unmerged():
+            if is_new:
+                config.inference_mode = not is_trainable
+                if not check_base_model:
+                    config.base_model_fingerprint = ANY_BASE_MODEL
+                self.add_adapter(adapter_name, config)
+                if is_trainable:
+                    self.set_requires_grad(adapter_name)
+            else:
+                self._take_over(adapter_name, config, str(folder), check_base_model)
+            kwargs.setdefault("torch_device", str(self.device))
+            try:
+                return super().load_adapter(folder, adapter_name, is_trainable=is_trainable, **kwargs)
+            except AdapterError:
+                if is_new:  # half an adapter is of no use to anybody
+                    super().delete_adapter(adapter_name)
+                raise
+
+    def _take_over(self, adapter_name: str, config: PromptConfig, source: str, check_base_model: bool):
+        """Let a loaded adapter tell what `config` tells of data and scores, before it is given other weights.
+
+        Raises:
+            AdapterError: the weights mean something else there, or were made for another base model.
+        """
+        present = self.peft_config[adapter_name]
+        records = {"image_size", "dataset", "shots", "seed", "chosen_images", "colors", "task"}
+        records |= {"training", "metrics", "versions"}
+        shared = {field.name for field in dataclasses.fields(PromptConfig)} - {"class_names", "thing_class_ids"}
+        own = {field.name for field in dataclasses.fields(config)} - shared
+        if type(config) is not type(present) or any(getattr(config, key) != getattr(present, key) for key in own):
+            raise AdapterError(
+                f"{source} has other classes or settings than the adapter {adapter_name!r} that is already loaded: "
+                "load it under another name"
+            )
+        prints = {one.base_model_fingerprint for one in (config, present)} - {ANY_BASE_MODEL}
+        if check_base_model and len(prints) > 1:
+            raise AdapterError(
+                f"{source} was made for another base model (fingerprint {config.base_model_fingerprint}) than the "
+                f"adapter {adapter_name!r} (fingerprint {present.base_model_fingerprint}): load that base model"
+            )
+        for key in records:
+            setattr(present, key, getattr(config, key))
+
+    def set_adapter(self, adapter_name: str, inference_mode: bool = False) -> None:
+        """Make an adapter the active one; the model's class names become its own."""
+        with self._unmerged():
+            super().set_adapter(adapter_name, inference_mode=inference_mode or self._keep_merged)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """As in PEFT."""
+        with self._unmerged():
+            super().delete_adapter(adapter_name)
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """The base model as it was, with its own classes. See `zero_shot` for its answers about the adapter's."""
+        with self._unmerged(), super().disable_adapter():
+            yield
+
+    # Files
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        safe_serialization: bool = True,
+        selected_adapters: list[str] | None = None,
+        is_main_process: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Write the adapters, each with its card: `"default"` to the folder itself, others to sub-folders, as in PEFT.
+        Every file appears whole or not at all.
+
+        Raises:
+            AdapterError: `safe_serialization=False`, as pickles are not written; or there is no adapter.
+        """
+        if not safe_serialization:
+            raise AdapterError("adapters are written as safetensors only: leave safe_serialization=True")
+        if not self.peft_config:
+            raise AdapterError("there is no adapter to save: the last one has been deleted")
+        if not is_main_process:
+            return
+        selected = list(self.peft_config) if selected_adapters is None else list(selected_adapters)
+        with replacing_folder(save_directory) as folder:
+            # Prompts are no vocabulary; PEFT would ask the Hub for the base model's.
+            kwargs["save_embedding_layers"] = False
+            super().save_pretrained(folder, selected_adapters=selected, **kwargs)
+            for name in selected:
+                own = Path(folder) if name == "default" else Path(folder, name)
+                self._write_card(own, name, adapter=Path(save_directory).name)
+
+    def create_or_update_model_card(self, output_dir: str) -> None:
+        """Write the card of the active adapter, unless another file is there."""
+        if not Path(output_dir, CARD).exists() and isinstance(self.active_adapter, str):
+            self._write_card(Path(output_dir), self.active_adapter, adapter=Path(output_dir).name)
+
+    def _write_card(self, folder: Path, adapter_name: str, adapter: str) -> None:
+        weights = folder / ADAPTER_WEIGHTS
+        learned = (
+            getattr(layer, attribute)[adapter_name].numel()
+            for layer in self.base_model._layers()
+            for attribute in layer.adapter_layer_names
+            if adapter_name in getattr(layer, attribute)
+            and attribute not in layer.frozen_peft_weight_names.get(adapter_name, ())
+        )
+        card = render_adapter_card(
+            self.peft_config[adapter_name],
+            parameters=sum(learned),
+            num_bytes=weights.stat().st_size if weights.is_file() else 0,
+            adapter=adapter,
+        )
+        with atomic_path(folder / CARD) as temporary:
+            temporary.write_text(card, encoding="utf-8")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        adapter_name: str | None = None,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """
+        Upload one adapter, by default the active one, with its card.
+
+        Args:
+            repo_id: `user/name`, or a name under your own account; made if it is not there.
+            adapter_name: which adapter.
+            commit_message, private, token, revision, create_pr: as for transformers' models.
+
+        Returns:
+            the address of the commit.
+        """
+        adapter_name = adapter_name or self.active_adapter
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, selected_adapters=[adapter_name])
+            own = Path(folder) if adapter_name == "default" else Path(folder, adapter_name)
+            self._write_card(own, adapter_name, adapter=repo_id)
+            if revision is not None and not revision.startswith("refs/") and not create_pr:
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=own,
+                commit_message=commit_message or "Upload adapter",
+                revision=revision,
+                create_pr=create_pr,
+            )
+        return str(commit.commit_url)
+
+    # Prediction
+
+    @torch.no_grad()
+    def predict(
+        self,
+        images: ImageLike | list[ImageLike],
+        task: str | None = None,
+        batch_size: int = 1,
+        threshold: float | None = None,
+        image_size: int | None = None,
+    ) -> SegmentationResult | list[SegmentationResult]:
+        """
+        Segment images.
+
+        Args:
+            images: a PIL image, an array (H, W, 3) of uint8, a file, a folder (all images in and below it), or a list
+                of these. Files and PIL images are turned upright as their EXIF data says.
+            task: `"semantic"`, `"instance"` or `"panoptic"`; by default the adapter's. Instances, and panoptic
+                segments that stay apart, are those of the thing classes (`thing_class_ids`): of the adapter, or of
+                the base model. Where class names were given without, every class is a thing, as `set_class_names`
+                has it.
+            batch_size: images per pass of the model.
+            threshold: least score of instances (by default 0.5) and panoptic segments (by default the processor's).
+            image_size: shorter side in pixels to which images are resized; by default the adapter's, or the
+                processor's.
+
+        Returns:
+            one result for one image, otherwise a list in the order of the images.
+
+        Raises:
+            NoImagesError: a folder without images, or a path that is not there.
+            UnreadableFileError: a file that is no image.
+            SSPromptError: an array that is no image, a size below 1, or a threshold that is no score.
+            AdapterError: an unknown task.
+        """
+        config = self.peft_config[self.active_adapter] if self.active_adapters else None
+        task = task or (config.task if config is not None else "semantic")
+        check_choice("task", task, TASKS)
+        for name, value in (("image_size", image_size), ("batch_size", batch_size)):
+            if value is not None and value < 1:
+                raise SSPromptError(f"{name} is {value}; it must be at least 1")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise SSPromptError(f"threshold is {threshold}; scores go from 0 to 1")
+        sources, is_single = image_sources(images)
+        image_size = image_size or (config.image_size if config is not None else None)
+        results = []
+        for start in range(0, len(sources), batch_size):
+            results += self._predict_batch(sources[start : start + batch_size], task, threshold, image_size)
+        return results[0] if is_single else results
+
+    def _predict_batch(self, sources: list, task: str, threshold: float | None, image_size: int | None) -> list:
+        pictures = [open_image(source) for source in sources]
+        resize = {} if image_size is None else {"size": shorter_side(self.image_processor.size, image_size)}
+        # the network sees padding: only images that need the same go together, and see what they would see alone
+        inputs = [self.image_processor(picture, return_tensors="pt", **resize) for picture in pictures]
+        groups: dict[tuple, list[int]] = {}
+        for place, one in enumerate(inputs):
+            groups.setdefault(one["pixel_values"].shape, []).append(place)
+        results: list = [None] * len(sources)
+        for places in groups.values():
+            batch = {name: torch.cat([inputs[place][name] for place in places]) for name in inputs[0]}
+            chosen = [sources[place] for place in places], [pictures[place] for place in places]
+            for place, result in zip(places, self._predict_inputs(batch, *chosen, task, threshold)):
+                results[place] = result
+        return results
+
+    def _predict_inputs(
+        self, inputs: dict[str, torch.Tensor], sources: list, pictures: list, task: str, threshold: float | None
+    ) -> list:
+        model = self if self.peft_config else self.base_model  # PEFT's own forward asks for an adapter
+        outputs = model(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
+        model_config = self.base_model.model.config
+        names = model_config.class_names
+        things = model_config.thing_class_ids
+        if things is None:  # all; the processor would take its own, of the classes the base model came with
+            things = list(range(len(names)))
+        arguments = {} if task == "semantic" else {"thing_class_ids": things}
+        if task == "instance":
+            arguments["threshold"] = 0.5 if threshold is None else threshold
+        elif task == "panoptic":
+            arguments["threshold"] = threshold
+        processed = getattr(self.image_processor, f"post_process_{task}_segmentation")(outputs, **arguments)
+        if task == "semantic":
+            processed = [{"segmentation": segmentation} for segmentation in processed]
+        adapter = self.peft_config.get(next(iter(self.active_adapters), None))
+        colors = adapter.colors if adapter is not None and adapter.class_names == names else None
+        return [
+            build_result(task, one, picture, names, colors, source if isinstance(source, str) else None)
+            for one, picture, source in zip(processed, pictures, sources)
+        ]
+
+
+def shorter_side(size: Mapping[str, int] | SizeDict, image_size: int) -> dict[str, int]:
+    """
+    The `size` for an image processor that gives images a shorter side of `image_size` pixels.
+
+    `longest_edge` is there for elongated images. It grows with the shorter side, or it would hold back ordinary ones,
+    but does not shrink: SAM's is little more than the shorter side, because the model was trained on squares.
+
+    Args:
+        size: that of the image processor.
+        image_size: the new shorter side.
+    """
+    size = dict(size)
+    limit = size.get("longest_edge")
+    if limit is None:
+        return {"shortest_edge": image_size}
+    usual = size.get("shortest_edge", image_size)
+    return {"shortest_edge": image_size, "longest_edge": max(limit, limit * image_size // usual)}
+
+
+def _load_base_model(name: str | os.PathLike, revision: str | None, access: dict, **kwargs: Any):
+    """The model and its image processor."""
+    folder = resolve_base_model(name, revision=revision, **access)
+    # A converted checkpoint is a folder of this machine; only a Hub id is still to be downloaded.
+    access = {**access, "revision": revision or "main"} if folder == os.fspath(name) else {}
+    refuse_adapter(folder)
+    try:
+        if kwargs["use_text_model"] and not SeemConfig.from_pretrained(folder, **access).use_text_model:
+            raise AdapterError(
+                f"{os.fspath(name)!r} was saved without its text encoder, which class names and methods that learn "
+                "words need: take the model that it was made from"
+            )
+        model = SeemForUniversalSegmentation.from_pretrained(folder, **access, **kwargs)
+    except OSError as error:
+        if isinstance(error, SSPromptError) or error.errno is not None:
+            raise
+        if access and _is_adapter_on_hub(folder, access):
+            raise AdapterError(f"{folder!r} is an adapter and no base model: pass it as adapter={folder!r}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DownloadError(f"the base model {os.fspath(name)!r} cannot be loaded: {reason}") from error
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise AdapterError(f"{folder!r} is an adapter and no base model: pass it as adapter={folder!r}")
+    try:
+        image_processor = SeemImageProcessor.from_pretrained(folder, **access)
+    except OSError:
+        logger.warning(
+            f"{os.fspath(name)} has no file for its image processor, so images are resized as for the official "
+            "models, to a shorter side of 512: save the processor of the model that it was made from beside it"
+        )
+        image_processor = SeemImageProcessor(size_divisibility=model.config.size_divisibility)
+    if os.fspath(name) in BASE_MODELS:
+        # Adapters record the name, not where this machine keeps the files.
+        model.name_or_path = os.fspath(name)
+    return model, image_processor
+
+
+def _is_adapter_on_hub(name: str, access: dict) -> bool:
+    try:
+        return find_adapter_config_file(name, **access) is not None
+    except OSError:  # nothing is there
+        return False

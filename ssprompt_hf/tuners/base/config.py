@@ -1,0 +1,194 @@
+"""What the configurations of all prompt methods share: classes, data, and the base model an adapter belongs to."""
+
+import enum
+import importlib.metadata
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft import PeftConfig
+
+from ...errors import AdapterError
+from ...utils.files import write_json
+
+TASKS = ("semantic", "instance", "panoptic")
+ANY_BASE_MODEL = "any"
+"""As `base_model_fingerprint`: load the adapter onto whatever model has the right shapes."""
+
+
+class PromptPeftType(str, enum.Enum):
+    """PEFT types of this package; PEFT's own enum is closed. A member equals, and hashes as, the text in a file."""
+
+    SSPROMPT = "SSPROMPT"
+    COOP = "COOP"
+    LOCN = "LOCN"
+    VSPL = "VSPL"
+
+
+def check_choice(name: str, value: Any, choices: tuple) -> None:
+    """
+    Raises:
+        AdapterError: `value` is not one of `choices`; the message names them.
+    """
+    if value not in choices:
+        raise AdapterError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
+
+
+def checked_class_names(class_names: Iterable[str]) -> list[str]:
+    """
+    Class names as a list.
+
+    Raises:
+        AdapterError: there are none, one is no name, or one is there twice.
+    """
+    if isinstance(class_names, str):
+        raise AdapterError(f"class_names is {class_names!r}, a single text: pass a list of names")
+    names = list(class_names)
+    if not names:
+        raise AdapterError("class_names is empty: name at least one class, or leave it None")
+    if wrong := [name for name in names if not isinstance(name, str) or not name.strip()]:
+        raise AdapterError(f"class_names holds {wrong[0]!r}, which is no name")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise AdapterError(f"class_names holds {twice!r} more than once")
+    return names
+
+
+def current_versions() -> dict[str, str]:
+    """Versions of the packages that an adapter's behaviour depends on."""
+    return {name: importlib.metadata.version(name) for name in ("ssprompt-hf", "peft", "transformers", "torch")}
+
+
+@dataclass
+class PromptConfig(PeftConfig):
+    """
+    Base of the configurations of prompt methods.
+
+    Everything here is either a default for inference (task, classes, image size) or a record of how the adapter was
+    made. `None` for `class_names`, `thing_class_ids`, `base_model_fingerprint` and `versions` means: take them from
+    the base model and the installation when the adapter is created.
+
+    Args:
+        target_modules (`list[str]`, *optional*):
+            Paths of the wrapped prompt slots; filled in from the model's `prompt_slots`.
+        task (`str`, *optional*, defaults to `"semantic"`):
+            What the adapter was trained for: `"semantic"`, `"instance"` or `"panoptic"`.
+        class_names (`list[str]`, *optional*):
+            The classes, without the final "background".
+        thing_class_ids (`list[int]`, *optional*):
+            Positions of the countable classes.
+        colors (`list[list[int]]`, *optional*):
+            Red, green and blue, 0 to 255, of each class.
+        ignore_index (`int`, *optional*, defaults to 255):
+            Label of pixels that belong to no class.
+        image_size (`int`, *optional*):
+            Shorter side of the training images, in pixels.
+        dataset (`str`, *optional*), shots (`int`, *optional*), seed (`int`, *optional*):
+            What the adapter was trained on.
+        chosen_images (`list[str]`, *optional*):
+            File names of the training images.
+        training (`dict`, *optional*):
+            How the adapter was learned, by name: steps, rate, loss and so on.
+        metrics (`dict`, *optional*):
+            Results of evaluation, by name.
+        base_model_fingerprint (`str`, *optional*):
+            See [`~ssprompt_hf.models.fingerprint.model_fingerprint`]; `"any"` switches the check off.
+        versions (`dict[str, str]`, *optional*):
+            Versions of the packages that made the adapter.
+
+    Raises:
+        AdapterError: a field contradicts another or is not one of its choices.
+    """
+
+    target_modules: list[str] | None = field(default=None, metadata={"help": "Filled in from the base model."})
+    task: str = "semantic"
+    class_names: list[str] | None = None
+    thing_class_ids: list[int] | None = None
+    colors: list[list[int]] | None = None
+    ignore_index: int = 255
+    image_size: int | None = None
+    dataset: str | None = None
+    shots: int | None = None
+    seed: int | None = None
+    chosen_images: list[str] | None = None
+    training: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
+    base_model_fingerprint: str | None = None
+    versions: dict[str, str] | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice("task", self.task, TASKS)
+        if self.class_names is not None:
+            self.class_names = checked_class_names(self.class_names)
+        count = None if self.class_names is None else len(self.class_names)
+        if self.thing_class_ids is not None:
+            self.thing_class_ids = list(self.thing_class_ids)
+            outside = [i for i in self.thing_class_ids if i < 0 or (count is not None and i >= count)]
+            if outside:
+                raise AdapterError(f"thing_class_ids holds {outside[0]}, which is no position in class_names")
+        if self.colors is not None:
+            self.colors = [list(color) for color in self.colors]
+            if count is not None and len(self.colors) != count:
+                raise AdapterError(f"{len(self.colors)} colors were given for {count} class_names")
+            if wrong := [c for c in self.colors if len(c) != 3 or not all(0 <= value <= 255 for value in c)]:
+                raise AdapterError(f"colors holds {wrong[0]}; a color is red, green and blue, each 0 to 255")
+        for name in ("image_size", "shots"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise AdapterError(f"{name} is {value}; it must be at least 1")
+
+    @property
+    def method_name(self) -> str:
+        """The method as people write it."""
+        return type(self).__name__.removesuffix("Config")
+
+    @property
+    def default_learning_rate(self) -> float:
+        """
+        What training starts from where no learning rate is given, in units of the size of what is learned: chosen for
+        each method by the same sweep over images that no table reports (`benchmarks/results/sweep.json`).
+        """
+        return 0.03
+
+    @property
+    def default_shrinkage(self) -> float:
+        """How far prompts go back after training where nothing else is given; chosen in the same way. There is no
+        reason to go back to what is no better than what was learned."""
+        return 0.0
+
+    @property
+    def training_defaults(self) -> dict[str, float]:
+        """The training arguments that depend on the method, where they are not given."""
+        return {
+            "learning_rate": self.default_learning_rate,
+            "shrinkage": self.default_shrinkage,
+        }
+
+    def prompt_encoders(self, is_new: bool, is_trainable: bool) -> tuple[str, ...]:
+        """
+        The parts of the base model that the adapter needs besides its slots: `"text"`, `"spatial"`.
+
+        Args:
+            is_new: the adapter is being made, not loaded.
+            is_trainable: it is to be trained, further or for the first time.
+        """
+        return ()
+
+    @classmethod
+    def peft_type_name(cls) -> str | None:
+        """The `peft_type` in the files of this method; None for a class that is no method."""
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+        return next((key.value for key, value in PEFT_TYPE_TO_CONFIG_MAPPING.items() if value is cls), None)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, auto_mapping_dict: dict | None = None, **kwargs):
+        """Write `adapter_config.json`, under a temporary name first; arguments as in PEFT."""
+        from peft.utils import CONFIG_NAME
+
+        data = self.to_dict()
+        if auto_mapping_dict is not None:
+            data["auto_mapping"] = auto_mapping_dict
+        data["peft_type"] = str(getattr(self.peft_type, "value", self.peft_type))
+        write_json(os.path.join(save_directory, CONFIG_NAME), dict(sorted(data.items())))

@@ -1,0 +1,218 @@
+"""`ssprompt-hf predict`, and what `SSPromptModel.predict` takes: no input is lost, clipped or written over."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from prompted_seem import small_seem, word_tokenizer
+
+from ssprompt_hf import SSPromptModel
+from ssprompt_hf.cli.main import main
+from ssprompt_hf.data.image_inputs import open_image
+from ssprompt_hf.errors import SSPromptError
+from ssprompt_hf.models.seem.image_processing_seem import SeemImageProcessor
+from ssprompt_hf.segmentation.results import SegmentationResult
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A base model with classes of its own, of which its image processor knows the things, as seem-nano has them."""
+    folder = tmp_path_factory.mktemp("base")
+    small_seem().save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    size = {"shortest_edge": 32, "longest_edge": 128}
+    SeemImageProcessor(size=size, thing_class_ids=[6, 8, 9, 10]).save_pretrained(folder)
+    return folder
+
+
+def pixels(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (32, 48, 3), dtype=np.uint8)
+
+
+def save(path, seed: int = 0, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels(seed)).save(path, **options)
+    return str(path)
+
+
+def predict(base, images, output, *options) -> int:
+    return main(["predict", *map(str, images), "--base_model", str(base), "--output_dir", str(output), *options])
+
+
+def files(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# Names of the files
+
+
+@pytest.mark.parametrize("photo", ["x.png", "x-overlay.png"])
+@pytest.mark.parametrize("where", ["the folder", "a link to it"])
+def test_images_are_not_written_over(base, photo, where, tmp_path, capsys, monkeypatch):
+    photos = tmp_path / "photos"
+    for path in (photos / "a.png", photos / photo, tmp_path / "x.jpg"):
+        save(path)
+    before, output = files(photos), photos
+    if where != "the folder":
+        output = tmp_path / "link"
+        output.symlink_to(photos)
+    monkeypatch.setattr(SSPromptModel, "from_pretrained", lambda *_, **__: pytest.fail("predicted all the same"))
+    assert predict(base, [tmp_path / "x.jpg", photos / photo], output) == 2
+    error = capsys.readouterr().err
+    assert f"error: {output / photo} is one of the images" in error and "choose another --output_dir" in error
+    assert files(photos) == before
+
+
+def test_every_image_gets_files_of_its_own(base, tmp_path, capsys):
+    folders = ("one", "two", "three")
+    images = [save(tmp_path / folder / "IMG-1.jpg", seed) for seed, folder in enumerate(folders)]
+    images += [save(tmp_path / name, seed) for seed, name in enumerate(("IMG-1-1.jpg", "a.jpg", "a-overlay.jpg"), 3)]
+    images += [save(tmp_path / "img-1.png", 6)]
+    assert predict(base, images, tmp_path / "out") == 0
+    names = ["IMG-1", "IMG-1-1", "IMG-1-2", "IMG-1-1-1", "a", "a-overlay-1", "img-1-3"]
+    assert list(json.loads((tmp_path / "out" / "segments.json").read_text())) == names
+    assert set(files(tmp_path / "out")) == {
+        "segments.json",
+        *(f"{name}{ending}.png" for name in names for ending in ("", "-overlay")),
+    }
+    assert f"{images[2]} (as IMG-1-2.png): " in capsys.readouterr().out
+    model = SSPromptModel.from_pretrained(base)
+    for image, name in zip(images, names):
+        result = model.predict(image)
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / f"{name}.png")), result.class_map)
+        overlay = np.asarray(Image.open(tmp_path / "out" / f"{name}-overlay.png"))
+        assert np.array_equal(overlay, np.asarray(result.overlay()))
+
+
+def test_files_appear_whole_or_not_at_all(base, tmp_path, monkeypatch):
+    def fail(self, path):
+        with open(path, "wb") as file:
+            file.write(b"half a file")
+        raise OSError("no space left on device")
+
+    image = save(tmp_path / "a.jpg")
+    monkeypatch.setattr(SegmentationResult, "save", fail)
+    with pytest.raises(OSError, match="no space"):
+        predict(base, [image], tmp_path / "out")
+    assert files(tmp_path / "out") == {}
+
+
+# One image at a time
+
+
+def test_images_of_a_folder_are_written_one_by_one(base, tmp_path, monkeypatch):
+    for seed, name in enumerate("abc"):
+        save(tmp_path / "photos" / f"{name}.jpg", seed)
+    written, original = [], SSPromptModel.predict
+
+    def observed(self, image, *arguments, **options):
+        written.append(sorted(path.name for path in (tmp_path / "out").glob("?.png")))
+        return original(self, image, *arguments, **options)
+
+    monkeypatch.setattr(SSPromptModel, "predict", observed)
+    assert predict(base, [tmp_path / "photos"], tmp_path / "out") == 0
+    assert written == [[], ["a.png"], ["a.png", "b.png"]]
+
+
+def test_images_that_cannot_be_read_are_left_out(base, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    for name in ("a.jpg", "d.jpg"):
+        save(photos / name)
+    (photos / "b.jpg").write_bytes(b"no image")
+    (photos / "c.jpg").symlink_to(photos / "gone.jpg")
+    assert predict(base, [photos], tmp_path / "out") == 2
+    told = capsys.readouterr()
+    first, second, last = told.err.strip().splitlines()[-3:]
+    assert first.startswith(f"warning: {photos / 'b.jpg'}: cannot be read as an image")
+    assert second.startswith(f"warning: {photos / 'c.jpg'}: no such file")
+    assert last.startswith(
+        f"ssprompt-hf predict: error: 2 of 4 images cannot be read: {photos / 'b.jpg'}, {photos / 'c.jpg'}"
+    )
+    assert "wrote 2 label maps" in told.out
+    assert set(json.loads((tmp_path / "out" / "segments.json").read_text())) == {"a", "d"}
+    assert {"a.png", "a-overlay.png", "d.png", "d-overlay.png"} < set(files(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_nothing_that_can_be_read(base, count, tmp_path, capsys):
+    images = [tmp_path / f"{number}.jpg" for number in range(count)]
+    for image in images:
+        image.write_bytes(b"no image")
+    assert predict(base, images, tmp_path / "out") == 2
+    *warnings, error = [line for line in capsys.readouterr().err.splitlines() if "cannot be read" in line]
+    assert error.startswith(f"ssprompt-hf predict: error: {images[-1]}: cannot be read as an image")
+    assert len(warnings) == count - 1
+    assert files(tmp_path / "out") == {}
+
+
+# Things
+
+
+@pytest.mark.parametrize("task", ["instance", "panoptic"])
+@pytest.mark.parametrize("count", [2, 11])
+def test_all_classes_are_things_where_only_names_are_given(base, task, count, tmp_path):
+    names = ["the sky", "car", *(" ".join(["the car"] * number) for number in range(1, 10))][:count]
+    model = SSPromptModel.from_pretrained(base, class_names=names)
+    found = model.predict(pixels(), task, threshold=0.0)
+    model.image_processor.thing_class_ids = list(range(count))
+    model.config.thing_class_ids = list(range(count))
+    expected = model.predict(pixels(), task, threshold=0.0)
+    assert found.segments and found.segments == expected.segments
+    assert np.array_equal(found.segments_map, expected.segments_map)
+    if task == "instance":  # none was left out for being no thing of the base model
+        assert any(segment.class_id not in (6, 8, 9, 10) for segment in found.segments)
+    image = save(tmp_path / "x.jpg")
+    options = ["--class_names", *names, "--task", task, "--threshold", "0"]
+    assert predict(base, [image], tmp_path / "out", *options) == 0
+
+
+def test_things_of_the_model_itself_are_kept(base):
+    model = SSPromptModel.from_pretrained(base)
+    segments = model.predict(pixels(), "instance", threshold=0.0).segments
+    assert model.config.thing_class_ids == [1] and {segment.class_id for segment in segments} <= {1}
+
+
+# Images in memory
+
+
+def test_images_in_memory_are_read_as_their_files(base, tmp_path):
+    turned, deep = tmp_path / "turned.jpg", tmp_path / "deep.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(turned, exif=exif)
+    Image.fromarray(pixels()[..., 0].astype(np.uint16) * 257).save(deep)
+    for file in (turned, deep):
+        with Image.open(file) as image:
+            assert np.array_equal(np.asarray(open_image(image)), np.asarray(open_image(str(file))))
+    assert np.array_equal(np.asarray(open_image(Image.open(deep)))[..., 0], pixels()[..., 0])
+    model = SSPromptModel.from_pretrained(base)
+    result, expected = model.predict(Image.open(turned)), model.predict(turned)
+    assert result.class_map.shape == (48, 32) and np.array_equal(result.class_map, expected.class_map)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3), (4, 5, 4)])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int64"])
+def test_arrays_of_integers_from_0_to_255(dtype, shape):
+    found = np.asarray(open_image(np.full(shape, 255, dtype)))
+    assert found.shape == (4, 5, 3) and (found == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.ones((4, 5, 3), np.float32), r"float32, shape \(4, 5, 3\).*uint8 \(H, W, 3\), 0 to 255; \(255 \* image\)"),
+        (np.ones((4, 5)), "float64"),
+        (np.full((4, 5, 3), 256), "int64.*from 256 to 256"),
+        (np.full((4, 5, 3), -1), "int64.*from -1 to -1"),
+        (np.full((4, 5), 65535, np.uint16), "uint16.*16 bits: image >> 8"),
+        (np.zeros((4, 5, 3), bool), "bool"),
+        (np.zeros((3, 4, 5), np.uint8), r"shape \(3, 4, 5\).*channels come last"),
+        (np.zeros((2, 4, 5, 3), np.uint8), r"shape \(2, 4, 5, 3\)"),
+        (np.zeros((0, 5, 3), np.uint8), r"shape \(0, 5, 3\)"),
+        (None, "object"),
+    ],
+)
+def test_arrays_that_are_no_image(array, message):
+    with pytest.raises(SSPromptError, match=message):
+        open_image(array)
