@@ -18,12 +18,12 @@ _EXPORTS = {
     "LOCNConfig": ".tuners",
     "PromptArguments": ".training.settings",
     "SSPromptConfig": ".tuners",
-    "SSPromptModel": ".ssprompt_model",
+    "SSPromptModel": ".model",
     "SSPromptTrainer": ".training.trainer",
     "SSPromptTrainingArguments": ".training.arguments",
     "VSPLConfig": ".tuners",
-    "evaluate_adapter": ".training.run",
-    "train_adapter": ".training.run",
+    "evaluate_adapter": ".training.runs",
+    "train_adapter": ".training.runs",
 }
 
 __all__ = [

@@ -1,0 +1,1 @@
+"""Adapters as files: found, fetched, read, written, described."""

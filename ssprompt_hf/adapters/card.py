@@ -6,18 +6,14 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from ..models.registry import BASE_MODELS
+from ..models.interface import KINDS
+from ..models.registry import ADAPTER_WEIGHTS, BASE_MODELS
 from ..plotting.tables import markdown_table
-from ..tuners import CoOpConfig, LOCNConfig, PromptConfig, SSPromptConfig, VSPLConfig
+from ..tuners import PromptConfig, SSPromptConfig
+from ..utils.files import atomic_path
+from .files import CARD
 
 TEMPLATE = Path(__file__).with_name("adapter_card.md")
-SSPROMPT_PAPER = "Learning to Prompt Segment Anything Models"
-# What is learned, and where the method comes from.
-_METHODS = {
-    CoOpConfig: ("context words of the class names", "Learning to Prompt for Vision-Language Models"),
-    LOCNConfig: ("words for the classes", "Learning to Name Classes for Vision and Language Models"),
-    VSPLConfig: ("places of spatial prompts", SSPROMPT_PAPER),
-}
 
 
 def _number(value: Any) -> str:
@@ -59,7 +55,7 @@ def _training(config: PromptConfig) -> str:
         "shorter image side": None if config.image_size is None else f"{config.image_size} pixels",
     }
     if isinstance(config, SSPromptConfig):
-        for kind in ("spatial", "semantic"):
+        for kind in KINDS:
             parts = config.learned_parts(kind)
             learned = " and ".join(name for name, on in zip(("embeddings", "weights"), parts) if on)
             facts[f"{kind} prompts"] = f"{learned} learned" if learned else "default"
@@ -113,17 +109,12 @@ def render_adapter_card(
         else None,
         tags=["ssprompt-hf", config.method_name.lower(), f"{config.task}-segmentation", "prompt-learning"],
     )
-    if isinstance(config, SSPromptConfig):
-        kinds = " and ".join(kind for kind in ("spatial", "semantic") if any(config.learned_parts(kind))) + " prompts"
-        paper = SSPROMPT_PAPER
-    else:
-        kinds, paper = _METHODS[type(config)]
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         metadata=metadata.to_yaml().strip(),
         title=f"{config.method_name} adapter" + (f" for {config.dataset}" if config.dataset else ""),
-        kinds=kinds,
+        kinds=config.learned,
         method=config.method_name,
-        paper=paper,
+        paper=config.paper,
         base_model=base_model,
         parameters=f"{parameters:,}",
         size=f"{num_bytes / 1000:.0f} kB",
@@ -135,3 +126,17 @@ def render_adapter_card(
         versions=", ".join(f"{name} {version}" for name, version in (config.versions or {}).items())
         or "unknown versions",
     )
+
+
+def write_card(folder: Path, config: PromptConfig, parameters: int, adapter: str) -> None:
+    """
+    Write the card of the adapter in `folder`.
+
+    Args:
+        folder: with the adapter's weights.
+        config, parameters, adapter: see [`render_adapter_card`].
+    """
+    weights = folder / ADAPTER_WEIGHTS
+    num_bytes = weights.stat().st_size if weights.is_file() else 0
+    with atomic_path(folder / CARD) as temporary:
+        temporary.write_text(render_adapter_card(config, parameters, num_bytes, adapter), encoding="utf-8")

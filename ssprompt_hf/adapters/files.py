@@ -21,11 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import AdapterError, DownloadError
-from ..models.registry import ADAPTER_CONFIG, resolve_adapter_name
+from ..models.registry import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ..tuners import PromptConfig
+from ..tuners.peft_compat import PromptPeftType, config_class
 from ..utils.files import give_usual_mode
+from .names import resolve_adapter_name
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 CARD = "README.md"
 
 
@@ -102,20 +103,17 @@ def _read_config(path: Path) -> PromptConfig:
         raise AdapterError(f"{path.parent} holds no adapter: there is no {path.name} in it") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise AdapterError(f"{path} is damaged: it is not JSON ({error})") from error
-    kinds = {cls.peft_type_name(): cls for cls in _all_subclasses(PromptConfig) if cls.peft_type_name()}
     kind = values.get("peft_type") if isinstance(values, dict) else None
-    if kind not in kinds:
-        raise AdapterError(f"{path} has peft_type {kind!r}; this package reads {', '.join(sorted(kinds))}")
+    config_cls = config_class(kind)
+    if config_cls is None:
+        known = sorted(member.value for member in PromptPeftType)
+        raise AdapterError(f"{path} has peft_type {kind!r}; this package reads {', '.join(known)}")
     try:
-        return kinds[kind].from_peft_type(**values)
+        return config_cls.from_peft_type(**values)
     except AdapterError as error:
         raise AdapterError(f"{path}: {error}") from error
     except TypeError as error:
         raise AdapterError(f"{path} holds a value of the wrong type: {error}") from error
-
-
-def _all_subclasses(cls: type) -> list[type]:
-    return [cls, *(inner for child in cls.__subclasses__() for inner in _all_subclasses(child))]
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -1,7 +1,4 @@
-"""The command `ssprompt-hf`: one function adds each sub-command, another runs it.
-
-Heavy modules are imported where a command runs, so that `--help` and mistakes in the arguments answer at once.
-"""
+"""Entry point of the command `ssprompt-hf`, and the table of its sub-commands."""
 
 import argparse
 import os
@@ -10,7 +7,21 @@ import sys
 import warnings
 
 from ..errors import SSPromptError
-from .commands import LazyParser, add_commands
+from . import convert, datasets, demo, evaluate, explain, info, predict, reproduce, train
+from .options import LazyParser
+
+COMMANDS = {
+    "demo": demo,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "info": info,
+    "explain": explain,
+    "reproduce": reproduce,
+    "convert": convert,
+    "datasets": datasets,
+}
+"""Name of a sub-command -> its module; `--help` lists them in this order."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,78 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
         prog="ssprompt-hf", description="Adapt promptable segmentation models with learned prompts."
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=LazyParser)
-    add_commands(commands)
-    add_convert(commands)
-    add_datasets(commands)
+    for name, module in COMMANDS.items():
+        text = module.HELP
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command.fill = module.fill
+        command.set_defaults(run=module.run)
     return parser
-
-
-def add_convert(commands):
-    """`convert`: an official checkpoint to a folder for `from_pretrained`."""
-    from ..models.registry import BASE_MODELS, TOKENIZER_REPO, convertible_names
-
-    names = "\n".join(f"  {name:<16} {BASE_MODELS[name].description}" for name in convertible_names())
-    parser = commands.add_parser(
-        "convert",
-        help="convert an official SEEM checkpoint",
-        description="Convert an official SEEM checkpoint (.pt) to a folder that from_pretrained loads.",
-        epilog=f"names:\n{names}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the file, for instance seem_focalt_v0.pt")
-    parser.add_argument(
-        "--name",
-        metavar="NAME",
-        help="the architecture (see below); by default told by the tensors and the file's name",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="DIR",
-        help="the folder to write; by default the model is kept in the cache, where from_pretrained(NAME) finds it",
-    )
-    parser.add_argument(
-        "--tokenizer",
-        metavar="DIR_OR_ID",
-        default=TOKENIZER_REPO,
-        help="tokenizer to save with the model (default: %(default)s); 'none' for none",
-    )
-    parser.set_defaults(run=run_convert)
-
-
-def run_convert(options: argparse.Namespace):
-    """Run `convert`; raises as `convert_seem_checkpoint`."""
-    from ..models.seem.conversion import convert_seem_checkpoint
-
-    tokenizer = None if options.tokenizer == "none" else options.tokenizer
-    print(convert_seem_checkpoint(options.checkpoint, options.name, options.output, tokenizer=tokenizer))
-
-
-def add_datasets(commands):
-    """`datasets`: what data sets are known by name."""
-    parser = commands.add_parser(
-        "datasets",
-        help="list the data sets known by name",
-        description="List the data sets known by name: where to get each, its licence, its tasks and its files.",
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="which ones (default: all)")
-    parser.set_defaults(run=run_datasets)
-
-
-def run_datasets(options: argparse.Namespace):
-    """
-    Run `datasets`.
-
-    Raises:
-        UnknownNameError: no data set of that name.
-    """
-    from ..data.datasets.catalog import KNOWN_DATASETS, describe_dataset, find_known_dataset
-    from ..errors import UnknownNameError
-
-    found = {name: find_known_dataset(name) for name in options.names or KNOWN_DATASETS}
-    for name, known in found.items():
-        if known is None:
-            raise UnknownNameError(f"{name!r} is none of the known data sets: {', '.join(KNOWN_DATASETS)}")
-    print("\n\n".join(describe_dataset(info) for info, _ in found.values()))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,14 @@
-"""The sub-command `reproduce`. Heavy modules are imported where it runs."""
+"""`ssprompt-hf reproduce`."""
 
 import argparse
+import dataclasses
 import shlex
 from typing import Any
+
+from ..errors import SSPromptError
+from .options import add_fields
+
+HELP = "compute a table or figure of the paper anew"
 
 OWN = (
     "output_dir",
@@ -20,12 +26,11 @@ OWN = (
 SEEDS = [0, 1, 2]
 
 
-def fill_reproduce(parser: argparse.ArgumentParser):
+def fill(parser: argparse.ArgumentParser):
     """The options of `reproduce`."""
     from ..reproduce.presets import PRESETS
     from ..reproduce.tables import TABLES
     from ..training.arguments import SSPromptTrainingArguments
-    from .commands import _add_fields
 
     names = [name for name in TABLES if not name.startswith("figure")]
     group = parser.add_argument_group("what")
@@ -49,25 +54,22 @@ def fill_reproduce(parser: argparse.ArgumentParser):
     group.add_argument("--image_size", type=int, metavar="PIXELS", help="shorter side of the images")
     group.add_argument("--max_eval_images", type=int, metavar="N", help="score on the first so many images only")
     group.add_argument("--dataset_options", metavar="JSON", help="for embedded: num_images, size, seed of the scenes")
-    _add_fields(parser, "training", SSPromptTrainingArguments, only_given=True, without=OWN)
+    add_fields(parser, "training", SSPromptTrainingArguments, only_given=True, without=OWN)
     parser.epilog = (
         "A finished cell is not run again: start the same command anew after an interruption, and tables that share "
         "cells share the work."
     )
 
 
-def run_reproduce(options: argparse.Namespace):
+def run(options: argparse.Namespace):
     """
     Run `reproduce`.
 
     Raises:
         SSPromptError: neither a table nor a figure is named; and as `ssprompt_hf.reproduce.run.reproduce`.
     """
-    import dataclasses
-
     from transformers.utils import logging
 
-    from ..errors import SSPromptError
     from ..reproduce.plans import Choices
     from ..reproduce.presets import make_preset
     from ..reproduce.run import reproduce

@@ -351,6 +351,23 @@ class SegmentationClasses:
         return np.array([ids[int(value)] for value in values], np.int64)[inverse].reshape(label.shape[:2])
 
 
+ClassesLike = SegmentationClasses | str | os.PathLike
+"""A class list, a class file, or a folder with a class file."""
+
+
+def resolve_classes(classes: ClassesLike) -> SegmentationClasses:
+    """A class list as it is, or read from a class file or from the class file of a folder.
+
+    Raises:
+        ClassListError: no such file, or a class list that is wrong.
+    """
+    if isinstance(classes, SegmentationClasses):
+        return classes
+    if Path(classes).is_dir():
+        return SegmentationClasses.from_folder(classes)
+    return SegmentationClasses.from_file(classes)
+
+
 def _is_id(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= value <= MAX_ID
 

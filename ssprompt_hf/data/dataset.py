@@ -2,18 +2,19 @@
 
 import hashlib
 import json
-import os
+import operator
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import datasets
 import numpy as np
+from torch.utils.data import Dataset
 from transformers.utils import logging
 
 from ..errors import NoImagesError
 from .classes import SegmentationClasses
-from .sources.image_files import check_size, image_size, read_image
-from .sources.label_files import LabelFormat
+
+if TYPE_CHECKING:
+    import datasets
 
 logger = logging.get_logger(__name__)
 
@@ -21,9 +22,9 @@ logger = logging.get_logger(__name__)
 class SegmentationSource(Protocol):
     """Where the rows of a `SegmentationDataset` come from. Must survive pickling, for loader workers.
 
-    A source may have a `table`, a `datasets.Dataset` with the undecoded columns, and `decode(values)`, which does for
-    the values of one of its rows what `read` does for its number; and `image_ids(rows)`, a text for each of the rows
-    that is the same in all data sets that show this very image, and differs between images.
+    A source may have a `table`, a `datasets.Dataset` from whose columns it reads: label statistics of such sources are
+    kept between runs. It may have `image_ids(rows)`, a text for each of the rows that is the same in all data sets
+    that show this very image, and differs between images.
     """
 
     file_names: Sequence[str]
@@ -39,14 +40,14 @@ class SegmentationSource(Protocol):
         """A text that changes when labels may have changed."""
 
 
-class SegmentationDataset(datasets.Dataset):
-    """Images with label maps: a `datasets.Dataset` that reads its files when a row is asked for.
+class SegmentationDataset(Dataset):
+    """Images with label maps, as a map-style PyTorch data set that reads its files when a row is asked for.
 
     `dataset[i]` is a dict of `image` (uint8 (H, W, 3), RGB), `label` (uint8 (H, W), class index, 255 ignored),
     `instance` (int32 (H, W), numbers of objects; only if the data set has them) and `file_name` (str). Pixels of a
     thing whose instance is 0 are a group of objects nobody told apart ("crowd"): no target, and ignored by metrics.
-    Every read checks what it reads. Slices give dicts of lists. What `select` returns is of this class; what the other
-    methods of `datasets.Dataset` return (`shuffle`, ...) decodes its rows alike, but is a plain `datasets.Dataset`.
+    Every read checks what it reads. A slice, `dataset[2:5]`, is a dict of lists; `select` makes a data set of some of
+    the rows, and `to_hf_dataset` one with the methods of `datasets.Dataset`.
 
     Args:
         classes: the class list.
@@ -71,33 +72,42 @@ class SegmentationDataset(datasets.Dataset):
         self.rows: Sequence[int] = range(len(source.file_names)) if rows is None else list(rows)
         if not len(self.rows):
             raise NoImagesError(f"{name}: no images.")
-        table = getattr(source, "table", None)
-        if table is None:
-            table = datasets.Dataset.from_dict({"row": range(len(source.file_names)), "file_name": source.file_names})
-        if rows is not None:
-            table = table.select(self.rows)
-        super().__init__(table.data, table.info, table.split, table._indices, table._fingerprint)
-        # what `set_transform` does, but for a digest of the whole source, which may hold gigabytes of images
-        self._format_type, self._format_kwargs = "custom", {"transform": _Decode(source)}
 
     def __repr__(self) -> str:
         return f"SegmentationDataset({self.name!r}, {len(self)} images, {len(self.classes)} classes)"
 
-    def __getitem__(self, key: Any) -> Any:
-        if not isinstance(key, (int, np.integer)):
-            return super().__getitem__(key)
-        row = self.rows[key]
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: int | slice) -> dict[str, Any]:
+        if isinstance(key, slice):
+            examples = [self[index] for index in range(*key.indices(len(self)))]
+            return {column: [example[column] for example in examples] for column in (examples[0] if examples else ())}
+        row = self._row(key)
         return self.source.read(row) | {"file_name": self.source.file_names[row]}
 
     def __getitems__(self, keys: Iterable[int]) -> list[dict[str, Any]]:
-        return [self[int(key)] for key in keys]
+        """The rows of a batch, which PyTorch's loaders ask for in one call."""
+        return [self[key] for key in keys]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))
 
+    def _row(self, index: int) -> int:
+        """The row of the source at `index`, which may be negative."""
+        try:
+            return self.rows[operator.index(index)]
+        except IndexError:
+            raise IndexError(f"image {index} of {self.name}, which has {len(self)} images") from None
+        except TypeError:
+            raise TypeError(
+                f"{self.name}: an image is chosen by its index or a slice, not by {index!r}. Use select(indices) for "
+                "several images, and to_hf_dataset() for single columns."
+            ) from None
+
     def read_label(self, index: int) -> np.ndarray:
         """uint8 (H, W): `self[index]["label"]`, without decoding the image."""
-        return self.source.read_label(self.rows[index])
+        return self.source.read_label(self._row(index))
 
     @property
     def file_names(self) -> list[str]:
@@ -114,14 +124,71 @@ class SegmentationDataset(datasets.Dataset):
         text = json.dumps(content, default=lambda value: list(value) if isinstance(value, range) else int(value))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
-    def select(self, indices: Iterable[int], **unused: Any) -> "SegmentationDataset":
-        """The images at `indices`, in that order. Further options of `datasets.Dataset.select` change nothing here.
+    def select(self, indices: Iterable[int]) -> "SegmentationDataset":
+        """The images at `indices`, in that order, which may repeat or be negative.
 
         Raises:
             NoImagesError: `indices` is empty.
             IndexError: an index is outside the data set.
         """
-        return SegmentationDataset(self.classes, self.source, self.name, [self.rows[int(index)] for index in indices])
+        return SegmentationDataset(self.classes, self.source, self.name, [self._row(index) for index in indices])
+
+    def to_hf_dataset(self) -> "datasets.Dataset":
+        """The same rows as a `datasets.Dataset`, for `map`, `filter`, `shuffle`, `train_test_split` and the like.
+
+        Its columns are `image`, `label`, `instance` (if the first row has one) and `file_name`. The table itself holds
+        the file names, and for the other columns references only, such as `{"field": "label", "row": 3}`. Its
+        transform reads the files of a row when the row is asked for, and gives the arrays that `self[i]` gives.
+        Columns that `map` adds or replaces are handed out as they are.
+
+        `datasets` reads whole rows even where `table["label"]` names one column. `table.select_columns("label")`
+        decodes no image, and `table.select_columns("file_name")` opens no file. `with_format` takes the transform
+        away, and shows the references. The digest that `datasets` makes of a transform covers the source, so where
+        the source holds images in memory this takes as long as pickling them.
+
+        Raises:
+            DatasetError: the first row, which is read to know the columns, cannot be read.
+        """
+        import datasets
+
+        columns: dict[str, list] = {
+            field: [{"field": field, "row": int(row)} for row in self.rows]
+            for field in ("image", "label", "instance")
+            if field in ("image", "label") or field in self[0]
+        }
+        table = datasets.Dataset.from_dict(columns | {"file_name": self.file_names})
+        return table.with_transform(_ReadReferences(self.source))
+
+
+class _ReadReferences:
+    """The transform of `SegmentationDataset.to_hf_dataset`: batches with references -> batches with arrays."""
+
+    def __init__(self, source: SegmentationSource):
+        self.source = source
+
+    def __deepcopy__(self, memo: dict) -> "_ReadReferences":
+        return self  # copies of a table, which most of its methods make, need not copy the source
+
+    def __call__(self, batch: dict[str, list]) -> dict[str, list]:
+        wanted = {value["field"] for values in batch.values() for value in values if _is_reference(value)}
+        examples: dict[int, dict[str, Any]] = {}
+
+        def read(row: int) -> dict[str, Any]:
+            return {"label": self.source.read_label(row)} if wanted == {"label"} else self.source.read(row)
+
+        def resolve(value: Any) -> Any:
+            if not _is_reference(value):
+                return value
+            row = value["row"]
+            if row not in examples:
+                examples[row] = read(row)
+            return examples[row][value["field"]]
+
+        return {column: [resolve(value) for value in values] for column, values in batch.items()}
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"field", "row"}
 
 
 def check_disjoint(train: SegmentationDataset, evaluation: SegmentationDataset) -> int:
@@ -149,116 +216,3 @@ def check_disjoint(train: SegmentationDataset, evaluation: SegmentationDataset) 
             "do not tell how well unseen images are segmented. Take them out of one of the two splits."
         )
     return len(shared)
-
-
-class _Decode:
-    """The format of a `SegmentationDataset`'s table: undecoded columns -> images and maps."""
-
-    def __init__(self, source: SegmentationSource):
-        self.source = source
-
-    def __call__(self, batch: dict[str, list]) -> dict[str, list]:
-        rows = [dict(zip(batch, values)) for values in zip(*batch.values())]
-        table = getattr(self.source, "table", None)
-        if not set(["row"] if table is None else table.column_names) <= set(batch):
-            return batch  # some columns alone, which `datasets` asks for as they are
-        read = (lambda values: self.source.read(values["row"])) if table is None else self.source.decode
-        examples = [{**({"file_name": v["file_name"]} if "file_name" in v else {}), **read(v)} for v in rows]
-        return {key: [example[key] for example in examples] for key in examples[0]}
-
-
-class ColumnSource:
-    """Rows of a `datasets.Dataset` with an image column and label columns.
-
-    Args:
-        dataset: the table.
-        labels: how its label columns are to be read.
-        image_column: a `datasets.Image` column.
-        file_name_column: texts; without it a row is named like `train[12]`.
-        instances: hand out instance maps, where the labels have them.
-        identity: whatever else than the label files says what the labels are; part of the fingerprint.
-    """
-
-    def __init__(
-        self,
-        dataset: datasets.Dataset,
-        labels: LabelFormat,
-        image_column: str = "image",
-        file_name_column: str | None = None,
-        instances: bool = True,
-        identity: str = "",
-    ):
-        self.labels, self.image_column, self.identity = labels, image_column, identity
-        self.file_name_column = file_name_column
-        self.instances = instances and labels.has_instances
-        if file_name_column is not None:
-            self.file_names = [str(name) for name in dataset.with_format(None)[file_name_column][:]]
-        else:
-            self.file_names = [f"{dataset.split or 'row'}[{row}]" for row in range(len(dataset))]
-        wanted = [image_column, *labels.columns]
-        wanted += [column for column in [file_name_column] if column is not None and column not in wanted]
-        self.table_fingerprint = dataset._fingerprint
-        table = dataset.with_format(None).select_columns(wanted)
-        for column in wanted:
-            if isinstance(table.features[column], datasets.Image) and table.features[column].decode:
-                # undecoded, so that a damaged file can be named and a label be read alone
-                table = table.cast_column(column, datasets.Image(decode=False))
-        self.table = table
-
-    def read(self, row: int) -> dict[str, Any]:
-        return self.decode(self.table[row], self.file_names[row])
-
-    def decode(self, values: dict[str, Any], name: str | None = None) -> dict[str, Any]:
-        """`read` for the values of a row; `name` is what to call the image."""
-        name = str(values.get(self.file_name_column, "a row")) if name is None else name
-        image = read_image(values[self.image_column], _where(values, self.image_column, name))
-        label, instance = self._maps(values, name, image.shape[:2], self.instances)
-        return {"image": image, "label": label} | ({} if instance is None else {"instance": instance})
-
-    def read_label(self, row: int) -> np.ndarray:
-        values, name = self.table[row], self.file_names[row]
-        size = image_size(values[self.image_column], _where(values, self.image_column, name))
-        return self._maps(values, name, size, False)[0]
-
-    def fingerprint(self) -> str:
-        """Names, sizes and times of local label files; for anything else the fingerprint `datasets` keeps, and which
-        columns are labels."""
-        column = self.labels.columns[0]
-        first = self.table[0][column]
-        if not isinstance(first, (dict, str)) or (isinstance(first, dict) and first["bytes"] is not None):
-            return f"{self.table_fingerprint} {self.labels.columns} {self.identity}"
-        digest = hashlib.sha256(f"{self.labels.columns}{self.identity}".encode())
-        for value in self.table.select_columns([column])[column][:]:
-            path = value["path"] if isinstance(value, dict) else value
-            status = os.stat(path)
-            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
-
-    def image_ids(self, rows: Sequence[int]) -> list[str]:
-        """The real paths of local image files; the table and the row, for images inside tables."""
-        ids = [f"{self.table_fingerprint} {row}" for row in rows]
-        first = self.table[int(rows[0])][self.image_column]
-        if isinstance(first, dict) and first["bytes"] is None:  # else the column may be gigabytes
-            values = self.table.select(rows).select_columns([self.image_column])[self.image_column][:]
-            files = [value["path"] if value["bytes"] is None else None for value in values]
-            ids = [key if file is None else os.path.realpath(file) for key, file in zip(ids, files)]
-        return ids
-
-    def _maps(self, values: dict[str, Any], name: str, size: tuple[int, int], instances: bool):
-        def where(column: str) -> str:
-            return _where(values, column, name)
-
-        label, instance = self.labels.read(values, where, instances)
-        check_size(label.shape, size, where(self.labels.columns[0]), name)
-        if instances and instance is not None:
-            check_size(instance.shape, size, where(self.labels.columns[-1]), name)
-        return label, instance if instances else None
-
-
-def _where(values: dict[str, Any], column: str, name: str) -> str:
-    """The path of a value, or what else to call it."""
-    value = values[column]
-    if isinstance(value, str):
-        return value
-    path = value["path"] if isinstance(value, dict) and value.get("bytes") is None else None
-    return path or f"{column} of {name}"

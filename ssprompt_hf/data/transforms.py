@@ -9,9 +9,8 @@ import torch
 from PIL import Image
 
 from ..errors import SSPromptError
+from ..utils.tasks import TASKS
 from .classes import IGNORE_INDEX
-
-TASKS = ("semantic", "instance", "panoptic")
 
 
 def shorter_side_size(size: tuple[int, int], shortest_edge: int, longest_edge: int | None = None) -> tuple[int, int]:

@@ -4,12 +4,9 @@ import hashlib
 import re
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 SAMPLES_PER_TENSOR = 64
-# Slots that hold no part of the model itself, but what it was told of classes and points.
-_DEPENDENT_SLOTS = ("class_embeddings", "point_tokens", "point_coordinates")
 # Precisions in which a float32 model still has the same bits after rounding to bfloat16. Rounding twice, by float16
 # first, is not the same, so of a float16 model only the architecture can be told.
 _EXACT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -17,11 +14,12 @@ _EXACT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 def _base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors that every copy of the base model has, by the names they have in the unwrapped model."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
-    # Parts that a model may be loaded without, and prompts that depend on the classes.
-    optional = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
-    slots = getattr(model, "prompt_slots", {})
-    dependent = tuple(f"{slots[slot]}." for slot in _DEPENDENT_SLOTS if slot in slots)
+    # PEFT's layers, of whatever method, keep what they surround as `base_layer`
+    layers = {name: module for name, module in model.named_modules() if hasattr(module, "base_layer")}
+    optional = [re.compile(pattern) for pattern in getattr(model, "optional_parts", ())]
+    # Slots that hold no part of the model itself, but what it was told of classes and points.
+    slots = getattr(model, "prompt_slots", {}).values()
+    dependent = tuple(f"{slot.path}." for slot in slots if not slot.is_part_of_model)
     tensors = {}
     for name, tensor in model.state_dict().items():
         # Layers of several methods may surround one module; the outermost comes first.

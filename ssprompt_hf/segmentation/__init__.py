@@ -1,0 +1,1 @@
+"""From what a base model predicts to results: the same functions for prediction, evaluation and explanation."""

@@ -5,10 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from ..data.classes import IGNORE_INDEX, default_palette
 from ..errors import SSPromptError
 from ..plotting.overlays import overlay
+from . import inference
+from .policy import InferencePolicy
+from .predictions import Prediction
+from .tiles import MaskGeometry
 
 
 @dataclass(frozen=True)
@@ -82,41 +87,69 @@ class SegmentationResult:
         return f"SegmentationResult({self.task}, {height}x{width}, {len(self.segments)} segments: {found})"
 
 
+def segment_image(
+    prediction: Prediction,
+    index: int,
+    geometry: MaskGeometry,
+    task: str,
+    thing_class_ids: set[int],
+    policy: InferencePolicy,
+) -> tuple[Tensor, list[dict] | None]:
+    """
+    What is seen in one image, without overlaps.
+
+    Returns:
+        `(segmentation, segments_info)`: class indices and None for semantic segmentation; else ids of segments, 0
+        where there is none, and dicts of `id`, `label_id`, `was_fused` and `score`.
+
+    Raises:
+        SSPromptError: a task that the base model has no masks of single objects for.
+    """
+    if task == "semantic":
+        return inference.class_map(prediction, index, geometry), None
+    if not prediction.supports_instances:
+        raise SSPromptError(f"the base model has no masks of single objects: task={task!r} needs another one")
+    if task == "panoptic":
+        return inference.panoptic(prediction, index, geometry, thing_class_ids, policy)
+    found = inference.instances(prediction, index, geometry, thing_class_ids, policy, return_masks=False)
+    return found.shown(policy.instance_threshold)
+
+
 def build_result(
     task: str,
-    processed: dict,
+    segments: tuple[Tensor, list[dict] | None],
     image: Image.Image,
     class_names: list[str],
     colors: list | None = None,
     path: str | None = None,
 ) -> SegmentationResult:
     """
-    A result from what the image processor makes of the model's output.
+    A result from what [`segment_image`] has found.
 
     Args:
         task: as above.
-        processed: `segmentation` `(H, W)`, and `segments_info` unless the task is semantic; then `segmentation` holds
-            class ids.
+        segments: of [`segment_image`].
         image: the image.
         class_names, colors: of the classes; colours are taken from the default palette if there are none.
         path: where the image came from.
     """
-    segmentation = processed["segmentation"].cpu().numpy()
+    segmentation, infos = segments
+    segmentation = segmentation.cpu().numpy()
     if task == "semantic":
         class_map = segmentation.astype(np.uint8)
         segments_map = segmentation.astype(np.int32) + 1
         infos = [{"id": int(index) + 1, "label_id": int(index), "score": None} for index in np.unique(segmentation)]
     else:
-        infos, segments_map = processed["segments_info"], segmentation.astype(np.int32)
+        segments_map = segmentation.astype(np.int32)
         table = np.full(max((info["id"] for info in infos), default=0) + 1, IGNORE_INDEX, dtype=np.uint8)
         for info in infos:
             table[info["id"]] = info["label_id"]
         class_map = table[segments_map]
     areas = np.bincount(segments_map.reshape(-1), minlength=max((info["id"] for info in infos), default=0) + 1)
-    segments = [
+    found = [
         Segment(info["id"], info["label_id"], class_names[info["label_id"]], int(areas[info["id"]]), info["score"])
         for info in infos
     ]
     palette = default_palette(len(class_names)) if colors is None else [tuple(color) for color in colors]
-    segments.sort(key=lambda segment: -segment.area)
-    return SegmentationResult(task, class_map, segments_map, segments, list(class_names), palette, image, path)
+    found.sort(key=lambda segment: -segment.area)
+    return SegmentationResult(task, class_map, segments_map, found, list(class_names), palette, image, path)

@@ -1,9 +1,8 @@
 """Masks at the size of the result, tile by tile.
 
-Masks go from the resolution of the mask features to the padded input (bilinear), lose the padding, and go to the
-target size (antialiased bicubic); only then does the sigmoid follow. Both resizes are linear and separable, so that a
-tile of the result is a small piece of the masks between two matrices. No mask is ever held at full size, and masks
-that have no part in a tile are not computed there.
+Masks go from their own resolution to the padded input (bilinear), lose the padding, and go to the target size. Both
+resizes are linear and separable, so that a tile of the result is a small piece of the masks between two matrices. No
+mask is ever held at full size, and masks that have no part in a tile are not computed there.
 """
 
 from collections.abc import Iterator
@@ -24,22 +23,29 @@ TILE_SIZE: Size = (64, 256)
 
 
 class MaskGeometry(NamedTuple):
-    """Where the masks of one image lie: padded input, image within it (top left), and size of the result."""
+    """
+    Where the masks of one image lie.
+
+    Args:
+        padded_size: of the input that the masks cover.
+        image_size: of the image within it, at the top left.
+        target_size: of the result.
+        interpolation: of the resize from image to target size: `"bicubic"` (antialiased) or `"bilinear"`.
+    """
 
     padded_size: Size
     image_size: Size
     target_size: Size
+    interpolation: str = "bicubic"
 
 
-def resize_masks(masks: Tensor, geometry: MaskGeometry, mode: str = "bicubic") -> Tensor:
+def resize_masks(masks: Tensor, geometry: MaskGeometry) -> Tensor:
     """
-    Mask logits at the target size.
+    Masks, as logits or probabilities, at the target size.
 
     Args:
-        masks (`torch.Tensor` of shape `(N, h, w)`): logits at the resolution of the mask features.
+        masks (`torch.Tensor` of shape `(N, h, w)`): at their own resolution.
         geometry (`MaskGeometry`): the sizes of this image.
-        mode (`str`, *optional*): the second resize, `"bicubic"` (antialiased; generic and phrase masks) or
-            `"bilinear"` (masks of spatial prompts).
 
     Returns:
         `torch.Tensor` of shape `(N, *geometry.target_size)`, float32 for half-precision input.
@@ -50,6 +56,7 @@ def resize_masks(masks: Tensor, geometry: MaskGeometry, mode: str = "bicubic") -
     masks = masks[..., :height, :width]
     # At scale 1 both filters are the identity, exactly.
     if geometry.target_size != geometry.image_size:
+        mode = geometry.interpolation
         masks = F.interpolate(
             masks, size=geometry.target_size, mode=mode, align_corners=False, antialias=mode == "bicubic"
         )
@@ -67,7 +74,7 @@ class MaskTile:
 
     Args:
         rows, columns: where it lies.
-        patch: (N, h', w') mask logits that it depends on.
+        patch: (N, h', w') of the masks, what it depends on.
         vertical: (rows, h') and horizontal: (columns, w'), weights of both resizes.
         overshoot: how far the weights reach below 0: the share of a patch's range by which results leave that range.
     """
@@ -80,17 +87,17 @@ class MaskTile:
     overshoot: float
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """(N,) and (N,): no logit of each mask is lower or higher."""
+        """(N,) and (N,): no value of each mask is lower or higher."""
         low, high = torch.aminmax(self.patch.flatten(1), dim=1)
         margin = self.overshoot * (high - low)
         return low - margin, high + margin
 
     def reaching(self, threshold: float) -> Tensor:
-        """int64: the masks that may have a logit at or above `threshold`."""
+        """int64: the masks that may have a value at or above `threshold`."""
         return (self.bounds()[1] >= threshold).nonzero().flatten()
 
-    def logits(self, masks: Tensor | slice = slice(None)) -> Tensor:
-        """(n, rows, columns): the logits of the chosen masks, equal to those of [`resize_masks`] up to rounding."""
+    def values(self, masks: Tensor | slice = slice(None)) -> Tensor:
+        """(n, rows, columns): the values of the chosen masks, equal to those of [`resize_masks`] up to rounding."""
         with torch.autocast(self.patch.device.type, enabled=False):
             return linear(self.vertical @ self.patch[masks], self.horizontal)
 
@@ -100,7 +107,7 @@ def mask_tiles(masks: Tensor, geometry: MaskGeometry) -> Iterator[MaskTile]:
     The tiles of the result, row by row.
 
     Args:
-        masks (`torch.Tensor` of shape `(N, h, w)`): logits at the resolution of the mask features.
+        masks (`torch.Tensor` of shape `(N, h, w)`): logits or probabilities, at their own resolution.
         geometry (`MaskGeometry`): the sizes of this image.
     """
     axes = [_axis_weights(masks, geometry, axis) for axis in (0, 1)]
@@ -118,7 +125,9 @@ def _axis_weights(masks: Tensor, geometry: MaskGeometry, axis: int) -> list[tupl
     side = masks.shape[1 + axis]
     identity = torch.eye(side, dtype=_mask_dtype(masks))
     # (side, target): what becomes of masks of which every row has a single pixel
-    weights = resize_masks(identity[None], MaskGeometry(*((side, size[axis]) for size in geometry)))[0]
+    sizes = (geometry.padded_size, geometry.image_size, geometry.target_size)
+    line = MaskGeometry(*((side, size[axis]) for size in sizes), geometry.interpolation)
+    weights = resize_masks(identity[None], line)[0]
     tiles = []
     for start in range(0, weights.shape[1], TILE_SIZE[axis]):
         places = slice(start, min(start + TILE_SIZE[axis], weights.shape[1]))

@@ -1,19 +1,11 @@
-"""The command line: mistakes take one line and exit code 2, --help tells the truth, Ctrl-C says how to go on."""
-
-import dataclasses
-import errno
-import json
+"""The commands: mistakes take one line and exit code 2, a dry run trains nothing, Ctrl-C says how to go on."""
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 from tiny_training import interrupted, save_tiny_base
 from transformers import TrainingArguments
 
-from ssprompt_hf.adapters.info import adapter_info, describe_adapter
-from ssprompt_hf.cli import main as cli
 from ssprompt_hf.cli.main import main
 from ssprompt_hf.data import load_segmentation_dataset
 from ssprompt_hf.data.few_shot import LabelStatistics, select_shots
@@ -22,8 +14,6 @@ from ssprompt_hf.data.sources.folder import load_segmentation_folder
 from ssprompt_hf.errors import LabelFormatError, MissingClassError, NoImagesError, SSPromptError, TooFewImagesError
 from ssprompt_hf.segmentation.results import SegmentationResult
 from ssprompt_hf.training import runs
-from ssprompt_hf.training.arguments import SSPromptTrainingArguments
-from ssprompt_hf.tuners.ssprompt import SSPromptConfig
 
 SCENES = ["--dataset", "street-scenes/fog", "--dataset_options", '{"num_images": 3, "size": [32, 64]}']
 FOG = ["--dataset", "street-scenes/fog"]
@@ -161,79 +151,27 @@ def test_no_class_names(base, tmp_path, capsys):
         assert "which is no name" in error_of(command, capsys)
 
 
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (
-            PermissionError(errno.EACCES, "Permission denied", "out/metrics.json"),
-            "out/metrics.json: Permission denied",
-        ),
-        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
-        (ImportError("You need to install `bitsandbytes`:\n`pip install bitsandbytes`"), "You need to install `bits"),
-    ],
-)
-def test_errors_of_the_machine(error, message, capsys, monkeypatch):
-    raise_from_datasets(monkeypatch, error)
-    assert error_of(["datasets"], capsys).startswith(message)
+# A dry run
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), TypeError("a bug"), RuntimeError("a bug"), OSError("a bug")])
-def test_bugs_are_not_hidden(error, monkeypatch):
-    raise_from_datasets(monkeypatch, error)
-    with pytest.raises(type(error), match="a bug"):
-        main(["datasets"])
+def test_a_dry_run_tells_and_writes_nothing(base, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(runs, "train_adapter", lambda *_, **__: pytest.fail("trained all the same"))
+    seen = []
 
+    def plan(data, prompts, args):
+        seen.append((data.base_model, prompts.shots, args.output_dir))
+        return "the plan"
 
-def raise_from_datasets(monkeypatch, error: Exception):
-    def fail(options):
-        raise error
-
-    monkeypatch.setattr(cli, "run_datasets", fail)
-
-
-# Help
-
-
-def help_of(command, capsys) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        main([command, "--help"])
-    assert stopped.value.code == 0
-    return " ".join(capsys.readouterr().out.replace("street-\n", "street-").split()).replace("street- ", "street-")
-
-
-def test_help_of_training(capsys):
-    text = help_of("train", capsys)
-    assert "cityscapes, ... (see ssprompt-hf datasets), street-scenes/fog, a folder, or a Hub id --" in text
-    assert "number of training steps (default: 200, or as --num_train_epochs says if given)" in text
-    assert "The batch size per device for training (default: 4)" in text
-    assert "--shots SHOTS choose images so that each class is seen in so many (default: all images)" in text
-    assert "folder to write to (default: out)" in text
-
-
-def test_help_of_the_demo_shows_its_own_defaults(capsys):
-    text = help_of("demo", capsys)
-    assert "or a Hub id (default: street-scenes/fog/custom)" in text
-    assert "each class is seen in so many (default: 16)" in text
-    assert "split to evaluate on (default: test)" in text and "folder to write to (default: out/demo)" in text
-
-
-def test_help_of_evaluation_leaves_out_what_is_for_training(capsys):
-    text = help_of("evaluate", capsys)
-    assert "folder to write to (default: out/evaluation)" in text and "--per_device_eval_batch_size" in text
-    assert "semantic, instance or panoptic (default: the adapter's, or semantic)" in text
-    for name in ("learning_rate", "max_steps", "optim", "save_steps", "shrinkage", "semantic_loss", "train_split"):
-        assert f"--{name}" not in text
-    for name in ("adapter", "dataset", "eval_split", "bf16", "use_cpu"):
-        assert f"--{name} " in text
-
-
-def test_evaluation_takes_all_arguments_of_training():
-    words = ["--learning_rate", "0.5", "--train_split", "x", "--shrinkage", "0", "--warmup_steps", "3"]
-    options = cli.build_parser().parse_args(["evaluate", *words])
-    assert (options.learning_rate, options.train_split, options.shrinkage) == (0.5, "x", 0)
-    assert {field.name for field in dataclasses.fields(SSPromptTrainingArguments) if field.init} <= vars(
-        options
-    ).keys()
+    output = str(tmp_path / "out")
+    command = ["train", "--base_model", base, *SCENES, "--shots", "1", "--use_cpu", "--output_dir", output]
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "plan_training", plan)
+        assert main([*command, "--dry_run"]) == 0
+    assert seen == [(base, 1, output)] and capsys.readouterr().out == "the plan\n"
+    assert main([*command, "--dry_run", "--allow_fewer"]) == 0 and capsys.readouterr().out.strip()
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").touch()  # mistakes are found all the same
+    assert "which is a file" in error_of([*command, "--dry_run"], capsys)
 
 
 # Ctrl-C
@@ -306,16 +244,3 @@ def test_class_ids_are_saved_only_as_png(tmp_path):
     for name in ("x.png", "y.PNG"):
         result.save(str(tmp_path / name))
         assert np.array_equal(np.asarray(Image.open(tmp_path / name)), ids)
-
-
-@pytest.mark.parametrize("metrics", [[1, 2], "good", {"SSPrompt": 3}, {"SSPrompt": {"mean_iou": "high"}}])
-def test_info_about_an_adapter_of_another_program(metrics, tmp_path, capsys):
-    SSPromptConfig(class_names=["road", "sky"]).save_pretrained(tmp_path)
-    file = tmp_path / "adapter_config.json"
-    foreign = {"metrics": metrics, "chosen_images": 16, "training": ["sgd"], "dataset": 3}
-    file.write_text(json.dumps(json.loads(file.read_text()) | foreign))
-    tensors = {"base_model.model.class_embeddings.ssprompt_weight": torch.zeros(1), "ssprompt_weight": torch.zeros(0)}
-    save_file(tensors, tmp_path / "adapter_model.safetensors")
-    text = describe_adapter(adapter_info(tmp_path))
-    assert "images       16\n" in text and "0 road" in text
-    assert main(["info", str(tmp_path)]) == 0 and main(["info", str(tmp_path), "--json"]) == 0

@@ -11,6 +11,8 @@ from ssprompt_hf import SSPromptModel
 from ssprompt_hf.cli.main import main
 from ssprompt_hf.data.image_inputs import open_image
 from ssprompt_hf.errors import SSPromptError
+from ssprompt_hf.models.interface import BaseModelInfo
+from ssprompt_hf.models.registry import ADAPTER_CONFIG, DEFAULT_BASE_MODEL
 from ssprompt_hf.models.seem.image_processing_seem import SeemImageProcessor
 from ssprompt_hf.segmentation.results import SegmentationResult
 
@@ -144,6 +146,36 @@ def test_nothing_that_can_be_read(base, count, tmp_path, capsys):
     assert error.startswith(f"ssprompt-hf predict: error: {images[-1]}: cannot be read as an image")
     assert len(warnings) == count - 1
     assert files(tmp_path / "out") == {}
+
+
+# What to look for
+
+
+def test_mistakes_are_found_before_a_model_is_loaded(base, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(SSPromptModel, "from_pretrained", lambda *_, **__: pytest.fail("loaded all the same"))
+    asked = []
+
+    def info(name, **_):
+        asked.append(name)
+        return BaseModelInfo("seem", class_names=None)
+
+    monkeypatch.setattr("ssprompt_hf.loading.base_model_info", info)
+    image = save(tmp_path / "a.jpg")
+    assert predict(base, [image], tmp_path / "out") == 2
+    assert main(["predict", image, "--output_dir", str(tmp_path / "out")]) == 2
+    assert asked == [str(base), DEFAULT_BASE_MODEL]
+    nothing, again = capsys.readouterr().err.strip().splitlines()
+    assert nothing == again == "ssprompt-hf predict: error: nothing to look for: give --adapter, or --class_names"
+    assert predict(base, [image], tmp_path / "out", "--adapter", "x", "--class_names", "sky") == 2
+    assert "an adapter brings its own classes" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_is_no_base_model(tmp_path, capsys):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / ADAPTER_CONFIG).write_text("{}")
+    assert predict(tmp_path / "adapter", [save(tmp_path / "a.jpg")], tmp_path / "out", "--class_names", "sky") == 2
+    assert "is an adapter and no base model" in capsys.readouterr().err
 
 
 # Things

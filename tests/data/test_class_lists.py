@@ -6,16 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from ssprompt_hf.data import (
-    KNOWN_DATASETS,
-    SegmentationClasses,
-    acdc,
-    ade20k,
-    bdd100k,
-    cityscapes,
-    mapillary_vistas,
-    pascal_context,
-)
+from ssprompt_hf.data import KNOWN_DATASETS, SegmentationClasses
+from ssprompt_hf.data.datasets import acdc, ade20k, bdd100k, cityscapes, mapillary_vistas, pascal_context
 from ssprompt_hf.data.sources.panoptic_files import classes_of_categories
 
 

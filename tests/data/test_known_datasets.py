@@ -4,7 +4,6 @@ import json
 import pickle
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import scipy.io
@@ -21,8 +20,8 @@ from dataset_files import (
 )
 from PIL import Image
 
-from ssprompt_hf.cli.main import main
-from ssprompt_hf.data import label_statistics, layouts, load_segmentation_dataset, pascal_context
+from ssprompt_hf.data import KNOWN_DATASETS, label_statistics, load_segmentation_dataset
+from ssprompt_hf.data.datasets import describe_dataset, file_index, find_known_dataset, pascal_context
 from ssprompt_hf.errors import DatasetError, LabelFormatError, LabelIdError, MissingLabelError, NoImagesError
 
 
@@ -70,7 +69,7 @@ def cityscapes_dir(tmp_path_factory):
 def test_cityscapes_label_files_agree(cityscapes_dir, load):
     kinds = ("labelIds", "labelTrainIds", "instanceIds", "polygons")
     reference = load("cityscapes", cityscapes_dir)
-    assert isinstance(reference, datasets.Dataset) and len(reference) == 3 and len(reference.classes) == 19
+    assert len(reference) == 3 and len(reference.classes) == 19
     assert reference.file_names[0] == "leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png"
     assert "instance" not in reference[0] and reference[0]["image"].shape == (*SIZE, 3)
     for kind in kinds:
@@ -407,14 +406,14 @@ def test_missing_labels(tmp_path, load):
         load("cityscapes", root)
 
 
-# Index, statistics, datasets.Dataset
+# Index, statistics, other forms
 
 
 def test_index_is_kept_until_the_folder_changes(tmp_path, load, monkeypatch):
     root = write_cityscapes(tmp_path / "city")
     first = load("cityscapes", root)
     with monkeypatch.context() as patch:
-        patch.setattr(layouts, "_make_index", lambda *_: pytest.fail("the kept index should do"))
+        patch.setattr(file_index, "_make_index", lambda *_: pytest.fail("the kept index should do"))
         again = load("cityscapes", root)
         assert again.file_names == first.file_names and again.fingerprint == first.fingerprint
         assert (again[0]["label"] == first[0]["label"]).all()
@@ -436,19 +435,17 @@ def test_statistics_open_labels_once(tmp_path, load, monkeypatch):
     assert (again.pixel_counts == first.pixel_counts).all()
 
 
-def test_it_is_a_datasets_dataset(tmp_path, load):
+def test_in_the_form_of_the_datasets_library(tmp_path, load):
     dataset = load("acdc", write_acdc(tmp_path))
-    assert dataset.column_names == ["image", "label", "file_name"] and dataset.num_rows == 4
-    assert dataset["file_name"][:] == dataset.file_names
-    assert [row["file_name"] for row in dataset] == dataset.file_names
-    assert [label.shape for label in dataset[1:3]["label"]] == [SIZE] * 2
-    part = dataset.select([2, 0])
-    assert part.file_names == [dataset.file_names[2], dataset.file_names[0]] and part.classes == dataset.classes
-    assert part[-1]["file_name"] == dataset.file_names[0] and len(part.__getitems__([0, 1])) == 2
-    shuffled = dataset.shuffle(seed=3)
-    assert (shuffled[0]["label"] == two_halves(0, 13)).all() and isinstance(shuffled, datasets.Dataset)
-    fog = dataset.filter(lambda name: "/fog/" in name, input_columns="file_name")
+    table = dataset.to_hf_dataset()
+    assert table.column_names == ["image", "label", "file_name"] and table.num_rows == 4
+    assert table["file_name"][:] == [row["file_name"] for row in table] == dataset.file_names
+    assert [label.shape for label in table[1:3]["label"]] == [SIZE] * 2
+    assert (table.shuffle(seed=3)[0]["label"] == two_halves(0, 13)).all()
+    fog = table.filter(lambda name: "/fog/" in name, input_columns="file_name")
     assert len(fog) == 1 and fog[0]["image"].shape == (*SIZE, 3)
+    panoptic = load("acdc", tmp_path, task="panoptic").to_hf_dataset()
+    assert (panoptic[0]["instance"] == two_halves(0, 26001, np.int32)).all()
 
 
 def test_a_folder_may_have_the_name_of_a_data_set(tmp_path, load, monkeypatch):
@@ -464,7 +461,21 @@ def test_pickling(tmp_path, load):
         assert (again[0]["label"] == dataset[0]["label"]).all() and again.fingerprint == dataset.fingerprint
 
 
+def test_catalog():
+    names = ["cityscapes", "bdd100k", "mapillary_vistas", "ade20k", "pascal_context", "acdc", "coco_panoptic"]
+    assert sorted(KNOWN_DATASETS) == sorted(names)
+    for name, info in KNOWN_DATASETS.items():
+        text = describe_dataset(info)
+        assert text.startswith(f"{name}: ") and info.licence in text and info.url in text
+    assert "gtFine/{train,val}" in describe_dataset(KNOWN_DATASETS["cityscapes"])
+    assert find_known_dataset("ACDC/fog") == (KNOWN_DATASETS["acdc"], "fog")
+    assert find_known_dataset("coco-panoptic") == (KNOWN_DATASETS["coco_panoptic"], None)
+    assert find_known_dataset("kitti") is find_known_dataset("acdc/fog/night") is None
+
+
 def test_command(capsys):
+    from ssprompt_hf.cli.main import main
+
     assert main(["datasets"]) == 0
     text = capsys.readouterr().out
     for name in ("cityscapes", "bdd100k", "mapillary_vistas", "ade20k", "pascal_context", "acdc", "coco_panoptic"):

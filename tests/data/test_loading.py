@@ -111,7 +111,13 @@ def test_saved_folders(tmp_path, monkeypatch, form):
 
 
 def test_dataset_object():
-    assert load_segmentation_dataset(table(), classes=CLASSES)[0]["label"].max() == 1
+    opened = load_segmentation_dataset(table(), classes=CLASSES)
+    assert opened[0]["label"].max() == 1
+    for unfit in (opened, datasets.DatasetDict(train=table()), table().to_iterable_dataset()):
+        with pytest.raises(
+            DatasetError, match=rf"`datasets\.Dataset`, found {type(unfit).__name__}\. Choose one split"
+        ):
+            load_segmentation_dataset(unfit, classes=CLASSES)
 
 
 def test_street_scenes():
@@ -153,11 +159,11 @@ def test_street_scene_errors(name, options, message):
 
 
 def test_labels_are_read_without_their_images(monkeypatch):
-    from ssprompt_hf.data import dataset as module
+    from ssprompt_hf.data.sources import columns
 
     def fail(*args):
         raise AssertionError("image decoded")
 
     dataset = wrap_dataset(table(text=[Value("string").dtype] * 2), CLASSES)
-    monkeypatch.setattr(module, "read_image", fail)
+    monkeypatch.setattr(columns, "read_image", fail)
     assert dataset.read_label(0).shape == (4, 6)

@@ -84,19 +84,19 @@ def _layouts(task: str, split: str, condition: str | None, version: str | None =
     for number in VERSIONS if version is None else (version,):
         for folder in {"train": ("training", "train"), "val": ("validation", "val")}[split]:
             # v1.2 alone came without the folder of its version
-            for place in (f"{folder}/v{number}",) if number == "2.0" else (f"{folder}/v{number}", folder):
+            for parent in (f"{folder}/v{number}",) if number == "2.0" else (f"{folder}/v{number}", folder):
                 images = Files((f"{folder}/images",), ".jpg")
                 semantic = Layout(
                     "labels",
                     images,
-                    {"label": Files((f"{place}/labels",), ".png")},
+                    {"label": Files((f"{parent}/labels",), ".png")},
                     lambda _, number=number: IdMaps(ID_TABLES[number]),
                     CLASSES,
                 )
                 instance = Layout(
                     "instances",
                     images,
-                    {"label": Files((f"{place}/instances",), ".png")},
+                    {"label": Files((f"{parent}/instances",), ".png")},
                     lambda _, number=number: InstanceMaps(number),
                     CLASSES,
                 )

@@ -143,9 +143,9 @@ def _listed_order(root: Path) -> str | None:
             lines = (root / name).read_text(encoding="utf-8").splitlines()
             names = [line.split(":")[-1].strip() for line in lines if line.strip()]
             # the orders part at the second class
-            place = {name: names.index(name) for name in ("bicycle", "bag") if name in names}
-            if len(place) == 2:
-                return "official" if place["bicycle"] < place["bag"] else "alphabetical"
+            position = {name: names.index(name) for name in ("bicycle", "bag") if name in names}
+            if len(position) == 2:
+                return "official" if position["bicycle"] < position["bag"] else "alphabetical"
     return None
 
 

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ...errors import LabelFormatError, MissingLabelError, NoImagesError
+from ..splits import SPLIT_ALIASES, SPLIT_FLAGS, split_aliases
 
 if TYPE_CHECKING:
     import datasets
@@ -18,18 +19,6 @@ JPEG_SUFFIXES = (".jpg", ".jpeg")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 LABEL_ENDINGS = ("", "_label", "_labels", "_mask", "_gt", "_seg", "_L", "_instance")
 """What a label's name may add to its image's: `a.jpg` belongs with `a.png`, `a_mask.png`, ..."""
-
-SPLIT_ALIASES = (("train", "training"), ("val", "validation", "valid", "dev"), ("test", "testing"))
-
-
-SPLIT_FLAGS = "Name another as `split` (--train_split, --eval_split)."
-"""Ends messages about a split that is not there."""
-
-
-def split_aliases(split: str) -> tuple[str, ...]:
-    """`split` first, then its other spellings: `val` -> `("val", "validation", "valid", "dev")`."""
-    group = next((group for group in SPLIT_ALIASES if split in group), ())
-    return (split, *(name for name in group if name != split))
 
 
 def load_segmentation_folder(data_dir: str | os.PathLike, split: str | None = "train") -> "datasets.Dataset":
@@ -212,8 +201,8 @@ def _listed_files(files: list[Path], images: Path, source: Path) -> set[Path]:
 
 def _readings(path: PurePosixPath, folder: str) -> list[PurePosixPath]:
     """The path, and what comes after each of its parts that is named `folder`, in any case."""
-    places = (place for place, part in enumerate(path.parts[:-1]) if part.lower() == folder.lower())
-    return [path, *(PurePosixPath(*path.parts[place + 1 :]) for place in places)]
+    positions = (i for i, part in enumerate(path.parts[:-1]) if part.lower() == folder.lower())
+    return [path, *(PurePosixPath(*path.parts[position + 1 :]) for position in positions)]
 
 
 def _ending_in(paths: list[PurePosixPath], end: PurePosixPath) -> list[PurePosixPath]:
@@ -223,7 +212,7 @@ def _ending_in(paths: list[PurePosixPath], end: PurePosixPath) -> list[PurePosix
 
 
 def _partners(image_files: list[Path], images: Path, folder: Path, what: str) -> list[Path]:
-    """For each image the file of `folder` at the same relative place with its stem plus one of `LABEL_ENDINGS`."""
+    """For each image the file of `folder` at the same relative path with its stem plus one of `LABEL_ENDINGS`."""
     present = {path.relative_to(folder).with_suffix(""): path for path in list_files(folder, LABEL_SUFFIXES)}
     partners, missing = [], []
     for image in image_files:

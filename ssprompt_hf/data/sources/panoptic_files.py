@@ -125,20 +125,20 @@ class PanopticSegments:
         segments = sorted(values["segments"], key=lambda segment: segment["id"])
         ids = np.array([0] + [segment["id"] for segment in segments])
         present, inverse = np.unique(numbers, return_inverse=True)
-        place = np.searchsorted(ids, present)
-        place[place == len(ids)] = 0
-        unknown = present[ids[place] != present]
+        position = np.searchsorted(ids, present)
+        position[position == len(ids)] = 0
+        unknown = present[ids[position] != present]
         if unknown.size:
             raise LabelIdError(
                 f"{source}: segment {unknown[0]} is not in the JSON file ({unknown.size} such segments of "
                 f"{len(present)})."
             )
         index_of = np.array([IGNORE_INDEX] + [segment["class_index"] for segment in segments], np.uint8)
-        label = index_of[place][inverse].reshape(numbers.shape)
+        label = index_of[position][inverse].reshape(numbers.shape)
         if not instances:
             return label, None
         things = set(self.classes.thing_indices)
         object_of = np.array(
             [0] + [s["id"] * (s["class_index"] in things and not s["iscrowd"]) for s in segments], np.int32
         )
-        return label, object_of[place][inverse].reshape(numbers.shape)
+        return label, object_of[position][inverse].reshape(numbers.shape)

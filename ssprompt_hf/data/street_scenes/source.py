@@ -1,9 +1,8 @@
 """Procedurally drawn street scenes: the embedded data of `seem-nano`.
 
 `StreetScenes` is a map-style dataset without files. Every scene is a random street in three dimensions (see
-`street_scenes_layout`), drawn as polygons (`street_scenes_drawing`) and lit, textured and weathered
-(`street_scenes_weather`). The weather conditions are in the spirit of ACDC (Sakaridis et al., 2021): the same streets
-in fog, at night, in rain and in snow.
+`layout`), drawn as polygons (`drawing`) and lit, textured and weathered (`weather`). The weather conditions are in the
+spirit of ACDC (Sakaridis et al., 2021): the same streets in fog, at night, in rain and in snow.
 """
 
 import numpy as np

@@ -8,7 +8,7 @@ from transformers import (
     AutoProcessor,
 )
 
-from ... import tuners as _tuners  # noqa: F401  # so that transformers and PEFT can load adapters onto these models
+from ..registry import load_prompt_methods
 from .configuration_seem import SeemConfig, SeemDavitConfig, SeemFocalNetConfig, SeemSamVitConfig, SeemTextConfig
 from .image_processing_seem import SeemImageProcessor
 from .mask_decoder import SeemImageFeatures, SeemQueryStates
@@ -29,6 +29,8 @@ AutoImageProcessor.register(
     SeemConfig, image_processor_classes={"pil": SeemImageProcessor, "torchvision": SeemImageProcessor}
 )
 AutoProcessor.register(SeemConfig, SeemProcessor)
+
+load_prompt_methods()
 
 __all__ = [
     "SeemConfig",

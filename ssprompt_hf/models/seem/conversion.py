@@ -17,9 +17,13 @@ from safetensors.torch import save_file
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from ...errors import CheckpointError
-from ..registry import BASE_MODELS, base_model_config, convertible_names
+from .architectures import ARCHITECTURES, base_model_config, convertible_names
 from .configuration_seem import SeemConfig
+from .converted import load_tokenizer, local_model_dir
+from .image_processing_seem import SeemImageProcessor
+from .modeling_seem import SeemForUniversalSegmentation
 from .official_checkpoint import listed, read_official_checkpoint
+from .processing_seem import SeemProcessor
 from .weight_mapping import TensorMapping, config_from_official, map_official_name
 
 logger = logging.get_logger(__name__)
@@ -78,14 +82,10 @@ def convert_seem_checkpoint(
     if output_dir is None:
         if name is None:
             raise ValueError("output_dir is needed for a model without a name")
-        from .pretrained import local_model_dir
-
         output_dir = local_model_dir(name)
         check_output_dir(output_dir)
     mappings = match_tensors(state_dict, config, checkpoint, name)
     if isinstance(tokenizer, str | os.PathLike):
-        from .pretrained import load_tokenizer
-
         tokenizer = load_tokenizer(tokenizer)
     with atomic_output_dir(Path(output_dir)) as folder:
         _write(folder, state_dict, mappings, config, tokenizer)
@@ -143,7 +143,7 @@ def detect_name(state_dict: dict[str, torch.Tensor], path: Path) -> str:
         )
     version = _version_in(path)
     if len(names) > 1 and version is not None:
-        names = [name for name in names if BASE_MODELS[name].config["decoder_version"] == version]
+        names = [name for name in names if ARCHITECTURES[name]["decoder_version"] == version]
     if len(names) > 1:
         raise CheckpointError(
             f"{path} may be {' or '.join(names)}: they differ only in what the decoder does with their tensors. Pass "
@@ -221,8 +221,6 @@ def match_tensors(
 
 def expected_shapes(config: SeemConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of `SeemForUniversalSegmentation(config)`, without allocating them."""
-    from .modeling_seem import SeemForUniversalSegmentation
-
     with torch.device("meta"):
         model = SeemForUniversalSegmentation(config)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -266,9 +264,8 @@ def atomic_output_dir(folder: Path) -> Iterator[Path]:
         raise
 
 
-def _image_processor(config: SeemConfig):
-    from .image_processing_seem import SeemImageProcessor
-
+def image_processor_for(config: SeemConfig) -> SeemImageProcessor:
+    """As the official code prepares images for a model of this architecture."""
     size = {}
     if config.backbone_config.model_type == "seem_sam_vit":
         # SAM's position embeddings are for one square size. The official test size is 1000, at most 1024.
@@ -283,8 +280,6 @@ def _image_processor(config: SeemConfig):
 
 
 def _write(folder: Path, state_dict: dict, mappings: dict[str, TensorMapping], config: SeemConfig, tokenizer):
-    from .processing_seem import SeemProcessor
-
     tensors = {
         name: part.contiguous()
         for official, mapping in mappings.items()
@@ -296,7 +291,7 @@ def _write(folder: Path, state_dict: dict, mappings: dict[str, TensorMapping], c
     dtypes = {tensor.dtype for tensor in tensors.values()}
     config.dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
     config.save_pretrained(folder)
-    image_processor = _image_processor(config)
+    image_processor = image_processor_for(config)
     processor = image_processor if tokenizer is None else SeemProcessor(image_processor, tokenizer)
     processor.save_pretrained(folder)
 

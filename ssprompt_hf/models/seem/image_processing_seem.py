@@ -11,6 +11,7 @@ from transformers.image_utils import ImageInput, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import logging
 
+from ..interface import PromptableImageProcessor
 from .post_processing import SeemPostProcessingMixin
 from .pretrained_names import ResolvesPretrainedNames
 from .prompt_rasterizer import rasterize_prompts
@@ -53,7 +54,7 @@ class SeemImageProcessorKwargs(ImagesKwargs, total=False):
     overlap_threshold: float
 
 
-class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, PilBackend):
+class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, PromptableImageProcessor, PilBackend):
     r"""
     Image processor of SEEM: bicubic resize of the shorter side, normalisation, zero padding, prompts drawn into masks,
     and the post-processing of outputs.
@@ -126,6 +127,31 @@ class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, PilBa
             "prompts": prompts,
         }
         return super().preprocess(images, image_like_kwargs=extra, **kwargs)
+
+    def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """See [`PromptableImageProcessor.resized_size`]."""
+        wanted = self.size if isinstance(self.size, SizeDict) else SizeDict(**self.size)
+        return self._resized_size(size, wanted) if self.do_resize else size
+
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """See [`PromptableImageProcessor.padded_size`]."""
+        return self._padded_size([size], self.do_pad, self.size_divisibility)
+
+    def with_image_size(self, image_size: int) -> "SeemImageProcessor":
+        """
+        See [`PromptableImageProcessor.with_image_size`].
+
+        `longest_edge` is there for elongated images. It grows with the shorter side, or it would hold back ordinary
+        ones, but does not shrink: SAM's is little more than the shorter side, because the model was trained on
+        squares.
+        """
+        size = dict(self.size)
+        limit = size.get("longest_edge")
+        resized = {"shortest_edge": image_size}
+        if limit is not None:
+            usual = size.get("shortest_edge", image_size)
+            resized["longest_edge"] = max(limit, limit * image_size // usual)
+        return type(self).from_dict({**self.to_dict(), "size": resized})
 
     def _preprocess_image_like_inputs(
         self, images, segmentation_maps, instance_id_to_semantic_id, prompts, **kwargs

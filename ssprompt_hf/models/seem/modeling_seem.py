@@ -10,13 +10,14 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ...utils.cpu_ops import matmul
-from .adapters import NamesAdapterClasses
+from ..transformers_compat import LoadsPromptAdapters
 from .backbones.build import build_backbone
 from .configuration_seem import SeemConfig
 from .mask_decoder import SeemImageFeatures, SeemMaskDecoder, SeemQueryStates
 from .pixel_decoder import build_pixel_decoder, init_deformable_weights
 from .pretrained_names import ResolvesPretrainedNames
 from .prompt_slots import SeemClassEmbeddings, SeemObjectQueries, SeemPointCoordinates, SeemPointTokens
+from .prompting import SeemPrompting
 from .spatial_prompts import SeemSpatialPromptEncoder, SeemSpatialPrompts
 from .text_encoder import SeemTextModel
 
@@ -275,9 +276,13 @@ class SeemModel(SeemPreTrainedModel):
         output_all_layers: bool,
         image_sizes: torch.Tensor | None,
     ):
-        queries, positions, tokens = self.object_queries(), self.mask_decoder.query_positions, self.point_tokens()
+        queries, positions, tokens = (
+            self.object_queries.weight,
+            self.mask_decoder.query_positions,
+            self.point_tokens.weight,
+        )
         batch_size, self_mask = len(features.mask_features), None
-        if tokens is None and (points := self.point_coordinates()) is not None:
+        if tokens is None and (points := self.point_coordinates.weight) is not None:
             tokens = self.get_point_tokens(features, points, image_sizes)
         if tokens is not None:
             # One copy of an object query per point; it sees itself and the token of its point.
@@ -331,7 +336,7 @@ class SeemModel(SeemPreTrainedModel):
         )
         tokens, valid = tokens.flatten(1, 2), valid.flatten(1)
         features = features.expand(batch_size)
-        queries, positions = self.object_queries(), self.mask_decoder.query_positions
+        queries, positions = self.object_queries.weight, self.mask_decoder.query_positions
         seen = F.pad(valid, (len(queries), 0), value=True)
         # Padding is seen by nobody; it sees itself, so that its row of attention is defined.
         self_mask = seen[:, None, :] | torch.eye(seen.shape[1], dtype=torch.bool, device=seen.device)
@@ -361,7 +366,7 @@ class SeemModel(SeemPreTrainedModel):
                 f"images with {num_objects} objects each: pass spatial_masks_logits of the round before"
             )
         device = prompts.mask_embeds.device
-        queries, positions = self.object_queries(), self.mask_decoder.query_positions
+        queries, positions = self.object_queries.weight, self.mask_decoder.query_positions
         if query_indices is None:
             v1 = self.config.decoder_version == "v1"
             count = self.config.queries_per_object * num_objects if v1 else len(queries)
@@ -408,22 +413,11 @@ class SeemModel(SeemPreTrainedModel):
         output.spatial_prompts = prompts
 
 
-class SeemForUniversalSegmentation(NamesAdapterClasses, SeemPreTrainedModel):
+class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemPrompting, SeemPreTrainedModel):
     """SEEM with masks and class scores: semantic, instance and panoptic segmentation, grounding and interaction."""
 
-    # Where the prompts that can be learned live; tuners wrap these modules.
-    prompt_slots = {
-        "object_queries": "model.object_queries",
-        "point_tokens": "model.point_tokens",
-        "point_coordinates": "model.point_coordinates",
-        "class_embeddings": "class_embeddings",
-    }
     # A model may be loaded without the parts that its prompts do not need.
-    _keys_to_ignore_on_load_unexpected = [
-        r"model\.text_model\.",
-        r"model\.spatial_prompt_encoder\.",
-        r"model\.memory_(features|positions)",
-    ]
+    _keys_to_ignore_on_load_unexpected = list(SeemPrompting.optional_parts)
 
     def __init__(self, config: SeemConfig):
         super().__init__(config)
@@ -434,13 +428,8 @@ class SeemForUniversalSegmentation(NamesAdapterClasses, SeemPreTrainedModel):
         self.post_init()
 
     def get_text_model(self) -> SeemTextModel | None:
-        """The text encoder, for tuners that learn words; None if it was not loaded or has been dropped."""
+        """The text encoder; None if it was not loaded or has been dropped."""
         return self.model.text_model
-
-    def drop_text_model(self):
-        """Free the memory of the text encoder. Class embeddings that have been set stay."""
-        self.model.text_model = None
-        self.config.use_text_model = False
 
     @torch.no_grad()
     def set_class_names(self, class_names: list[str], tokenizer, thing_class_ids: list[int] | None = None):
@@ -476,10 +465,7 @@ class SeemForUniversalSegmentation(NamesAdapterClasses, SeemPreTrainedModel):
         if outside:
             raise ValueError(f"thing_class_ids {outside} are not positions in the {len(class_names)} class names")
         self.class_embeddings.weight = embeddings.to(self.device, self.dtype)
-        self.config.class_names = list(class_names)
-        self.config.thing_class_ids = None if thing_class_ids is None else list(thing_class_ids)
-        self.config.id2label = dict(enumerate(class_names))
-        self.config.label2id = {name: index for index, name in enumerate(class_names)}
+        self.name_classes(class_names, thing_class_ids)
 
     def get_image_features(self, pixel_values: torch.Tensor, prepare: bool = True) -> SeemImageFeatures:
         """See `SeemModel.get_image_features`."""
@@ -518,6 +504,7 @@ class SeemForUniversalSegmentation(NamesAdapterClasses, SeemPreTrainedModel):
         output_auxiliary_predictions: bool = False,
         class_queries_embeds: torch.Tensor | None = None,
         masks_queries_logits: torch.Tensor | None = None,
+        padded_size: tuple[int, int] | None = None,
         **kwargs,
     ) -> SeemForUniversalSegmentationOutput:
         """
@@ -526,8 +513,8 @@ class SeemForUniversalSegmentation(NamesAdapterClasses, SeemPreTrainedModel):
                 network itself sees the padding, as the official one does (see `SeemModel.forward` for the exception).
             class_embeddings: `(classes + 1, projection_dim)`, or one such matrix per image, last row "background".
                 By default those of `set_class_names`.
-            class_queries_embeds, masks_queries_logits: of an earlier call about the same images, in place of
-                `pixel_values`: class embeddings enter only the last similarity, and nothing else is computed anew.
+            class_queries_embeds, masks_queries_logits, padded_size: of an earlier call about the same images, in place
+                of `pixel_values`: class embeddings enter only the last similarity, and nothing else is computed anew.
 
             The other arguments are those of `SeemModel.forward`.
         """
@@ -542,6 +529,7 @@ class SeemForUniversalSegmentation(NamesAdapterClasses, SeemPreTrainedModel):
                 ),
                 masks_queries_logits=masks_queries_logits,
                 class_queries_embeds=class_queries_embeds,
+                padded_size=padded_size,
                 image_sizes=image_sizes,
                 original_sizes=original_sizes,
             )
@@ -596,7 +584,7 @@ class SeemForUniversalSegmentation(NamesAdapterClasses, SeemPreTrainedModel):
         return output
 
     def _own_class_embeddings(self) -> torch.Tensor:
-        class_embeddings = self.class_embeddings()
+        class_embeddings = self.class_embeddings.weight
         if class_embeddings is None:
             raise ValueError("no classes: call set_class_names(names, tokenizer) or pass class_embeddings")
         return class_embeddings

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ...segmentation.inference import instance_segmentation, logit, panoptic_segmentation, semantic_segmentation
+from ...segmentation.inference import instance_segmentation, logit, panoptic_segmentation
+from ...segmentation.policy import InferencePolicy
+from ...segmentation.predictions import QueryPrediction
 from ...segmentation.tiles import MaskGeometry, Size, resize_masks
 
 
@@ -24,6 +26,10 @@ class SeemPostProcessingMixin:
     object_mask_threshold = 0.8
     overlap_threshold = 0.8
 
+    def inference_policy(self) -> InferencePolicy:
+        """See [`PromptableImageProcessor.inference_policy`]."""
+        return InferencePolicy(segment_threshold=self.object_mask_threshold, overlap_threshold=self.overlap_threshold)
+
     def _geometries(self, outputs, masks: Tensor, target_sizes) -> list[MaskGeometry]:
         batch_size = masks.shape[0]
         padded_size = outputs.get("padded_size")
@@ -36,9 +42,12 @@ class SeemPostProcessingMixin:
         padded_size = tuple(int(side) for side in padded_size)
         return [MaskGeometry(padded_size, *sizes) for sizes in zip(image_sizes, target_sizes)]
 
-    def _per_image(self, outputs, target_sizes) -> Iterator[tuple[Tensor, Tensor, MaskGeometry]]:
+    def _per_image(self, outputs, target_sizes) -> Iterator[tuple[QueryPrediction, MaskGeometry]]:
+        """A prediction of one image, and its geometry, for every image."""
         class_logits, mask_logits = outputs["class_queries_logits"], outputs["masks_queries_logits"]
-        yield from zip(class_logits, mask_logits, self._geometries(outputs, mask_logits, target_sizes))
+        for index, geometry in enumerate(self._geometries(outputs, mask_logits, target_sizes)):
+            place = slice(index, index + 1)
+            yield QueryPrediction(class_logits[place], mask_logits[place], geometry.padded_size), geometry
 
     def _things(self, thing_class_ids, num_classes: int) -> set[int]:
         if thing_class_ids is None:
@@ -60,7 +69,7 @@ class SeemPostProcessingMixin:
         Returns:
             `list[torch.LongTensor]`: one (height, width) map an image.
         """
-        return [semantic_segmentation(*image) for image in self._per_image(outputs, target_sizes)]
+        return [image.class_map(0, geometry) for image, geometry in self._per_image(outputs, target_sizes)]
 
     @torch.no_grad()
     def post_process_panoptic_segmentation(
@@ -92,8 +101,9 @@ class SeemPostProcessingMixin:
         overlap = self.overlap_threshold if overlap_mask_area_threshold is None else overlap_mask_area_threshold
         things = self._things(thing_class_ids, outputs["class_queries_logits"].shape[-1] - 1)
         results = []
-        for image in self._per_image(outputs, target_sizes):
-            segmentation, segments_info = panoptic_segmentation(*image, things, threshold, mask_threshold, overlap)
+        for image, geometry in self._per_image(outputs, target_sizes):
+            masks = image.panoptic_masks(0, threshold)
+            segmentation, segments_info = panoptic_segmentation(masks, geometry, things, mask_threshold, overlap)
             results.append({"segmentation": segmentation, "segments_info": segments_info})
         return results
 
@@ -130,26 +140,16 @@ class SeemPostProcessingMixin:
         """
         things = self._things(thing_class_ids, outputs["class_queries_logits"].shape[-1] - 1)
         results = []
-        for image in self._per_image(outputs, target_sizes):
-            instances = instance_segmentation(
-                *image, things, top_k, mask_threshold, return_binary_maps, return_map=not return_binary_maps
+        for image, geometry in self._per_image(outputs, target_sizes):
+            masks = image.instance_masks(0, things, top_k)
+            found = instance_segmentation(
+                masks, geometry, mask_threshold, return_binary_maps, return_map=not return_binary_maps
             )
-            keep = instances.scores >= threshold
-            if not return_binary_maps:
-                visible = instances.segmentation.flatten().bincount(minlength=len(keep) + 1)[1:]
-                keep &= (visible > 0) & (visible >= overlap_mask_area_threshold * instances.areas)
-            indices = keep.nonzero().flatten()
             if return_binary_maps:
-                segmentation = instances.query_masks[instances.mask_of[indices]]
+                indices = (found.scores >= threshold).nonzero().flatten()
+                segmentation, segments_info = found.query_masks[found.mask_of[indices]], found.infos(indices)
             else:
-                ids = torch.zeros(len(keep) + 1, dtype=torch.int32, device=keep.device)
-                ids[indices + 1] = torch.arange(1, len(indices) + 1, dtype=torch.int32, device=keep.device)
-                segmentation = ids[instances.segmentation]
-            segments = zip(instances.labels[indices].tolist(), instances.scores[indices].tolist())
-            segments_info = [
-                {"id": number, "label_id": label, "was_fused": False, "score": score}
-                for number, (label, score) in enumerate(segments, start=1)
-            ]
+                segmentation, segments_info = found.shown(threshold, overlap_mask_area_threshold)
             results.append({"segmentation": segmentation, "segments_info": segments_info})
         return results
 
@@ -182,7 +182,7 @@ class SeemPostProcessingMixin:
             raise ValueError(f"The output has no `{name}`: run the model with the prompts it comes from.")
         results = []
         for masks, geometry in zip(mask_logits, self._geometries(outputs, mask_logits, target_sizes)):
-            masks = resize_masks(masks, geometry, mode)
+            masks = resize_masks(masks, geometry._replace(interpolation=mode))
             results.append(masks > logit(mask_threshold) if binarize else masks)
         return results
 

@@ -10,9 +10,7 @@ the official file, in `<HF_HOME>/ssprompt_hf/converted`:
 so that a later load needs neither the official file nor, offline, the Hub.
 """
 
-import difflib
 import os
-import re
 import shutil
 from pathlib import Path
 from urllib.parse import quote
@@ -22,7 +20,6 @@ from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HFValidationError,
     HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
@@ -32,11 +29,11 @@ from huggingface_hub.errors import (
 from transformers.utils import logging
 
 from ...errors import DownloadError, UnknownNameError
-from ..registry import ADAPTER_CONFIG, ASSETS, BASE_MODELS, TOKENIZER_REPO, BaseModel
+from ..registry import ASSETS, BASE_MODELS, BaseModel, check_name
+from .conversion import convert_seem_checkpoint
+from .converted import converted_models_dir, is_converted, load_tokenizer, local_model_dir
 
 logger = logging.get_logger(__name__)
-
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def resolve_base_model(
@@ -71,12 +68,11 @@ def resolve_base_model(
     if os.path.exists(name):
         return name
     if name not in BASE_MODELS:
-        if HUB_ID.fullmatch(name) is None:
-            near = difflib.get_close_matches(name, BASE_MODELS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(BASE_MODELS)}"
-            raise UnknownNameError(f"{name!r} is no base model, no folder and no Hub id (user/name): {hint}")
+        check_name(name)
         return name
     model = BASE_MODELS[name]
+    if model.family != "seem":
+        raise UnknownNameError(f"{name!r} is no SEEM model: load it by SSPromptModel.from_pretrained({name!r})")
     if model.embedded:
         folder = ASSETS / name
         if not (folder / "config.json").is_file():
@@ -85,7 +81,7 @@ def resolve_base_model(
             )
         return str(folder)
     local = local_model_dir(name, cache_dir)
-    if revision is None and _is_converted(local):
+    if revision is None and is_converted(local):
         logger.info(f"{name} is loaded from {local}, a file that was converted under this name")
         return str(local)
     if model.filename is None:
@@ -105,26 +101,6 @@ def resolve_base_model(
     return str(folder)
 
 
-def refuse_adapter(folder: str) -> None:
-    """Raises `UnknownNameError` if `folder` is an adapter's, which transformers would load with its base model."""
-    if os.path.isfile(os.path.join(folder, ADAPTER_CONFIG)) and not _is_converted(Path(folder)):
-        raise UnknownNameError(f"{folder!r} is an adapter and no base model: pass it as adapter (--adapter)")
-
-
-def converted_models_dir(cache_dir: str | os.PathLike | None = None) -> Path:
-    """Where converted base models are kept."""
-    return Path(constants.HF_HOME if cache_dir is None else cache_dir) / "ssprompt_hf" / "converted"
-
-
-def local_model_dir(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
-    """Where a file that the user converts under `name` without giving an output folder is kept."""
-    return converted_models_dir(cache_dir) / name / "local"
-
-
-def _is_converted(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
-
-
 def _ref(model: BaseModel, revision: str | None, cache_dir) -> Path:
     return converted_models_dir(cache_dir) / model.name / "refs" / quote(revision or "main", safe="")
 
@@ -140,7 +116,7 @@ def _find_online(model: BaseModel, revision: str | None, force_download: bool, c
         logger.warning_once(f"{constants.ENDPOINT} cannot be asked for {model.filename}: {error}")
         return None
     folder = converted_models_dir(cache_dir) / model.name / quote(etag, safe="")
-    if force_download or not _is_converted(folder):
+    if force_download or not is_converted(folder):
         download = {"revision": revision, "cache_dir": cache_dir, "token": token, "force_download": force_download}
         _convert_once(model, folder, download)
     ref = _ref(model, revision, cache_dir)
@@ -154,7 +130,7 @@ def _find_offline(model: BaseModel, revision: str | None, cache_dir) -> Path | N
     ref = _ref(model, revision, cache_dir)
     if ref.is_file():
         folder = ref.parent.parent / ref.read_text().strip()
-        if _is_converted(folder):
+        if is_converted(folder):
             return folder
     download = {"revision": revision, "cache_dir": cache_dir, "local_files_only": True}
     try:
@@ -164,19 +140,17 @@ def _find_offline(model: BaseModel, revision: str | None, cache_dir) -> Path | N
     # In the Hub's cache the real file is called by its etag; where there are no links, its folder is the commit.
     blob = path.resolve()
     folder = ref.parent.parent / (blob.name if blob.parent.name == "blobs" else path.parent.name)
-    if not _is_converted(folder):
+    if not is_converted(folder):
         _convert_once(model, folder, download)
     return folder
 
 
 def _convert_once(model: BaseModel, folder: Path, download: dict):
     """Download and convert the official file to `folder`, or wait for the process that is doing so."""
-    from .conversion import convert_seem_checkpoint
-
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f"{folder.name}.lock"):
         force = download.get("force_download", False)
-        if _is_converted(folder) and not force:
+        if is_converted(folder) and not force:
             return
         try:
             path = hf_hub_download(model.repo_id, model.filename, **download)
@@ -188,33 +162,6 @@ def _convert_once(model: BaseModel, folder: Path, download: dict):
         access = {key: download[key] for key in ("cache_dir", "token", "local_files_only") if key in download}
         tokenizer = load_tokenizer(**access)
         convert_seem_checkpoint(path, model.name, folder, tokenizer=tokenizer)
-
-
-def load_tokenizer(name_or_path: str | os.PathLike = TOKENIZER_REPO, **kwargs):
-    """
-    The tokenizer of SEEM's text encoder, or None, with a warning, if it cannot be had.
-
-    Args:
-        name_or_path: folder or Hub id; by default that of the official code.
-        kwargs: `cache_dir`, `token`, `local_files_only`, as in `from_pretrained`.
-    """
-    from transformers import AutoTokenizer
-
-    if not os.path.isdir(name_or_path):
-        try:
-            # Asked once: without a connection the calls behind AutoTokenizer repeat themselves for most of a minute.
-            get_hf_file_metadata(hf_hub_url(name_or_path, "tokenizer_config.json"), token=kwargs.get("token"))
-        except (HTTPError, OfflineModeIsEnabled, HFValidationError):
-            kwargs["local_files_only"] = True
-    try:
-        return AutoTokenizer.from_pretrained(name_or_path, **kwargs)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        logger.warning(
-            "the converted model gets no tokenizer, so it cannot encode phrases and class names: "
-            f"{name_or_path} was not found ({reason})"
-        )
-        return None
 
 
 def _why_offline(local_files_only: bool) -> str:

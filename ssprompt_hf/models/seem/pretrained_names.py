@@ -2,19 +2,19 @@
 
 import os
 
-from .pretrained import resolve_base_model
+from ..registry import family
 
 _ACCESS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 
 
 class ResolvesPretrainedNames:
     """`from_pretrained` as in transformers, and besides by names such as `"seem-t"`: their official checkpoint is
-    downloaded and converted on first use. See `ssprompt_hf.models.seem.pretrained.resolve_base_model`, also for errors."""
+    downloaded and converted on first use. See `models/seem/pretrained.py`, also for errors."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args, **kwargs):
         access = {name: kwargs[name] for name in _ACCESS if kwargs.get(name) is not None}
-        path = resolve_base_model(pretrained_model_name_or_path, **access)
+        path = family("seem").resolve(pretrained_model_name_or_path, **access)
         if path != os.fspath(pretrained_model_name_or_path):
             # The folder is on this machine: how to reach the Hub has been used up.
             kwargs = {name: value for name, value in kwargs.items() if name not in _ACCESS}

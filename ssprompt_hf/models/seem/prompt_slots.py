@@ -1,7 +1,7 @@
 """Prompt slots: the joints between the base model and the methods that learn prompts.
 
-A slot is a small module whose `forward()` takes nothing and returns the default prompt embeddings of one kind. A tuner
-wraps a slot as LoRA wraps a linear layer; it never reaches into the decoder.
+A slot is a small module whose `weight` holds the default prompt embeddings of one kind; calling it returns them. A
+tuner wraps a slot as LoRA wraps a linear layer; it never reaches into the decoder.
 """
 
 import torch
@@ -55,10 +55,10 @@ class SeemPointTokens(nn.Module):
 
 
 class SeemPointCoordinates(nn.Module):
-    """Spatial prompts of the third kind: points given by their place, whose tokens are sampled from each image.
+    """Spatial prompts of the third kind: points given by their coordinates, whose tokens are sampled from each image.
 
-    Empty in the base model, and used as `SeemPointTokens` are. A place is x and y from 0 to 1, a share of the image
-    without its padding.
+    Empty in the base model, and used as `SeemPointTokens` are. Coordinates are x and y from 0 to 1, shares of the
+    image without its padding.
     """
 
     def __init__(self, num_points: int | None):

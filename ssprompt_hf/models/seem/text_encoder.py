@@ -15,13 +15,13 @@ from transformers.masking_utils import create_causal_mask
 from transformers.utils import ModelOutput
 
 from ...utils.cpu_ops import Linear
+from ...utils.names import clean_class_name
 from .configuration_seem import SeemTextConfig
 from .prompt_templates import PROMPT_TEMPLATES
 
 BACKGROUND_CLASS = "background"
 """Name of the last class of every SEEM class list; it stands for "no object"."""
 
-_NAME_SUFFIXES = ("-other", "-merged", "-stuff")  # how COCO marks its stuff classes
 _EPSILON = 1e-7  # the official normalisation is x / (|x| + 1e-7)
 _MAX_PACKED_TOKENS = 256  # longer packs share more prefixes but spend more on masked-out attention
 
@@ -42,13 +42,6 @@ class SeemTextOutput(ModelOutput):
     token_embeddings: torch.FloatTensor | None = None
     text_embeds: torch.FloatTensor | None = None
     attention_mask: torch.BoolTensor | None = None
-
-
-def clean_class_name(name: str) -> str:
-    """Remove the suffixes with which COCO marks merged and stuff classes, as the official ensemble does."""
-    for suffix in _NAME_SUFFIXES:
-        name = name.replace(suffix, "")
-    return name
 
 
 def fill_templates(class_names: list[str], templates: tuple[str, ...] | None = None) -> list[str]:

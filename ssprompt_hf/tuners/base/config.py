@@ -1,6 +1,5 @@
 """What the configurations of all prompt methods share: classes, data, and the base model an adapter belongs to."""
 
-import enum
 import importlib.metadata
 import os
 from collections.abc import Iterable
@@ -11,19 +10,12 @@ from peft import PeftConfig
 
 from ...errors import AdapterError
 from ...utils.files import write_json
+from ...utils.tasks import TASKS
+from ..peft_compat import peft_type_name
 
-TASKS = ("semantic", "instance", "panoptic")
+SSPROMPT_PAPER = "Learning to Prompt Segment Anything Models"
 ANY_BASE_MODEL = "any"
 """As `base_model_fingerprint`: load the adapter onto whatever model has the right shapes."""
-
-
-class PromptPeftType(str, enum.Enum):
-    """PEFT types of this package; PEFT's own enum is closed. A member equals, and hashes as, the text in a file."""
-
-    SSPROMPT = "SSPROMPT"
-    COOP = "COOP"
-    LOCN = "LOCN"
-    VSPL = "VSPL"
 
 
 def check_choice(name: str, value: Any, choices: tuple) -> None:
@@ -75,7 +67,7 @@ class PromptConfig(PeftConfig):
         task (`str`, *optional*, defaults to `"semantic"`):
             What the adapter was trained for: `"semantic"`, `"instance"` or `"panoptic"`.
         class_names (`list[str]`, *optional*):
-            The classes, without the final "background".
+            The classes.
         thing_class_ids (`list[int]`, *optional*):
             Positions of the countable classes.
         colors (`list[list[int]]`, *optional*):
@@ -140,6 +132,16 @@ class PromptConfig(PeftConfig):
                 raise AdapterError(f"{name} is {value}; it must be at least 1")
 
     @property
+    def learned(self) -> str:
+        """What the method learns, for a sentence about "learned ..."."""
+        return "prompts"
+
+    @property
+    def paper(self) -> str:
+        """The title of the paper that the method comes from."""
+        return SSPROMPT_PAPER
+
+    @property
     def method_name(self) -> str:
         """The method as people write it."""
         return type(self).__name__.removesuffix("Config")
@@ -179,9 +181,7 @@ class PromptConfig(PeftConfig):
     @classmethod
     def peft_type_name(cls) -> str | None:
         """The `peft_type` in the files of this method; None for a class that is no method."""
-        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-        return next((key.value for key, value in PEFT_TYPE_TO_CONFIG_MAPPING.items() if value is cls), None)
+        return peft_type_name(cls)
 
     def save_pretrained(self, save_directory: str | os.PathLike, auto_mapping_dict: dict | None = None, **kwargs):
         """Write `adapter_config.json`, under a temporary name first; arguments as in PEFT."""

@@ -1,15 +1,17 @@
-"""The wrapper of a prompt slot: what all prompt methods share of it."""
+"""The layer around a prompt slot: what all prompt methods share of it."""
 
 import warnings
 
 import torch
-from peft import PeftConfig
-from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
 
 from ...errors import AdapterError
+from ...models.interface import SEMANTIC, PromptableModel, PromptSlot
+from ..peft_compat import BaseTunerLayer, BufferDict, check_adapters_to_merge
+from .config import PromptConfig
+
+Shape = tuple[int | None, ...]
+"""Of a tensor in an adapter's file; None where any number will do."""
 
 
 def root_mean_square(prompts: torch.Tensor) -> float:
@@ -17,38 +19,51 @@ def root_mean_square(prompts: torch.Tensor) -> float:
     return float(prompts.detach().float().square().mean().sqrt())
 
 
-LOAD_CLASSES = "load them with the adapter's files, or set the class names of the base model first"
-
-
 class PromptLayer(nn.Module, BaseTunerLayer):
     """
-    Stands in for a prompt slot of the base model and returns the active adapter's prompts instead of the slot's own.
+    Stands in for a prompt slot of the base model and has the active adapter's prompts in place of the slot's own.
 
-    A slot is a module without inputs: `forward()` returns `slot.weight`, a parameter or buffer, which may be `None`
-    in a base model that has no such prompts. Methods say what an adapter's prompts are in `adapter_prompt`. The layers
-    of several methods may wrap each other around one slot; a layer without an active adapter lets the inner one speak.
+    `layer.weight` and `layer()` are the prompts in force: the adapter's, or, while it is disabled, the slot's. Models
+    read either. Methods say what an adapter's prompts are in `adapter_prompt`. The layers of several methods may
+    surround one slot; a layer without an active adapter lets the inner one speak.
+
+    An adapter that is loaded from files may be *pending*: the layer knows its configuration, and the tensors are yet
+    to come, because only the files know their shapes (`load_tensors`).
 
     Args:
         base_layer (`nn.Module`): the slot, or the layer of another method around it.
+        slot (`PromptSlot`): what it holds.
         like (`torch.Tensor`): any tensor of the base model; prompts take its dtype where the slot has none.
     """
 
-    def __init__(self, base_layer: nn.Module, like: torch.Tensor):
+    def __init__(self, base_layer: nn.Module, slot: PromptSlot, like: torch.Tensor):
         super().__init__()
         self.base_layer = base_layer
+        self.slot = slot
         self.merged_adapters: list[str] = []
         # PEFT declares these on the class; an instance that changes them needs its own.
         self.frozen_peft_weight_names: dict[str, tuple[str, ...]] = {}
         self._active_adapter: list[str] = []
-        self.holds_classes = False
+        self.configs: dict[str, PromptConfig] = {}
+        self.pending: set[str] = set()
         self.zero_shot = False
         # Names and thing ids of the slot's own classes; None if they have to be read from the model's configuration.
         self.base_classes: dict | None = None
-        # Adapters whose stored default prompts have not been looked at yet.
-        self._unchecked_defaults: set[str] = set()
         # What the slot held before merging. Buffers, so that they follow the model to other devices; never saved.
         self.unmerged = BufferDict(persistent=False)
         self.register_buffer("reference", like.detach().new_empty(0), persistent=False)
+
+    @property
+    def holds_classes(self) -> bool:
+        """Whether the prompts are semantic ones."""
+        return self.slot.kind == SEMANTIC
+
+    @property
+    def adapter_dtype(self) -> torch.dtype:
+        """float32 at least: adapters are small, and half precision would lose the steps of training."""
+        return torch.promote_types(self.reference.dtype, torch.float32)
+
+    # What methods say
 
     def default_prompt(self, adapter_name: str) -> torch.Tensor | None:
         """The default prompts `z` that the adapter starts from; by default those of the slot."""
@@ -57,6 +72,14 @@ class PromptLayer(nn.Module, BaseTunerLayer):
     def adapter_prompt(self, adapter_name: str) -> torch.Tensor:
         """The adapter's prompts, in any floating-point dtype."""
         raise NotImplementedError
+
+    def tensor_shapes(self, adapter_name: str) -> dict[str, Shape]:
+        """The tensors that the adapter's file must hold, by the attribute for them."""
+        return {
+            attribute: tuple(getattr(self, attribute)[adapter_name].shape)
+            for attribute in self.adapter_layer_names + self.other_param_names
+            if adapter_name in getattr(self, attribute)
+        }
 
     def learning_rate_scale(self, adapter_name: str, parameter: str) -> float:
         """
@@ -67,20 +90,105 @@ class PromptLayer(nn.Module, BaseTunerLayer):
         """
         return 1.0
 
+    # Adapters
+
     def has_adapter(self, adapter_name: str) -> bool:
         """Whether the adapter says anything about this slot."""
-        return adapter_name in self._all_available_adapter_names()
+        return adapter_name in self.configs
+
+    def load_tensors(self, adapter_name: str, tensors: dict[str, torch.Tensor]) -> None:
+        """
+        Give an adapter the tensors that it lacks.
+
+        Args:
+            adapter_name: its name.
+            tensors: of an adapter's file, by the attribute for them; see `tensor_shapes`.
+        """
+        config = self.configs[adapter_name]
+        frozen = self.frozen_peft_weight_names.get(adapter_name, ())
+        for attribute, tensor in tensors.items():
+            if adapter_name in getattr(self, attribute):
+                continue
+            tensor = tensor.detach().to(self.reference.device, self.adapter_dtype, copy=True)
+            if attribute in self.adapter_layer_names:
+                learns = not config.inference_mode and attribute not in frozen
+                tensor = nn.Parameter(tensor, requires_grad=learns)
+            getattr(self, attribute)[adapter_name] = tensor
+        self.pending.discard(adapter_name)
+
+    def _check_not_pending(self, adapter_name: str) -> None:
+        if adapter_name in self.pending:
+            remedy = "load them with the adapter's files, or set the class names of the base model first"
+            if not self.holds_classes:
+                remedy = "set them with set_point_tokens, or load them with the adapter's files"
+            raise AdapterError(f"adapter {adapter_name!r} has no {self.slot.kind} prompts yet: {remedy}")
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """As in PEFT."""
+        self.configs.pop(adapter_name, None)
+        self.pending.discard(adapter_name)
+        super().delete_adapter(adapter_name)
+
+    def _adapter_here(self, adapter_names: list[str]) -> str | None:
+        names = [name for name in adapter_names if self.has_adapter(name)]
+        if len(names) > 1:
+            raise AdapterError(f"adapters {names} are active together, but only one can say what the prompts are")
+        return names[0] if names else None
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """As in PEFT; disabling first takes a merged adapter out of the slot."""
+        if not enabled and self.merged:
+            self.unmerge()
+        super().enable_adapters(enabled)
+
+    # Classes
+
+    def write_classes(self, model: PromptableModel, adapter: PromptConfig | None) -> None:
+        """Let the model's configuration name the classes of an adapter's configuration, or else the slot's own."""
+        classes = self.base_classes
+        if getattr(adapter, "class_names", None) is not None:  # an adapter of another library has none
+            classes = {"class_names": adapter.class_names, "thing_class_ids": adapter.thing_class_ids}
+        if classes:
+            model.name_classes(**classes)
+
+    def after_switching(self, model: PromptableModel) -> None:
+        """Called by a base model whose adapters were switched by transformers, which knows nothing of classes."""
+        adapters = {} if self.disable_adapters else getattr(model, "peft_config", {})
+        active = [name for name in self.active_adapters if name in adapters]
+        self.write_classes(model, adapters[active[0]] if active else None)
+
+    # Prompts
+
+    @property
+    def _slot_module(self) -> nn.Module:
+        """The base model's own module, inside all layers."""
+        module = self.base_layer
+        while isinstance(module, PromptLayer):
+            module = module.base_layer
+        return module
 
     @property
     def base_prompt(self) -> torch.Tensor | None:
         """The slot's own prompts, also while an adapter is merged into it."""
         if not self.merged:
-            return self.base_layer.base_prompt if isinstance(self.base_layer, PromptLayer) else self.base_layer()
+            return self.base_layer.base_prompt if isinstance(self.base_layer, PromptLayer) else self.base_layer.weight
         return self.unmerged["weight"] if self.unmerged else None
 
     @property
     def weight(self) -> torch.Tensor | None:
-        return self.base_layer.weight
+        """The prompts in force, in the slot's shape; another number of rows if the adapter has other classes."""
+        if self.merged:
+            return self.base_layer.weight
+        adapter = self._adapter_here(self.active_adapters)
+        if adapter is None:
+            return self.base_layer.weight
+        if self.disable_adapters or self.zero_shot:
+            prompt = self.base_layer.weight
+            # A base without classes of its own can only be asked about the adapter's.
+            if self.holds_classes and (self.zero_shot or prompt is None):
+                return self._cast(self.default_prompt(adapter))
+            return prompt
+        return self._cast(self.adapter_prompt(adapter))
 
     @weight.setter
     def weight(self, value: torch.Tensor | None) -> None:
@@ -90,74 +198,14 @@ class PromptLayer(nn.Module, BaseTunerLayer):
         self.base_layer.weight = value
         self.base_classes = None
 
-    def write_classes(self, model_config: PretrainedConfig, adapter: PeftConfig | None) -> None:
-        """Let the model's configuration name the classes of an adapter's configuration, or else the slot's own."""
-        classes = self.base_classes
-        if getattr(adapter, "class_names", None) is not None:  # an adapter of another library has none
-            classes = {"class_names": adapter.class_names, "thing_class_ids": adapter.thing_class_ids}
-        for name, value in (classes or {}).items():
-            setattr(model_config, name, None if value is None else list(value))
-        if model_config.class_names is not None:
-            model_config.id2label = dict(enumerate(model_config.class_names))
-            model_config.label2id = {name: index for index, name in enumerate(model_config.class_names)}
-
-    def after_switching(self, model: PreTrainedModel) -> None:
-        """Called by a base model whose adapters were switched by transformers, which knows nothing of classes."""
-        adapters = {} if self.disable_adapters else getattr(model, "peft_config", {})
-        active = [name for name in self.active_adapters if name in adapters]
-        self.write_classes(model.config, adapters[active[0]] if active else None)
-
-    def _checked_default(self, adapter_name: str, default: torch.Tensor, kind: str, remedy: str) -> torch.Tensor:
-        """
-        Stored default prompts, which are NaN until they are known; they are looked at once, before their first use.
-
-        Raises:
-            AdapterError: they are not finite.
-        """
-        if adapter_name in self._unchecked_defaults and not torch.compiler.is_compiling():
-            if not default.isfinite().all():
-                raise AdapterError(
-                    f"the default {kind} prompts of adapter {adapter_name!r} are missing or not finite: {remedy}"
-                )
-            self._unchecked_defaults.discard(adapter_name)
-        return default
-
-    def delete_adapter(self, adapter_name: str) -> None:
-        """As in PEFT."""
-        self._unchecked_defaults.discard(adapter_name)
-        super().delete_adapter(adapter_name)
-
-    def _adapter_here(self, adapter_names: list[str]) -> str | None:
-        names = [name for name in adapter_names if self.has_adapter(name)]
-        if len(names) > 1:
-            raise AdapterError(f"adapters {names} are active together, but only one can say what the prompts are")
-        return names[0] if names else None
+    def forward(self) -> torch.Tensor | None:
+        """Returns `weight`."""
+        return self.weight
 
     def _cast(self, prompt: torch.Tensor) -> torch.Tensor:
         """To what the decoder computes with: the base may be in half precision while adapters stay in float32."""
-        base = getattr(self.base_layer, "weight", None)
+        base = self._slot_module.weight
         return prompt.to((self.reference if base is None else base).dtype)
-
-    def forward(self) -> torch.Tensor | None:
-        """Returns the slot's shape; another number of rows if the adapter has other classes."""
-        if self.merged:
-            return self.base_layer()
-        adapter = self._adapter_here(self.active_adapters)
-        if adapter is None:
-            return self.base_layer()
-        if self.disable_adapters or self.zero_shot:
-            prompt = self.base_layer()
-            # A base without classes of its own can only be asked about the adapter's.
-            if self.holds_classes and (self.zero_shot or prompt is None):
-                return self._cast(self.default_prompt(adapter))
-            return prompt
-        return self._cast(self.adapter_prompt(adapter))
-
-    def enable_adapters(self, enabled: bool) -> None:
-        """As in PEFT; disabling first takes a merged adapter out of the slot."""
-        if not enabled and self.merged:
-            self.unmerge()
-        super().enable_adapters(enabled)
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -165,8 +213,7 @@ class PromptLayer(nn.Module, BaseTunerLayer):
         Write the adapter's prompts into the slot; the slot's own are kept for `unmerge`.
 
         Raises:
-            AdapterError: several adapters, a slot that cannot hold prompts, or, with `safe_merge`, prompts that are
-                not finite.
+            AdapterError: several adapters, or, with `safe_merge`, prompts that are not finite.
         """
         adapter_names = check_adapters_to_merge(self, adapter_names)
         if not adapter_names:
@@ -176,21 +223,16 @@ class PromptLayer(nn.Module, BaseTunerLayer):
         adapter = self._adapter_here(adapter_names)
         if adapter is None:
             return
-        if not hasattr(self.base_layer, "weight"):
-            raise AdapterError(
-                f"{type(self.base_layer).__name__} has no place for prompts (no weight): adapter {adapter!r} cannot "
-                "be merged into it"
-            )
         prompt = self._cast(self.adapter_prompt(adapter)).detach().clone()
         if safe_merge and not prompt.isfinite().all():
             raise AdapterError(f"adapter {adapter!r} has prompts that are not finite: it seems to be broken")
-        base = self.base_layer.weight
+        base = self._slot_module.weight
         if base is not None:
             self.unmerged["weight"] = base.detach()
         if isinstance(base, nn.Parameter):
             base.data = prompt
         else:
-            self.base_layer.weight = prompt
+            self._slot_module.weight = prompt
         self.merged_adapters.append(adapter)
 
     @torch.no_grad()
@@ -201,7 +243,7 @@ class PromptLayer(nn.Module, BaseTunerLayer):
             return
         self.merged_adapters.clear()
         base = self.unmerged.pop("weight") if self.unmerged else None
-        if isinstance(self.base_layer.weight, nn.Parameter):
-            self.base_layer.weight.data = base
+        if isinstance(self._slot_module.weight, nn.Parameter):
+            self._slot_module.weight.data = base
         else:
-            self.base_layer.weight = base
+            self._slot_module.weight = base

@@ -6,26 +6,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from ...errors import AdapterError
 from ...models.fingerprint import fingerprint_difference, model_fingerprint
+from ...models.interface import PromptableModel, PromptSlot
+from ..peft_compat import BaseTuner, tuner_class
 from .config import ANY_BASE_MODEL, PromptConfig, current_versions
-from .layer import PromptLayer
+from .layer import PromptLayer, Shape
 
-CLASS_SLOT = "class_embeddings"
-POINT_SLOTS = {"point_tokens": "num_point_tokens", "point_coordinates": "num_point_coordinates"}
-"""Slots that are empty in base models, and the fields that tell how many points a merged one holds."""
+PEFT_PREFIX = "base_model.model."
 
 
 class PromptTuner(BaseTuner):
     """
-    Wraps the prompt slots of a model as LoRA wraps its linear layers.
+    Wraps the prompt slots of a [`PromptableModel`] as LoRA wraps its linear layers.
 
-    A model shows its slots by `prompt_slots`, a dict of slot names to module paths. A method says by `_slots` which of
-    them a configuration needs, and by `_update_layer` how an adapter is added to one.
+    A method says by `_slots` which slots a configuration needs, and by `_update_layer` how an adapter is added to one.
     """
 
     # What PEFT looks for when it merges, deletes or switches adapters; `layer_cls` is what the method itself adds.
@@ -37,22 +34,20 @@ class PromptTuner(BaseTuner):
         """Names of the slots that an adapter with this configuration has prompts for."""
         raise NotImplementedError
 
-    def _new_layer(self, slot: str, base_layer: nn.Module, like: torch.Tensor) -> PromptLayer:
-        raise NotImplementedError
+    def _new_layer(self, base_layer: nn.Module, slot: PromptSlot, like: torch.Tensor) -> PromptLayer:
+        return self.layer_cls(base_layer, slot, like)
 
-    def _update_layer(self, layer: PromptLayer, slot: str, adapter_name: str, config: PromptConfig) -> None:
+    def _update_layer(self, layer: PromptLayer, adapter_name: str, config: PromptConfig) -> None:
         raise NotImplementedError
 
     # Classes: the base model's own, and the active adapter's while it is active.
 
     def _class_layer(self) -> PromptLayer | None:
-        path = getattr(self.model, "prompt_slots", {}).get(CLASS_SLOT)
-        module = None if path is None else self.model.get_submodule(path)
+        module = self.model.get_submodule(self.model.prompt_slots[self.model.semantic_slot].path)
         return module if isinstance(module, PromptLayer) else None
 
     def _config_classes(self) -> dict:
-        config = getattr(self.model, "config", None)
-        return {name: getattr(config, name, None) for name in ("class_names", "thing_class_ids")}
+        return {name: getattr(self.model.config, name) for name in ("class_names", "thing_class_ids")}
 
     def base_classes(self) -> dict:
         """`class_names` and `thing_class_ids` of the base model, whatever adapter is active."""
@@ -64,35 +59,32 @@ class PromptTuner(BaseTuner):
         return layer.base_classes
 
     def _class_rows(self, config: PromptConfig) -> torch.Tensor | None:
-        """
-        The default class embeddings `(classes + 1, D)` of a new adapter: the base model's, or NaN, in the right shape,
-        if they are still to come from the adapter's files.
-        """
-        slot = self.model.get_submodule(self.model.prompt_slots[CLASS_SLOT])
-        rows = slot.base_prompt if isinstance(slot, PromptLayer) else slot()
-        names = config.class_names
-        same = names == self.base_classes()["class_names"] or self.base_classes()["class_names"] is None
-        if rows is not None and same and (names is None or len(rows) == len(names) + 1):
-            return rows
-        like = next(self.model.parameters()) if rows is None else rows
-        width = self.model.config.projection_dim if rows is None else rows.shape[-1]
-        return like.new_full((len(names) + 1, width), torch.nan)
+        """The default semantic prompts of a new adapter: the base model's; None if they are still to come from the
+        adapter's files."""
+        slot = self.model.prompt_slots[self.model.semantic_slot]
+        module = self.model.get_submodule(slot.path)
+        rows = module.base_prompt if isinstance(module, PromptLayer) else module.weight
+        names, own = config.class_names, self.base_classes()["class_names"]
+        if rows is None or (own is not None and names != own):
+            return None
+        fits = names is None or rows.shape[slot.row_dim] == len(names) + slot.num_fixed
+        return rows if fits else None
 
     def _sync_classes(self, adapter_name: str | None) -> None:
         """Let the model's configuration name the classes of an adapter, or (`None`) the base model's own."""
         layer = self._class_layer()
-        if layer is not None and hasattr(getattr(self.model, "config", None), "class_names"):
+        if layer is not None:
             self.base_classes()  # before they are written over
-            layer.write_classes(self.model.config, self.peft_config.get(adapter_name))
+            layer.write_classes(self.model, self.peft_config.get(adapter_name))
 
     # Creating adapters
 
     def _prepare_adapter_config(self, peft_config: PromptConfig, model_config: dict) -> PromptConfig:
-        slots = getattr(self.model, "prompt_slots", None)
-        if not slots:
+        if not isinstance(self.model, PromptableModel):
             raise AdapterError(
-                f"{type(self.model).__name__} has no prompt slots (attribute prompt_slots): prompts can be learned "
-                "for SeemForUniversalSegmentation and models like it"
+                f"{type(self.model).__name__} is no PromptableModel: prompts can be learned for the models of "
+                "ssprompt_hf.models (load one by SSPromptModel.from_pretrained), and for your own as "
+                "docs/add_a_base_model.md shows"
             )
         is_new = peft_config.base_model_fingerprint is None
         if is_new:
@@ -102,13 +94,11 @@ class PromptTuner(BaseTuner):
             self._check_fingerprint(peft_config.base_model_fingerprint, peft_config.base_model_name_or_path)
         self._check_classes(peft_config, is_new)
         names = self._slots(peft_config)
-        missing = [name for name in names if name not in slots]
-        if missing or not names:
+        if not names:
             raise AdapterError(
-                f"the configuration asks for the prompt slots {names}, of which {type(self.model).__name__} has only "
-                f"{sorted(set(names) & set(slots))}"
+                "the configuration asks for no prompts: the base model has no classes to learn them for"
             )
-        peft_config.target_modules = [slots[name] for name in names]
+        peft_config.target_modules = [self.model.prompt_slots[name].path for name in names]
         return peft_config
 
     def _check_fingerprint(self, expected: str, name: str | None) -> None:
@@ -128,7 +118,7 @@ class PromptTuner(BaseTuner):
             config.class_names = None if base["class_names"] is None else list(base["class_names"])
             if config.thing_class_ids is None and base["thing_class_ids"] is not None:
                 config.thing_class_ids = list(base["thing_class_ids"])
-        elif is_new and base["class_names"] != config.class_names and hasattr(self.model, "config"):
+        elif is_new and base["class_names"] != config.class_names:
             holds = "no classes" if base["class_names"] is None else f"{len(base['class_names'])} other ones"
             raise AdapterError(
                 f"the adapter is for the {len(config.class_names)} classes {config.class_names[:3]}..., the base "
@@ -145,19 +135,19 @@ class PromptTuner(BaseTuner):
     def _create_and_replace(
         self, peft_config, adapter_name, target, target_name, parent, current_key, parameter_name=None
     ) -> None:
-        slot = next(name for name, path in self.model.prompt_slots.items() if path == current_key)
+        name = next(name for name, slot in self.model.prompt_slots.items() if slot.path == current_key)
         self.unmerge_adapter()
-        layer = self._own_layer(slot)
+        layer = self._own_layer(name)
         if layer is None:
-            classes = self.base_classes()
-            layer = self._new_layer(slot, target, like=next(self.model.parameters()))
-            layer.base_classes = classes if slot == CLASS_SLOT else None
+            slot, classes = self.model.prompt_slots[name], self.base_classes()
+            layer = self._new_layer(target, slot, like=next(self.model.parameters()))
+            layer.base_classes = classes if layer.holds_classes else None
             self._replace_module(parent, target_name, layer, target)
-        self._update_layer(layer, slot, adapter_name, peft_config)
+        self._update_layer(layer, adapter_name, peft_config)
 
     def _own_layer(self, slot: str) -> PromptLayer | None:
         """The layer of this method around a slot, which the layers of other methods may surround."""
-        module = self.model.get_submodule(self.model.prompt_slots[slot])
+        module = self.model.get_submodule(self.model.prompt_slots[slot].path)
         while isinstance(module, PromptLayer):
             if isinstance(module, self.layer_cls):
                 return module
@@ -167,7 +157,7 @@ class PromptTuner(BaseTuner):
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args, **kwargs) -> None:
         """As in PEFT; an adapter of another method is added by that method's tuner, as transformers would do it."""
         config = self.peft_config[adapter_name]
-        tuner_cls = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
+        tuner_cls = tuner_class(config.peft_type)
         if tuner_cls is type(self):
             # It is completed with what is known of this model; the caller may want the same for another one.
             self.peft_config[adapter_name] = copy.copy(config)
@@ -194,17 +184,25 @@ class PromptTuner(BaseTuner):
 
     @classmethod
     def _remap_adapter_state_dict_for_load(cls, model, config, adapter_name, state_dict):
-        """As in PEFT, after a look at names, shapes and values."""
+        """As in PEFT, after a look at names, shapes and values. What the adapter lacks is made of the tensors."""
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        own = {}
-        for path, layer in model.named_modules():
-            if isinstance(layer, PromptLayer):
-                own |= {
-                    f"{path}.{attribute}.{adapter_name}": getattr(layer, attribute)[adapter_name]
-                    for attribute in layer.adapter_layer_names + layer.other_param_names
-                    if adapter_name in getattr(layer, attribute)
-                }
-        check_adapter_tensors({name: tuple(tensor.shape) for name, tensor in own.items()}, remapped)
+        # a model whose adapters transformers has loaded lacks the prefix that a PeftModel gives to all its names
+        tensors = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in remapped.items()}
+        layers = [
+            (path.removeprefix(PEFT_PREFIX), layer)
+            for path, layer in model.named_modules()
+            if isinstance(layer, PromptLayer) and layer.has_adapter(adapter_name)
+        ]
+        expected = {
+            f"{path}.{attribute}.{adapter_name}": shape
+            for path, layer in layers
+            for attribute, shape in layer.tensor_shapes(adapter_name).items()
+        }
+        check_adapter_tensors(expected, tensors)
+        for path, layer in layers:
+            attributes = layer.tensor_shapes(adapter_name)
+            own = {attribute: tensors[f"{path}.{attribute}.{adapter_name}"] for attribute in attributes}
+            layer.load_tensors(adapter_name, own)
         return remapped
 
     # Using adapters
@@ -240,22 +238,23 @@ class PromptTuner(BaseTuner):
         super()._enable_adapter_layers(enabled)
         self._sync_classes(self._check_one(self.active_adapters) if enabled else None)
 
-    def _layers(self) -> list[PromptLayer]:
+    def prompt_layers(self) -> list[PromptLayer]:
+        """Of all methods."""
         return [module for module in self.model.modules() if isinstance(module, PromptLayer)]
 
     @contextmanager
     def zero_shot(self) -> Iterator[None]:
         """The base model with its own spatial prompts and the default embeddings of the active adapter's classes."""
-        merged = next((layer.merged_adapters[:] for layer in self._layers() if layer.merged), None)
+        merged = next((layer.merged_adapters[:] for layer in self.prompt_layers() if layer.merged), None)
         active = self.active_adapters
         if merged:
             self.unmerge_adapter()
-        for layer in self._layers():
+        for layer in self.prompt_layers():
             layer.zero_shot = True
         try:
             yield
         finally:
-            for layer in self._layers():
+            for layer in self.prompt_layers():
                 layer.zero_shot = False
             if merged:
                 # another one, if it was made the active one meanwhile
@@ -268,7 +267,7 @@ class PromptTuner(BaseTuner):
 
     def unmerge_adapter(self) -> None:
         """As in PEFT, without complaints about slots that nothing was merged into."""
-        for layer in self._layers():
+        for layer in self.prompt_layers():
             if layer.merged:
                 layer.unmerge()
 
@@ -282,14 +281,11 @@ class PromptTuner(BaseTuner):
             self.merge_adapter(adapter_names, safe_merge)
         # Nothing is left to merge: what the slots hold now stays there.
         model = super()._unload_and_optionally_merge(merge=False, progressbar=progressbar)
-        for slot, field in POINT_SLOTS.items():
-            if slot in model.prompt_slots and hasattr(getattr(model, "config", None), field):
-                points = model.get_submodule(model.prompt_slots[slot]).weight
-                setattr(model.config, field, None if points is None else points.shape[-2])
+        model.prompts_written()
         return model
 
 
-def check_adapter_tensors(expected: dict[str, tuple[int, ...]], tensors: dict[str, torch.Tensor]) -> None:
+def check_adapter_tensors(expected: dict[str, Shape], tensors: dict[str, torch.Tensor]) -> None:
     """
     Raises:
         AdapterError: tensors are missing or unknown, or have another shape or values that are not finite.
@@ -302,10 +298,10 @@ def check_adapter_tensors(expected: dict[str, tuple[int, ...]], tensors: dict[st
         raise AdapterError(f"the adapter's file holds {unknown[0]}, which its configuration has no use for")
     for name, shape in expected.items():
         found = tuple(tensors[name].shape)
-        if found != shape:
-            hint = " (one row a class, and one for the background)" if CLASS_SLOT in name else ""
+        if len(found) != len(shape) or any(wanted not in (None, side) for side, wanted in zip(found, shape)):
+            wanted = ", ".join("any" if side is None else str(side) for side in shape)
             raise AdapterError(
-                f"{name} has shape {found} in the adapter's file; configuration and base model need {shape}{hint}"
+                f"{name} has shape {found} in the adapter's file; configuration and base model need ({wanted})"
             )
         if not tensors[name].is_floating_point():
             raise AdapterError(f"{name} has the type {tensors[name].dtype} in the adapter's file; prompts are floats")

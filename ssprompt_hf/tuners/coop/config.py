@@ -3,7 +3,8 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import AdapterError
-from ..base.config import PromptPeftType, check_choice
+from ..base.config import check_choice
+from ..peft_compat import PromptPeftType
 from ..text.config import FROZEN, TextPromptConfig
 
 POSITIONS = ("end", "middle", "front")
@@ -57,6 +58,16 @@ class CoOpConfig(TextPromptConfig):
             self.num_context_tokens = len(self.prefix_token_ids)
 
     @property
+    def learned(self) -> str:
+        """See [`PromptConfig.learned`]."""
+        return "context words of the class names"
+
+    @property
+    def paper(self) -> str:
+        """See [`PromptConfig.paper`]."""
+        return "Learning to Prompt for Vision-Language Models"
+
+    @property
     def default_learning_rate(self) -> float:
         """See [`PromptConfig.default_learning_rate`]."""
         return 0.3
@@ -77,11 +88,13 @@ class CoOpConfig(TextPromptConfig):
         sources = words[:before] + [FROZEN] * len(name) + words[before:] + [FROZEN] * len(self.suffix_token_ids)
         return ids, sources
 
-    def initial_words(self, vocabulary: torch.Tensor | None, width: int) -> torch.Tensor:
+    def words_shape(self, width: int) -> tuple[int, ...]:
         """`(M, width)`, or `(K, M, width)` for a context of each class; see the base class."""
-        shape = (len(self.class_names),) * self.class_specific_context + (self.num_context_tokens, width)
+        return (len(self.class_names),) * self.class_specific_context + (self.num_context_tokens, width)
+
+    def initial_words(self, vocabulary: torch.Tensor | None, width: int) -> torch.Tensor | None:
+        """See the base class."""
+        shape = self.words_shape(width)
         if not self.prefix_token_ids:
             return torch.randn(shape) * self.init_std
-        if vocabulary is None:
-            return torch.full(shape, torch.nan)
-        return vocabulary[self.prefix_token_ids].expand(shape).clone()
+        return None if vocabulary is None else vocabulary[self.prefix_token_ids].expand(shape).clone()

@@ -7,7 +7,8 @@ class CoOpTuner(TextPromptTuner):
     CoOp, from "Learning to Prompt for Vision-Language Models": learned context words around the class names.
 
     The context runs through the frozen text encoder at every step of training. The adapter keeps the final class
-    embeddings besides, so that inference needs no text encoder; "background" keeps its default embedding.
+    embeddings besides, so that inference needs no text encoder; what a base model keeps fixed, as SEEM its
+    "background", keeps its default embedding.
 
     Args:
         model ([`torch.nn.Module`]): the model, which shows its prompt slots and its text encoder.

@@ -3,7 +3,8 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import AdapterError
-from ..base.config import PromptPeftType, check_choice
+from ..base.config import check_choice
+from ..peft_compat import PromptPeftType
 from ..text.config import FROZEN, TextPromptConfig
 
 WORDS_PER_CLASS = ("name", "one")
@@ -39,6 +40,16 @@ class LOCNConfig(TextPromptConfig):
             raise AdapterError(f"template is {self.template!r}; it needs exactly one {{}} for the class name")
 
     @property
+    def learned(self) -> str:
+        """See [`PromptConfig.learned`]."""
+        return "words for the classes"
+
+    @property
+    def paper(self) -> str:
+        """See [`PromptConfig.paper`]."""
+        return "Learning to Name Classes for Vision and Language Models"
+
+    @property
     def default_learning_rate(self) -> float:
         """See [`PromptConfig.default_learning_rate`]."""
         return 0.1
@@ -59,10 +70,14 @@ class LOCNConfig(TextPromptConfig):
         words = list(range(start, start + counts[index]))
         return ids, [FROZEN] * len(before) + words + [FROZEN] * len(after)
 
-    def initial_words(self, vocabulary: torch.Tensor | None, width: int) -> torch.Tensor:
+    def words_shape(self, width: int) -> tuple[int, ...]:
         """`(words, width)`, those of the first class first; see the base class."""
+        return sum(self._counts()), width
+
+    def initial_words(self, vocabulary: torch.Tensor | None, width: int) -> torch.Tensor | None:
+        """See the base class."""
         if vocabulary is None:
-            return torch.full((sum(self._counts()), width), torch.nan)
+            return None
         names = [vocabulary[ids] for ids in self.class_token_ids]
         if self.words_per_class == "one":
             names = [words.mean(dim=0, keepdim=True) for words in names]

@@ -7,7 +7,8 @@ class LOCNTuner(TextPromptTuner):
     LOCN, from "Learning to Name Classes for Vision and Language Models": learned word embeddings of the class names.
 
     They run through the frozen text encoder at every step of training. The adapter keeps the final class embeddings
-    besides, so that inference needs no text encoder; "background" keeps its default embedding.
+    besides, so that inference needs no text encoder; what a base model keeps fixed, as SEEM its "background", keeps
+    its default embedding.
 
     Args:
         model ([`torch.nn.Module`]): the model, which shows its prompt slots and its text encoder.

@@ -2,7 +2,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...errors import AdapterError
-from ..base.config import PromptConfig, PromptPeftType, check_choice
+from ...models.interface import KINDS
+from ..base.config import PromptConfig, check_choice
+from ..peft_compat import PromptPeftType
 
 SPATIAL_SOURCES = ("object_queries", "point_grid")
 INITIALISATIONS = ("default", "noise", "normal")
@@ -23,7 +25,8 @@ class SSPromptConfig(PromptConfig):
 
         z_hat = w * z + (1 - w) * e        (eq. 4 for spatial prompts, eq. 6 for semantic ones)
 
-    with one embedding `e` and one weight `w` per prompt. The "background" class keeps its default embedding.
+    with one embedding `e` and one weight `w` per prompt. What a base model keeps fixed, as SEEM its "background",
+    keeps its default embedding.
 
     The rows of the paper's Table 5 are choices of the first four fields. A weight without an embedding has nothing to
     weigh as long as `e = z`, so it needs another `init_embeddings`; `e` is then drawn once and kept as it is.
@@ -49,6 +52,8 @@ class SSPromptConfig(PromptConfig):
             `"noise"` is `z` plus, `"normal"` is nothing but, normal noise of `init_std`.
         init_std (`float`, *optional*, defaults to 0.02):
             Standard deviation of that noise.
+        weight_per_token (`bool`, *optional*, defaults to `False`):
+            Where a class is several token vectors (SAM 3): one semantic weight a token, in place of one a class.
         normalize_class_embeddings (`bool`, *optional*, defaults to `False`):
             Give fused class embeddings the length of the default ones.
 
@@ -66,6 +71,7 @@ class SSPromptConfig(PromptConfig):
     init_weight: float = 0.5
     init_embeddings: str = "default"
     init_std: float = 0.02
+    weight_per_token: bool = False
     normalize_class_embeddings: bool = False
 
     def __post_init__(self):
@@ -74,7 +80,7 @@ class SSPromptConfig(PromptConfig):
         check_choice("spatial_source", self.spatial_source, SPATIAL_SOURCES)
         check_choice("weight_range", self.weight_range, WEIGHT_RANGES)
         check_choice("init_embeddings", self.init_embeddings, INITIALISATIONS)
-        for kind in ("spatial", "semantic"):
+        for kind in KINDS:
             parts = self.learned_parts(kind)
             if parts.weight and not parts.embedding and self.init_embeddings == "default":
                 raise AdapterError(
@@ -96,9 +102,14 @@ class SSPromptConfig(PromptConfig):
             raise AdapterError(f"init_std is {self.init_std}; it must not be negative")
 
     @property
+    def learned(self) -> str:
+        """See [`PromptConfig.learned`]."""
+        return " and ".join(kind for kind in KINDS if any(self.learned_parts(kind))) + " prompts"
+
+    @property
     def method_name(self) -> str:
         """SSPrompt, or its spatial or semantic half alone."""
-        spatial, semantic = (any(self.learned_parts(kind)) for kind in ("spatial", "semantic"))
+        spatial, semantic = (any(self.learned_parts(kind)) for kind in KINDS)
         return "SSPrompt" if spatial and semantic else "SpaPrompt" if spatial else "SemPrompt"
 
     @property

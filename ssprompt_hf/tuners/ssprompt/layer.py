@@ -1,11 +1,12 @@
 import math
 
 import torch
-from peft.tuners._buffer_dict import BufferDict
 from torch import nn
 
 from ...errors import AdapterError
-from ..base.layer import LOAD_CLASSES, PromptLayer, root_mean_square
+from ...models.interface import PromptSlot
+from ..base.layer import PromptLayer, Shape, root_mean_square
+from ..peft_compat import BufferDict
 from .config import SSPromptConfig
 
 # Of the stored parameter of `w`, a logit: at a tenth of this a whole training would not bring it from 0.5 near 0 or 1.
@@ -16,103 +17,141 @@ class SSPromptLayer(PromptLayer):
     """
     A prompt slot with learned embeddings `e` and weights `w` beside its default prompts `z`.
 
-    Prompts are the second last dimension: `(N, D)`, or `(levels, N, D)` with one weight for all levels of a point. The
-    last `num_fixed` of them are not learned.
+    One weight a prompt, whatever else a prompt has: of `(N, D)` one a row, of `(levels, N, D)` one for all levels of a
+    point, of `(K, L, D)` one for all tokens of a class (or one a token, `weight_per_token`). The slot's fixed prompts
+    are not learned. A token that is all zeros is padding, and stays it.
 
     Args:
-        base_layer (`nn.Module`), like (`torch.Tensor`): see [`PromptLayer`].
-        kind (`str`): `"spatial"` or `"semantic"`.
+        base_layer (`nn.Module`), slot (`PromptSlot`), like (`torch.Tensor`): see [`PromptLayer`].
     """
 
     adapter_layer_names = ("ssprompt_embedding", "ssprompt_weight")
     other_param_names = ("ssprompt_default",)
 
-    def __init__(self, base_layer: nn.Module, like: torch.Tensor, kind: str):
-        super().__init__(base_layer, like)
-        self.kind = kind
-        self.holds_classes = kind == "semantic"
-        self.num_fixed = 1 if kind == "semantic" else 0  # "background" stays what it is
-        self.configs: dict[str, SSPromptConfig] = {}
+    def __init__(self, base_layer: nn.Module, slot: PromptSlot, like: torch.Tensor):
+        super().__init__(base_layer, slot, like)
         self.ssprompt_embedding = nn.ParameterDict()
         self.ssprompt_weight = nn.ParameterDict()
         self.ssprompt_default = BufferDict(persistent=True)
-
-    def has_adapter(self, adapter_name: str) -> bool:
-        return adapter_name in self.configs
+        self._shapes: dict[str, Shape] = {}  # of the default prompts of pending adapters
 
     def learning_rate_scale(self, adapter_name: str, parameter: str) -> float:
         """See [`PromptLayer.learning_rate_scale`]."""
         if parameter == "ssprompt_weight":
             return WEIGHT_RATE
-        return root_mean_square(self.default_prompt(adapter_name))
+        default = self.default_prompt(adapter_name)
+        return root_mean_square(default[_is_token(default)] if self._has_tokens(default) else default)
 
-    def update_layer(self, adapter_name: str, config: SSPromptConfig, default: torch.Tensor, store: bool) -> None:
+    def _has_tokens(self, prompts: torch.Tensor) -> bool:
+        """Whether a prompt is several token vectors, some of which may be padding."""
+        return self.holds_classes and prompts.ndim == self.slot.row_dim + 3
+
+    def _stores_default(self) -> bool:
+        """Whether an adapter keeps `z` itself; prompts that are part of the base model are there already."""
+        return not self.slot.is_part_of_model
+
+    def update_layer(
+        self, adapter_name: str, config: SSPromptConfig, default: torch.Tensor | None, shape: Shape
+    ) -> None:
         """
         Add an adapter.
 
         Args:
             adapter_name: its name.
             config: its configuration.
-            default: `z`, which gives the shape and, if it is stored, the values; NaN where they are not known yet.
-            store: whether the adapter keeps `z` itself; otherwise it is the slot's.
+            default: `z`; None if it is still to come, by `load_tensors` or `set_default_prompt`.
+            shape: of `z`.
         """
         self.configs[adapter_name] = config
-        # Adapters are float32 at least: they are small, and half precision would lose the steps of training.
+        parts = config.learned_parts(self.slot.kind)
+        if any(parts) and not parts.embedding:
+            self.frozen_peft_weight_names[adapter_name] = ("ssprompt_embedding",)
+        if default is None:
+            self.pending.add(adapter_name)
+            self._shapes[adapter_name] = shape
+            return
         default = default.detach().to(torch.promote_types(default.dtype, torch.float32))
-        if store:
+        if self._stores_default():
             self.ssprompt_default[adapter_name] = default.clone()
-            self._unchecked_defaults.add(adapter_name)
-        parts = config.learned_parts(self.kind)
         if not any(parts):
             return
         self.ssprompt_embedding[adapter_name] = nn.Parameter(self._initial_embedding(config, default))
         if parts.weight:
-            count = self.ssprompt_embedding[adapter_name].shape[-2]
             initial = config.init_weight
             if config.weight_range == "unit":
                 initial = math.log(initial / (1 - initial))
-            self.ssprompt_weight[adapter_name] = nn.Parameter(default.new_full((count,), initial))
-        if not parts.embedding:
-            self.frozen_peft_weight_names[adapter_name] = ("ssprompt_embedding",)
+            embedding = self.ssprompt_embedding[adapter_name]
+            count = embedding.shape[self.slot.row_dim : self.slot.row_dim + self._weight_dims(config, embedding)]
+            self.ssprompt_weight[adapter_name] = nn.Parameter(default.new_full(count, initial))
+
+    def _weight_dims(self, config: SSPromptConfig, embedding: torch.Tensor) -> int:
+        return 2 if config.weight_per_token and self._has_tokens(embedding) else 1
 
     def _initial_embedding(self, config: SSPromptConfig, default: torch.Tensor) -> torch.Tensor:
-        learned = default[..., : default.shape[-2] - self.num_fixed, :]
+        learned, _ = self._split(default)
         if config.init_embeddings == "default":
             return learned.clone()
         noise = torch.randn_like(learned) * config.init_std
+        if self._has_tokens(learned):
+            noise = noise * _is_token(learned)[..., None]
         return noise if config.init_embeddings == "normal" else learned + noise
+
+    def _split(self, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The prompts that can be learned, and the fixed ones."""
+        dim = self.slot.row_dim
+        return prompts.tensor_split([prompts.shape[dim] - self.slot.num_fixed], dim=dim)
+
+    def tensor_shapes(self, adapter_name: str) -> dict[str, Shape]:
+        """See [`PromptLayer.tensor_shapes`]."""
+        if adapter_name not in self.pending:
+            return super().tensor_shapes(adapter_name)
+        config, shape, dim = self.configs[adapter_name], self._shapes[adapter_name], self.slot.row_dim
+        shapes: dict[str, Shape] = {"ssprompt_default": shape} if self._stores_default() else {}
+        parts = config.learned_parts(self.slot.kind)
+        if any(parts):
+            rows = shape[dim] - self.slot.num_fixed
+            shapes["ssprompt_embedding"] = (*shape[:dim], rows, *shape[dim + 1 :])
+            if parts.weight:
+                has_tokens = self.holds_classes and len(shape) == dim + 3
+                shapes["ssprompt_weight"] = (rows, None) if config.weight_per_token and has_tokens else (rows,)
+        return shapes
 
     @torch.no_grad()
     def set_default_prompt(self, adapter_name: str, default: torch.Tensor) -> None:
-        """Replace the stored `z`, and begin again with the embeddings that the configuration starts from it.
+        """Replace the stored `z`, or give it to a pending adapter, and begin again with the embeddings that the
+        configuration starts from it.
 
         Raises:
             AdapterError: another shape than the adapter was made for, or values that are not finite.
         """
-        stored = self.ssprompt_default[adapter_name]
-        if default.shape != stored.shape or not default.isfinite().all():
+        is_stored = adapter_name in self.ssprompt_default
+        shape = tuple(self.ssprompt_default[adapter_name].shape) if is_stored else self._shapes[adapter_name]
+        fits = default.ndim == len(shape) and all(wanted in (None, side) for side, wanted in zip(default.shape, shape))
+        if not fits or not default.isfinite().all():
+            wanted = ", ".join("any" if side is None else str(side) for side in shape)
             raise AdapterError(
-                f"adapter {adapter_name!r} needs finite default prompts of shape {tuple(stored.shape)}, got "
-                f"{'values that are not finite' if default.shape == stored.shape else tuple(default.shape)}"
+                f"adapter {adapter_name!r} needs finite default prompts of shape ({wanted}), got "
+                f"{'values that are not finite' if fits else tuple(default.shape)}"
             )
-        self.ssprompt_default[adapter_name] = default.detach().to(stored).clone()
+        default = default.detach().to(self.reference.device, self.adapter_dtype, copy=True)
+        if not is_stored:
+            self.update_layer(adapter_name, self.configs[adapter_name], default, shape)
+            self.pending.discard(adapter_name)
+            return
+        self.ssprompt_default[adapter_name] = default
         if adapter_name in self.ssprompt_embedding:
             embedding = self.ssprompt_embedding[adapter_name]
             embedding.copy_(self._initial_embedding(self.configs[adapter_name], default.to(embedding)))
 
     def default_prompt(self, adapter_name: str) -> torch.Tensor:
-        """See [`PromptLayer.default_prompt`]; stored ones are looked at before their first use."""
-        if adapter_name not in self.ssprompt_default:
-            return self.base_prompt
-        remedy = LOAD_CLASSES
-        if self.kind == "spatial":
-            remedy = "set them with set_point_tokens, or load them with the adapter's files"
-        return self._checked_default(adapter_name, self.ssprompt_default[adapter_name], self.kind, remedy)
+        """See [`PromptLayer.default_prompt`]."""
+        self._check_not_pending(adapter_name)
+        return self.ssprompt_default[adapter_name] if self._stores_default() else self.base_prompt
 
     def prompt_weights(self, adapter_name: str) -> torch.Tensor | float | None:
         """
-        The weights `w` of the default prompts: `(N,)`, one number if they are not learned, `None` if the adapter
-        learns nothing of this kind.
+        The weights `w` of the default prompts: `(N,)`, or `(K, L)` with one a token; one number if they are not
+        learned, `None` if the adapter learns nothing of this kind.
         """
         if adapter_name not in self.ssprompt_embedding:
             return None
@@ -130,20 +169,27 @@ class SSPromptLayer(PromptLayer):
             return default
         embedding = self.ssprompt_embedding[adapter_name]
         default = default.to(embedding.dtype)
-        learned, fixed = default.tensor_split([embedding.shape[-2]], dim=-2)
+        learned, fixed = self._split(default)
         own = 1 - weight
-        fused = learned + (own[:, None] if isinstance(own, torch.Tensor) else own) * (embedding - learned)
-        if self.kind == "semantic" and self.configs[adapter_name].normalize_class_embeddings:
+        if isinstance(own, torch.Tensor):
+            own = own.view(*own.shape, *[1] * (embedding.ndim - self.slot.row_dim - own.ndim))
+        fused = learned + own * (embedding - learned)
+        if self.holds_classes and self.configs[adapter_name].normalize_class_embeddings:
             # The ratio of equal numbers is exactly 1, so this too leaves an untrained adapter as it is.
             tiny = torch.finfo(fused.dtype).tiny
             length, wanted = (x.norm(dim=-1, keepdim=True).clamp(min=tiny) for x in (fused, learned))
             fused = fused * (wanted / length)
-        return torch.cat([fused, fixed], dim=-2)
+        return torch.cat([fused, fixed], dim=self.slot.row_dim)
 
     def delete_adapter(self, adapter_name: str) -> None:
         """As in PEFT."""
-        self.configs.pop(adapter_name, None)
+        self._shapes.pop(adapter_name, None)
         super().delete_adapter(adapter_name)
 
     def __repr__(self) -> str:
         return "ssprompt." + super().__repr__()
+
+
+def _is_token(prompts: torch.Tensor) -> torch.Tensor:
+    """bool `(K, L)` of `(K, L, D)`: what is no padding."""
+    return (prompts != 0).any(-1)

@@ -1,13 +1,9 @@
 import torch
-from torch import nn
 
 from ...errors import AdapterError
-from ..base.layer import PromptLayer
-from ..base.model import CLASS_SLOT, PromptTuner
+from ..base.model import PromptTuner
 from .config import SSPromptConfig
 from .layer import SSPromptLayer
-
-NUM_LEVELS = 3  # feature maps that the decoder looks at, each with tokens of its own
 
 
 class SSPromptTuner(PromptTuner):
@@ -38,9 +34,10 @@ class SSPromptTuner(PromptTuner):
     def _slots(self, config: SSPromptConfig) -> list[str]:
         slots = []
         if any(config.learned_parts("spatial")):
-            slots.append("object_queries" if config.spatial_source == "object_queries" else "point_tokens")
+            slots.append(self.model.spatial_slot(config.spatial_source))
         if config.class_names is not None:
-            slots.append(CLASS_SLOT)  # even if not learned, so that each adapter brings its classes along
+            # even if not learned, so that each adapter brings its classes along
+            slots.append(self.model.semantic_slot)
         elif any(config.learned_parts("semantic")):
             raise AdapterError(
                 "semantic prompts need class names, and the base model has none: call "
@@ -48,32 +45,31 @@ class SSPromptTuner(PromptTuner):
             )
         return slots
 
-    def _new_layer(self, slot: str, base_layer: nn.Module, like: torch.Tensor) -> SSPromptLayer:
-        return SSPromptLayer(base_layer, like, kind="semantic" if slot == CLASS_SLOT else "spatial")
-
-    def _update_layer(self, layer: PromptLayer, slot: str, adapter_name: str, config: SSPromptConfig) -> None:
-        if slot == CLASS_SLOT:
+    def _update_layer(self, layer: SSPromptLayer, adapter_name: str, config: SSPromptConfig) -> None:
+        if layer.holds_classes:
             default = self._class_rows(config)
-        elif slot == "point_tokens":
-            width = self.model.get_submodule(self.model.prompt_slots["object_queries"]).weight.shape[-1]
-            default = layer.reference.new_full((NUM_LEVELS, config.point_grid_size**2, width), torch.nan)
-        else:
+            shape = self.model.semantic_shape(len(config.class_names)) if default is None else tuple(default.shape)
+        elif layer.slot.is_part_of_model:
             default = layer.base_prompt
-        layer.update_layer(adapter_name, config, default, store=slot != "object_queries")
+            shape = tuple(default.shape)
+        else:
+            # tokens of a grid of points depend on images: they are set later, or come from the adapter's files
+            default, shape = None, (*[None] * layer.slot.row_dim, config.point_grid_size**2, None)
+        layer.update_layer(adapter_name, config, default, shape)
 
     def set_point_tokens(self, tokens: torch.Tensor, adapter_name: str | None = None) -> None:
         """
         Set the default spatial prompts of an adapter with `spatial_source="point_grid"`, before training.
 
         Args:
-            tokens: `(3, point_grid_size**2, hidden_dim)`, from [`point_grid_tokens`].
+            tokens: from [`point_grid_tokens`], in SEEM `(3, point_grid_size**2, hidden_dim)`.
             adapter_name: by default the active adapter.
 
         Raises:
             AdapterError: another shape, values that are not finite, or an adapter without a point grid.
         """
         adapter_name = adapter_name or self._check_one(self.active_adapters)
-        layer = self._own_layer("point_tokens")
+        layer = self._own_layer(self.model.spatial_slot("point_grid"))
         if layer is None or not layer.has_adapter(adapter_name):
             raise AdapterError(f"adapter {adapter_name!r} learns no point grid: its spatial_source is object_queries")
         layer.set_default_prompt(adapter_name, tokens)

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import torch
 
 from ...errors import AdapterError
+from ...models.interface import DEFAULT_TEMPLATE
+from ...utils.names import clean_class_name
 from ..base.config import PromptConfig
 
-DEFAULT_TEMPLATE = "a photo of a {}."
 FROZEN = -1
 
 
@@ -80,7 +81,7 @@ class TextPromptConfig(PromptConfig):
 
         Args:
             class_names: without "background", which keeps its default embedding.
-            tokenizer: of the text encoder, or a `SeemProcessor`.
+            tokenizer: of the text encoder, or a processor that has it.
             template: a sentence with one `{}`, for what the configuration does not say itself.
 
         Returns:
@@ -89,9 +90,6 @@ class TextPromptConfig(PromptConfig):
         Raises:
             AdapterError: the tokens of a name change with what surrounds it.
         """
-        # Imported here: the package of the models imports this one, so that its models know the methods.
-        from ...models.seem.text_encoder import clean_class_name
-
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         before, after = self._surroundings(template)
 
@@ -123,13 +121,17 @@ class TextPromptConfig(PromptConfig):
         """Tokens and sources (see [`TextLayout`]) of one class, without start and end."""
         raise NotImplementedError
 
-    def initial_words(self, vocabulary: torch.Tensor | None, width: int) -> torch.Tensor:
+    def words_shape(self, width: int) -> tuple[int, ...]:
+        """Of the learned words, for a text encoder of such a width."""
+        raise NotImplementedError
+
+    def initial_words(self, vocabulary: torch.Tensor | None, width: int) -> torch.Tensor | None:
         """
-        The learned words before training, `(..., width)`, float.
+        The learned words before training, float, of `words_shape`; None if they start from the vocabulary and that is
+        not there.
 
         Args:
-            vocabulary: `(V, width)`, the word embeddings; None if the text encoder is not there, so that words that
-                start from it are NaN until they are loaded.
+            vocabulary: `(V, width)`, the word embeddings; None if the text encoder is not there.
             width: of the text encoder.
         """
         raise NotImplementedError

@@ -1,11 +1,12 @@
-"""The slot of class embeddings, for methods that learn words in front of a frozen text encoder."""
+"""The slot of semantic prompts, for methods that learn words in front of a frozen text encoder."""
 
 import torch
-from peft.tuners._buffer_dict import BufferDict
 from torch import nn
 
 from ...errors import AdapterError
-from ..base.layer import LOAD_CLASSES, PromptLayer, root_mean_square
+from ...models.interface import PromptableModel, PromptSlot
+from ..base.layer import PromptLayer, Shape, root_mean_square
+from ..peft_compat import BufferDict
 from .config import TextLayout, TextPromptConfig
 
 NO_TEXT_ENCODER = (
@@ -16,31 +17,30 @@ NO_TEXT_ENCODER = (
 
 class TextPromptLayer(PromptLayer):
     """
-    Class embeddings that the frozen text encoder makes of prompts with learned words.
+    Semantic prompts that the frozen text encoder makes of sentences with learned words.
 
     While words are trained the text encoder runs at every step, with gradient. What it made of the present words is
-    kept beside them and saved with them, so that inference needs no text encoder. "background" keeps its default
-    embedding: it stands for "no object", of which a sentence says nothing.
+    kept beside them and saved with them, so that inference needs no text encoder. The slot's fixed prompts keep their
+    default: SEEM's "background" stands for "no object", of which a sentence says nothing.
 
-    A subclass names, in this order, its learned words in `adapter_layer_names`, and its class embeddings `(K, P)` and
-    the default ones `(K + 1, P)` in `other_param_names`.
+    A subclass names, in this order, its learned words in `adapter_layer_names`, and its semantic prompts and the
+    default ones in `other_param_names`.
 
     Args:
-        base_layer (`nn.Module`), like (`torch.Tensor`): see [`PromptLayer`].
-        model (`nn.Module`): the base model, which shows its text encoder by `get_text_model()`.
+        base_layer (`nn.Module`), slot (`PromptSlot`), like (`torch.Tensor`): see [`PromptLayer`].
+        model (`PromptableModel`): the base model, which has the text encoder.
     """
 
-    def __init__(self, base_layer: nn.Module, like: torch.Tensor, model: nn.Module):
-        super().__init__(base_layer, like)
-        self.holds_classes = True
-        self.configs: dict[str, TextPromptConfig] = {}
+    def __init__(self, base_layer: nn.Module, slot: PromptSlot, like: torch.Tensor, model: PromptableModel):
+        super().__init__(base_layer, slot, like)
         self._model = [model]  # in a list: the model holds this layer and must not become a part of it
         setattr(self, self.adapter_layer_names[0], nn.ParameterDict())
         for name in self.other_param_names:
             setattr(self, name, BufferDict(persistent=True))
         self.layouts = nn.ModuleDict()
-        # The words that the kept class embeddings were made of.
+        # The words that the kept semantic prompts were made of.
         self.encoded_words = BufferDict(persistent=False)
+        self._shapes: dict[str, Shape] = {}  # of the default prompts
         self.register_state_dict_pre_hook(_encode_before_saving)
 
     @property
@@ -50,84 +50,106 @@ class TextPromptLayer(PromptLayer):
 
     @property
     def embeddings(self) -> BufferDict:
-        """What the text encoder made of them, `(K, P)`."""
+        """What the text encoder made of them, in SEEM `(K, P)`."""
         return getattr(self, self.other_param_names[0])
 
     @property
     def defaults(self) -> BufferDict:
-        """The default class embeddings, `(K + 1, P)`."""
+        """The default semantic prompts, in SEEM `(K + 1, P)`."""
         return getattr(self, self.other_param_names[1])
 
     def learning_rate_scale(self, adapter_name: str, parameter: str) -> float:
         """See [`PromptLayer.learning_rate_scale`]: that of the vocabulary."""
-        text_model = self._text_model()
-        if text_model is None:
+        return root_mean_square(self._vocabulary(adapter_name).weight)
+
+    def _vocabulary(self, adapter_name: str) -> nn.Embedding:
+        vocabulary = self._model[0].word_embeddings()
+        if vocabulary is None:
             raise AdapterError(NO_TEXT_ENCODER.format(adapter_name))
-        return root_mean_square(text_model.get_input_embeddings().weight)
+        return vocabulary
 
-    def has_adapter(self, adapter_name: str) -> bool:
-        return adapter_name in self.configs
-
-    def update_layer(self, adapter_name: str, config: TextPromptConfig, default: torch.Tensor, width: int) -> None:
+    def update_layer(
+        self,
+        adapter_name: str,
+        config: TextPromptConfig,
+        default: torch.Tensor | None,
+        shape: Shape,
+        width: int,
+    ) -> None:
         """
         Add an adapter.
 
         Args:
             adapter_name: its name.
             config: its configuration, with tokens.
-            default: the default class embeddings `(K + 1, P)`; NaN where they are not known yet.
+            default: the default semantic prompts; None where they are still to come.
+            shape: theirs.
             width: of the text encoder.
         """
-        self.configs[adapter_name] = config
-        # Adapters are float32 at least: they are small, and half precision would lose the steps of training.
+        self.configs[adapter_name], self._shapes[adapter_name] = config, shape
+        layout = {name: tensor.to(self.reference.device) for name, tensor in config.layout()._asdict().items()}
+        self.layouts[adapter_name] = BufferDict(layout, persistent=False)
+        vocabulary = self._model[0].word_embeddings()
+        words = config.initial_words(None if vocabulary is None else vocabulary.weight.detach(), width)
+        if default is None or words is None:
+            self.pending.add(adapter_name)
+            return
         default = default.detach().to(torch.promote_types(default.dtype, torch.float32))
         self.defaults[adapter_name] = default.clone()
-        self._unchecked_defaults.add(adapter_name)
-        self.embeddings[adapter_name] = torch.full_like(default[:-1], torch.nan)
-        text_model = self._text_model()
-        vocabulary = None if text_model is None else text_model.get_input_embeddings().weight.detach()
-        self.words[adapter_name] = nn.Parameter(config.initial_words(vocabulary, width).to(default))
-        layout = {name: tensor.to(default.device) for name, tensor in config.layout()._asdict().items()}
-        self.layouts[adapter_name] = BufferDict(layout, persistent=False)
+        self.words[adapter_name] = nn.Parameter(words.to(default))
+
+    def tensor_shapes(self, adapter_name: str) -> dict[str, Shape]:
+        """See [`PromptLayer.tensor_shapes`]."""
+        words, (embeddings, defaults) = self.adapter_layer_names[0], self.other_param_names
+        shape, dim = self._shapes[adapter_name], self.slot.row_dim
+        width = self._model[0].text_width
+        return {
+            words: self.configs[adapter_name].words_shape(width),
+            # of sentences: with another number of tokens than the default ones, where prompts have several
+            embeddings: (*shape[:dim], shape[dim] - self.slot.num_fixed, *[None] * (len(shape) - dim - 2), shape[-1]),
+            defaults: shape,
+        }
 
     def default_prompt(self, adapter_name: str) -> torch.Tensor:
         """See [`PromptLayer.default_prompt`]."""
-        return self._checked_default(adapter_name, self.defaults[adapter_name], "semantic", LOAD_CLASSES)
+        self._check_not_pending(adapter_name)
+        return self.defaults[adapter_name]
 
     def adapter_prompt(self, adapter_name: str) -> torch.Tensor:
-        """`(K + 1, P)`; see [`PromptLayer.adapter_prompt`]."""
-        background = self.default_prompt(adapter_name)[-1:]
+        """Of the learned sentences, and the slot's fixed ones; see [`PromptLayer.adapter_prompt`]."""
+        default = self.default_prompt(adapter_name)
         if torch.is_grad_enabled() and self.words[adapter_name].requires_grad:
             embeddings = self.encode(adapter_name)
         else:
             embeddings = self.encoded(adapter_name)
-        return torch.cat([embeddings.to(background.dtype), background])
+        embeddings = embeddings.to(default.dtype)
+        if self.slot.num_fixed == 0:
+            return embeddings
+        dim = self.slot.row_dim
+        return torch.cat([embeddings, default.narrow(dim, -self.slot.num_fixed, self.slot.num_fixed)], dim=dim)
 
     def encode(self, adapter_name: str) -> torch.Tensor:
         """
-        Class embeddings `(K, P)`, unit vectors, from the text encoder, with gradient to the learned words.
+        Semantic prompts from the text encoder, with gradient to the learned words.
 
         Raises:
             AdapterError: the base model has no text encoder.
         """
-        text_model = self._text_model()
-        if text_model is None:
-            raise AdapterError(NO_TEXT_ENCODER.format(adapter_name))
+        vocabulary = self._vocabulary(adapter_name)
         layout = TextLayout(**dict(self.layouts[adapter_name].items()))
         words = self.words[adapter_name].flatten(0, -2)
-        inputs = text_model.get_input_embeddings()(layout.token_ids)
+        inputs = vocabulary(layout.token_ids)
         # By index: `sources` is the same at every step, and clamping makes the frozen places harmless.
         learned = words.to(inputs.dtype)[layout.sources.clamp(min=0)]
         inputs = torch.where(layout.sources[..., None] >= 0, learned, inputs)
-        text_embeds = text_model(inputs_embeds=inputs, end_positions=layout.ends).text_embeds
-        return text_model.class_embeddings(text_embeds[:, None])
+        return self._model[0].encode_words(inputs, layout.ends)
 
     @torch.no_grad()
     def encoded(self, adapter_name: str) -> torch.Tensor:
-        """The kept class embeddings `(K, P)`, made anew if the words have changed since."""
+        """The kept semantic prompts, made anew if the words have changed since."""
         words = self.words[adapter_name]
         if not self._is_encoded(adapter_name):
-            self.embeddings[adapter_name] = self.encode(adapter_name).to(self.embeddings[adapter_name])
+            self.embeddings[adapter_name] = self.encode(adapter_name).to(self.defaults[adapter_name])
             self.encoded_words[adapter_name] = words.detach().clone()
         return self.embeddings[adapter_name]
 
@@ -137,21 +159,19 @@ class TextPromptLayer(PromptLayer):
             return adapter_name in self.encoded_words  # frozen words do not change, and a comparison breaks the graph
         return adapter_name in self.encoded_words and torch.equal(self.encoded_words[adapter_name], words)
 
-    def _text_model(self) -> nn.Module | None:
-        return self._model[0].get_text_model()
-
     def _load_from_state_dict(self, state_dict, prefix, *args):
         super()._load_from_state_dict(state_dict, prefix, *args)
         for name in self.configs:
             words = state_dict.get(f"{prefix}{self.adapter_layer_names[0]}.{name}")
             if words is not None and f"{prefix}{self.other_param_names[0]}.{name}" in state_dict:
                 # The embeddings in a file are those of the words in it.
-                own = self.words[name]
-                self.encoded_words[name] = words.detach().to(self.defaults[name].device, own.dtype, copy=True)
+                self.encoded_words[name] = words.detach().to(
+                    self.words[name].device, self.words[name].dtype, copy=True
+                )
 
     def delete_adapter(self, adapter_name: str) -> None:
         """As in PEFT."""
-        self.configs.pop(adapter_name, None)
+        self._shapes.pop(adapter_name, None)
         for tensors in (self.layouts, self.encoded_words):
             if adapter_name in tensors:
                 del tensors[adapter_name]
@@ -160,14 +180,14 @@ class TextPromptLayer(PromptLayer):
 
 def _encode_before_saving(layer: TextPromptLayer, prefix: str, keep_vars: bool) -> None:
     """What is saved must fit together: embeddings of words that have changed are made anew."""
-    for name in layer.configs:
+    for name in set(layer.configs) - layer.pending:
         words = layer.words[name]
         if words.is_meta or layer._is_encoded(name):
             continue
-        if layer._text_model() is not None:
+        if layer._model[0].word_embeddings() is not None:
             layer.encoded(name)
         elif name in layer.encoded_words:
             raise AdapterError(
-                f"the words of adapter {name!r} were trained, but the text encoder that makes class embeddings of "
-                "them is gone: save the adapter before drop_text_model()"
+                f"the words of adapter {name!r} were trained, but the text encoder that makes semantic prompts of "
+                "them is gone: save the adapter before drop_text_encoder()"
             )

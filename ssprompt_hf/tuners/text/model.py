@@ -4,15 +4,15 @@ import torch
 from torch import nn
 
 from ...errors import AdapterError
-from ...models.seem.pretrained import resolve_base_model
-from ..base.layer import PromptLayer
-from ..base.model import CLASS_SLOT, PromptTuner
-from .config import DEFAULT_TEMPLATE, TextPromptConfig
+from ...models.interface import PromptSlot
+from ..base.model import PromptTuner
+from .config import TextPromptConfig
 from .layer import TextPromptLayer
+from .tokenizer import load_tokenizer
 
 
 class TextPromptTuner(PromptTuner):
-    """Wraps the slot of class embeddings, and finds the tokens of the class names."""
+    """Wraps the slot of semantic prompts, and finds the tokens of the class names."""
 
     layer_cls: type[TextPromptLayer]
 
@@ -22,21 +22,19 @@ class TextPromptTuner(PromptTuner):
                 "words are learned for classes, and the base model has none: call "
                 "model.set_class_names(names, tokenizer) first"
             )
-        return [CLASS_SLOT]
+        return [self.model.semantic_slot]
 
     def _prepare_adapter_config(self, peft_config: TextPromptConfig, model_config: dict) -> TextPromptConfig:
         config = super()._prepare_adapter_config(peft_config, model_config)
-        if not hasattr(self.model, "get_text_model"):
-            raise AdapterError(f"{type(self.model).__name__} shows no text encoder (get_text_model)")
         if config.class_token_ids is None:
-            if self.model.get_text_model() is None:
+            if self.model.word_embeddings() is None:
                 raise AdapterError(
                     f"{config.method_name} learns words in front of the text encoder, which the base model was loaded "
                     "without: load it with use_text_model=True"
                 )
             tokenizer = load_tokenizer(config.tokenizer_name or getattr(self.model, "name_or_path", ""))
-            config.tokenize(config.class_names, tokenizer, default_template(self.model))
-        limit = self.model.config.text_config.max_position_embeddings
+            config.tokenize(config.class_names, tokenizer, self.model.class_template)
+        limit = self.model.max_text_tokens
         ends = config.layout().ends
         if int(ends.max()) >= limit:
             name = config.class_names[int(ends.argmax())]
@@ -46,42 +44,10 @@ class TextPromptTuner(PromptTuner):
             )
         return config
 
-    def _new_layer(self, slot: str, base_layer: nn.Module, like: torch.Tensor) -> TextPromptLayer:
-        return self.layer_cls(base_layer, like, self.model)
+    def _new_layer(self, base_layer: nn.Module, slot: PromptSlot, like: torch.Tensor) -> TextPromptLayer:
+        return self.layer_cls(base_layer, slot, like, self.model)
 
-    def _update_layer(self, layer: PromptLayer, slot: str, adapter_name: str, config: TextPromptConfig) -> None:
-        width = self.model.config.text_config.hidden_size
-        layer.update_layer(adapter_name, config, self._class_rows(config), width)
-
-
-def default_template(model: nn.Module) -> str:
-    """The template that the base model's own class embeddings are made with, if there is only one."""
-    templates = getattr(model.config, "prompt_templates", None)
-    return templates[0] if templates and len(templates) == 1 else DEFAULT_TEMPLATE
-
-
-def load_tokenizer(name: str, **access):
-    """
-    The tokenizer of a base model.
-
-    Args:
-        name: a folder, Hub id or base-model name.
-        access: `cache_dir`, `token`, `local_files_only`, as for transformers' models.
-
-    Raises:
-        AdapterError: there is none.
-    """
-    from transformers import AutoTokenizer
-
-    remedy = (
-        "set tokenizer_name to a folder or Hub id, or fill in the tokens by "
-        "config.tokenize(class_names, tokenizer) before the adapter is made"
-    )
-    if not name:
-        raise AdapterError(f"the base model does not say where its tokenizer is: {remedy}")
-    try:
-        folder = resolve_base_model(name, **access)
-        return AutoTokenizer.from_pretrained(folder, **(access if folder == name else {}))
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise AdapterError(f"no tokenizer was found at {name!r} ({reason}): {remedy}") from error
+    def _update_layer(self, layer: TextPromptLayer, adapter_name: str, config: TextPromptConfig) -> None:
+        default = self._class_rows(config)
+        shape = self.model.semantic_shape(len(config.class_names)) if default is None else tuple(default.shape)
+        layer.update_layer(adapter_name, config, default, shape, self.model.text_width)

@@ -1,7 +1,8 @@
 from dataclasses import dataclass
 
 from ...errors import AdapterError
-from ..base.config import PromptConfig, PromptPeftType
+from ..base.config import PromptConfig
+from ..peft_compat import PromptPeftType
 
 
 @dataclass
@@ -27,6 +28,11 @@ class VSPLConfig(PromptConfig):
         self.peft_type = PromptPeftType.VSPL
         if self.point_grid_size < 1:
             raise AdapterError(f"point_grid_size is {self.point_grid_size}; it must be at least 1")
+
+    @property
+    def learned(self) -> str:
+        """See [`PromptConfig.learned`]."""
+        return "coordinates of spatial prompts"
 
     @property
     def default_learning_rate(self) -> float:

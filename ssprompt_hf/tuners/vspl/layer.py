@@ -1,8 +1,10 @@
 import torch
-from peft.tuners._buffer_dict import BufferDict
 from torch import nn
 
-from ..base.layer import LOAD_CLASSES, PromptLayer
+from ...models.interface import PromptSlot
+from ..base.layer import PromptLayer, Shape
+from ..peft_compat import BufferDict
+from .config import VSPLConfig
 
 
 def grid_coordinates(grid_size: int) -> torch.Tensor:
@@ -14,45 +16,57 @@ def grid_coordinates(grid_size: int) -> torch.Tensor:
 
 class VSPLLayer(PromptLayer):
     """
-    The slot of point coordinates, with learned ones; or that of class embeddings, where nothing is learned but the
+    The slot of point coordinates, with learned ones; or that of semantic prompts, where nothing is learned but the
     adapter's classes are kept.
 
     Points are stored as logits, so that whatever a step of training does they stay inside the image.
 
     Args:
-        base_layer (`nn.Module`), like (`torch.Tensor`): see [`PromptLayer`].
-        holds_classes (`bool`): which of the two slots it is.
+        base_layer (`nn.Module`), slot (`PromptSlot`), like (`torch.Tensor`): see [`PromptLayer`].
     """
 
     adapter_layer_names = ("vspl_logits",)
     other_param_names = ("vspl_default",)
 
-    def __init__(self, base_layer: nn.Module, like: torch.Tensor, holds_classes: bool):
-        super().__init__(base_layer, like)
-        self.holds_classes = holds_classes
+    def __init__(self, base_layer: nn.Module, slot: PromptSlot, like: torch.Tensor):
+        super().__init__(base_layer, slot, like)
         self.vspl_logits = nn.ParameterDict()
         self.vspl_default = BufferDict(persistent=True)
+        self._shapes: dict[str, Shape] = {}  # of the default prompts of pending adapters
 
-    def update_points(self, adapter_name: str, grid_size: int) -> None:
-        """Add an adapter with a regular grid of `grid_size**2` points."""
-        dtype = torch.promote_types(self.reference.dtype, torch.float32)
-        logits = grid_coordinates(grid_size).to(self.reference.device, dtype).logit()
+    def update_points(self, adapter_name: str, config: VSPLConfig) -> None:
+        """Add an adapter with a regular grid of points."""
+        self.configs[adapter_name] = config
+        coordinates = grid_coordinates(config.point_grid_size)
+        logits = coordinates.to(self.reference.device, self.adapter_dtype).logit()
         self.vspl_logits[adapter_name] = nn.Parameter(logits)
 
-    def update_classes(self, adapter_name: str, default: torch.Tensor) -> None:
-        """Add an adapter with its default class embeddings `(K + 1, P)`; NaN where they are not known yet."""
-        default = default.detach().to(torch.promote_types(default.dtype, torch.float32))
-        self.vspl_default[adapter_name] = default.clone()
-        self._unchecked_defaults.add(adapter_name)
+    def update_classes(
+        self, adapter_name: str, config: VSPLConfig, default: torch.Tensor | None, shape: Shape
+    ) -> None:
+        """Add an adapter with its default semantic prompts of such a shape; None where they are still to come."""
+        self.configs[adapter_name] = config
+        if default is None:
+            self.pending.add(adapter_name)
+            self._shapes[adapter_name] = shape
+            return
+        self.vspl_default[adapter_name] = (
+            default.detach().to(torch.promote_types(default.dtype, torch.float32)).clone()
+        )
+
+    def tensor_shapes(self, adapter_name: str) -> dict[str, Shape]:
+        """See [`PromptLayer.tensor_shapes`]."""
+        if adapter_name not in self.pending:
+            return super().tensor_shapes(adapter_name)
+        return {"vspl_default": self._shapes[adapter_name]}
 
     def default_prompt(self, adapter_name: str) -> torch.Tensor | None:
         """See [`PromptLayer.default_prompt`]."""
-        if not self.holds_classes:
-            return self.base_prompt
-        return self._checked_default(adapter_name, self.vspl_default[adapter_name], "semantic", LOAD_CLASSES)
+        self._check_not_pending(adapter_name)
+        return self.vspl_default[adapter_name] if self.holds_classes else self.base_prompt
 
     def adapter_prompt(self, adapter_name: str) -> torch.Tensor:
-        """`(P, 2)`, x and y in 0..1, or the class embeddings."""
+        """`(P, 2)`, x and y in 0..1, or the semantic prompts."""
         return self.default_prompt(adapter_name) if self.holds_classes else self.vspl_logits[adapter_name].sigmoid()
 
     def _cast(self, prompt: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,4 @@
-import torch
-from torch import nn
-
-from ...errors import AdapterError
-from ..base.layer import PromptLayer
-from ..base.model import CLASS_SLOT, PromptTuner
+from ..base.model import PromptTuner
 from .config import VSPLConfig
 from .layer import VSPLLayer
 
@@ -35,21 +30,14 @@ class VSPLTuner(PromptTuner):
     layer_cls = VSPLLayer
 
     def _slots(self, config: VSPLConfig) -> list[str]:
-        if not getattr(self.model.config, "use_spatial_prompt_encoder", False):
-            raise AdapterError(
-                "VSPL needs the visual sampler, which the base model was loaded without: load it with "
-                "use_spatial_prompt_encoder=True"
-            )
-        if getattr(self.model.config, "num_point_tokens", None) is not None:
-            raise AdapterError("the base model was merged with a point grid, which leaves no place for other points")
+        self.model.check_points()
+        slots = [self.model.spatial_slot("coordinates")]
         # The classes are not learned, but each adapter brings its own along.
-        return ["point_coordinates"] + [CLASS_SLOT] * (config.class_names is not None)
+        return slots + [self.model.semantic_slot] * (config.class_names is not None)
 
-    def _new_layer(self, slot: str, base_layer: nn.Module, like: torch.Tensor) -> VSPLLayer:
-        return VSPLLayer(base_layer, like, holds_classes=slot == CLASS_SLOT)
-
-    def _update_layer(self, layer: PromptLayer, slot: str, adapter_name: str, config: VSPLConfig) -> None:
-        if slot == CLASS_SLOT:
-            layer.update_classes(adapter_name, self._class_rows(config))
+    def _update_layer(self, layer: VSPLLayer, adapter_name: str, config: VSPLConfig) -> None:
+        if layer.holds_classes:
+            default = self._class_rows(config)
+            layer.update_classes(adapter_name, config, default, self.model.semantic_shape(len(config.class_names)))
         else:
-            layer.update_points(adapter_name, config.point_grid_size)
+            layer.update_points(adapter_name, config)

@@ -1,0 +1,110 @@
+"""Rows of a table of the `datasets` library, with images and labels in its columns."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+
+from ..datasets_compat import table_fingerprint
+from .image_files import check_size, image_size, read_image
+from .label_files import LabelFormat
+
+
+class ColumnSource:
+    """Rows of a `datasets.Dataset` with an image column and label columns.
+
+    Args:
+        dataset: the table.
+        labels: how its label columns are to be read.
+        image_column: a `datasets.Image` column.
+        file_name_column: texts; without it a row is named like `train[12]`.
+        instances: hand out instance maps, where the labels have them.
+        identity: whatever else than the label files says what the labels are; part of the fingerprint.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        labels: LabelFormat,
+        image_column: str = "image",
+        file_name_column: str | None = None,
+        instances: bool = True,
+        identity: str = "",
+    ):
+        self.labels, self.image_column, self.identity = labels, image_column, identity
+        self.file_name_column = file_name_column
+        self.instances = instances and labels.has_instances
+        if file_name_column is not None:
+            self.file_names = [str(name) for name in dataset.with_format(None)[file_name_column][:]]
+        else:
+            self.file_names = [f"{dataset.split or 'row'}[{row}]" for row in range(len(dataset))]
+        wanted = [image_column, *labels.columns]
+        wanted += [column for column in [file_name_column] if column is not None and column not in wanted]
+        self.table_fingerprint = table_fingerprint(dataset)
+        table = dataset.with_format(None).select_columns(wanted)
+        for column in wanted:
+            if isinstance(table.features[column], datasets.Image) and table.features[column].decode:
+                # undecoded, so that a damaged file can be named and a label be read alone
+                table = table.cast_column(column, datasets.Image(decode=False))
+        self.table = table
+
+    def read(self, row: int) -> dict[str, Any]:
+        return self.decode(self.table[row], self.file_names[row])
+
+    def decode(self, values: dict[str, Any], name: str | None = None) -> dict[str, Any]:
+        """`read` for the values of a row; `name` is what to call the image."""
+        name = str(values.get(self.file_name_column, "a row")) if name is None else name
+        image = read_image(values[self.image_column], _where(values, self.image_column, name))
+        label, instance = self._maps(values, name, image.shape[:2], self.instances)
+        return {"image": image, "label": label} | ({} if instance is None else {"instance": instance})
+
+    def read_label(self, row: int) -> np.ndarray:
+        values, name = self.table[row], self.file_names[row]
+        size = image_size(values[self.image_column], _where(values, self.image_column, name))
+        return self._maps(values, name, size, False)[0]
+
+    def fingerprint(self) -> str:
+        """Names, sizes and times of local label files; for anything else the fingerprint `datasets` keeps, and which
+        columns are labels."""
+        column = self.labels.columns[0]
+        first = self.table[0][column]
+        if not isinstance(first, (dict, str)) or (isinstance(first, dict) and first["bytes"] is not None):
+            return f"{self.table_fingerprint} {self.labels.columns} {self.identity}"
+        digest = hashlib.sha256(f"{self.labels.columns}{self.identity}".encode())
+        for value in self.table.select_columns([column])[column][:]:
+            path = value["path"] if isinstance(value, dict) else value
+            status = os.stat(path)
+            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+    def image_ids(self, rows: Sequence[int]) -> list[str]:
+        """The real paths of local image files; the table and the row, for images inside tables."""
+        ids = [f"{self.table_fingerprint} {row}" for row in rows]
+        first = self.table[int(rows[0])][self.image_column]
+        if isinstance(first, dict) and first["bytes"] is None:  # else the column may be gigabytes
+            values = self.table.select(rows).select_columns([self.image_column])[self.image_column][:]
+            files = [value["path"] if value["bytes"] is None else None for value in values]
+            ids = [key if file is None else os.path.realpath(file) for key, file in zip(ids, files)]
+        return ids
+
+    def _maps(self, values: dict[str, Any], name: str, size: tuple[int, int], instances: bool):
+        def where(column: str) -> str:
+            return _where(values, column, name)
+
+        label, instance = self.labels.read(values, where, instances)
+        check_size(label.shape, size, where(self.labels.columns[0]), name)
+        if instances and instance is not None:
+            check_size(instance.shape, size, where(self.labels.columns[-1]), name)
+        return label, instance if instances else None
+
+
+def _where(values: dict[str, Any], column: str, name: str) -> str:
+    """The path of a value, or what else to call it."""
+    value = values[column]
+    if isinstance(value, str):
+        return value
+    path = value["path"] if isinstance(value, dict) and value.get("bytes") is None else None
+    return path or f"{column} of {name}"

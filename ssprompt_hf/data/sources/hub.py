@@ -1,0 +1,202 @@
+"""Data sets of the Hub, and any `datasets.Dataset` with an image and a label column."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from ...errors import ClassListError, DatasetError, NoImagesError
+from ..classes import CLASS_FILE_NAMES, ClassesLike, SegmentationClasses, resolve_classes
+from ..dataset import SegmentationDataset
+from ..splits import SPLIT_FLAGS, split_aliases
+from .columns import ColumnSource
+from .label_files import IdMaps
+
+IMAGE_COLUMNS = ("image", "img", "images", "photo")
+LABEL_COLUMNS = (
+    "label",
+    "annotation",
+    "mask",
+    "semantic_mask",
+    "segmentation_mask",
+    "segmentation",
+    "semantic_segmentation",
+    "label_map",
+    "labels",
+    "annotations",
+    "masks",
+)
+INSTANCE_COLUMNS = ("instance", "instances", "instance_mask")
+FILE_NAME_COLUMNS = ("file_name", "filename")
+COLUMN_OPTIONS = ("image_column", "label_column", "instance_column")
+
+
+def wrap_dataset(
+    dataset: datasets.Dataset,
+    classes: ClassesLike | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    instance_column: str | None = None,
+    name: str = "dataset",
+) -> SegmentationDataset:
+    """Wraps a `datasets.Dataset` that has an image and a label column.
+
+    Columns not given are found by name and type. Label columns are images or two-dimensional arrays of class ids;
+    without `classes`, names are taken from a `ClassLabel` inside a list or array column.
+
+    Args:
+        dataset: the table.
+        classes: class list, class file, or a folder with a class file.
+        image_column, label_column, instance_column: what the columns are called.
+        name: what the data set is called in messages and adapter files.
+
+    Raises:
+        DatasetError: not a `datasets.Dataset`, no such column, or several that fit.
+        ClassListError: no class names to be found.
+    """
+    if not isinstance(dataset, datasets.Dataset):
+        raise DatasetError(
+            f"{name}: expected a `datasets.Dataset`, found {type(dataset).__name__}. Choose one split of a "
+            "`DatasetDict`, and load without streaming."
+        )
+    features = dataset.features
+    images = [key for key, feature in features.items() if isinstance(feature, datasets.Image)]
+    maps = images + [key for key, feature in features.items() if _class_names(feature, 2) or _is_array(feature)]
+    image_column = _column(name, "image", image_column, images, IMAGE_COLUMNS)
+    labels = [key for key in maps if key not in (image_column, instance_column) and key not in INSTANCE_COLUMNS]
+    label_column = _column(name, "label", label_column, labels, LABEL_COLUMNS)
+    if instance_column is None:
+        instance_column = next((key for key in INSTANCE_COLUMNS if key in maps and key != label_column), None)
+    else:
+        _column(name, "instance", instance_column, maps, ())
+    if classes is not None:
+        class_list = resolve_classes(classes)
+    else:
+        found = {key: _class_names(feature, 1) for key, feature in features.items()}
+        found = {key: names for key, names in found.items() if names}
+        names = found.get(label_column) or (next(iter(found.values())) if len(found) == 1 else None)
+        if names is None:
+            raise ClassListError(
+                f"{name}: the data set does not name its classes ({len(found)} columns hold class labels; one is "
+                "needed). Pass a class file as `classes` (--classes)."
+            )
+        class_list = SegmentationClasses.from_names(names)
+    file_names = next((key for key in FILE_NAME_COLUMNS if key in features), None)
+    source = ColumnSource(dataset, IdMaps(class_list, label_column, instance_column), image_column, file_names)
+    return SegmentationDataset(class_list, source, name)
+
+
+def load_hub_dataset(
+    path: str,
+    split: str,
+    classes: ClassesLike | None = None,
+    config_name: str | None = None,
+    revision: str | None = None,
+    **columns: str,
+) -> SegmentationDataset:
+    """Opens a data set of the Hub, or a local folder in one of its forms.
+
+    Args:
+        path: Hub id, a folder with Parquet files, or one written by `save_to_disk`.
+        split: `train`, `val`, ...; the usual other spellings are understood. What was saved without splits is read
+            whole.
+        classes: as of `wrap_dataset`; by default the class file in the folder or repository, if it has one.
+        config_name: which of several configurations.
+        revision: commit, branch or tag.
+        columns: the column names, as of `wrap_dataset`.
+
+    Raises:
+        NoImagesError: it cannot be had or read, or has no such split.
+        DatasetError, ClassListError: as of `wrap_dataset`.
+    """
+    saved = _is_saved(Path(path))
+    if saved:
+        loaded = datasets.load_from_disk(path)
+        splits = list(loaded) if isinstance(loaded, datasets.DatasetDict) else None
+    else:
+        with _hub_errors(path, (OSError, ValueError, RuntimeError)):  # no such configuration; made by a script
+            splits = datasets.get_dataset_split_names(path, config_name, revision=revision)
+    chosen = split if splits is None else next((name for name in split_aliases(split) if name in splits), None)
+    if chosen is None:
+        raise NoImagesError(f"{path}: no split {split!r}; there are {', '.join(splits)}. {SPLIT_FLAGS}")
+    if not saved:
+        with _hub_errors(path, OSError):
+            loaded = datasets.load_dataset(path, config_name, split=chosen, revision=revision)
+    elif splits is not None:
+        loaded = loaded[chosen]
+    if classes is None:
+        classes = _hub_class_file(path, revision)
+    return wrap_dataset(loaded, classes, name=path, **columns)
+
+
+def is_hub_folder(folder: Path) -> bool:
+    """Whether a folder holds a data set in a form of the Hub: as `save_to_disk` writes it, or Parquet files."""
+    return _is_saved(folder) or any(folder.glob("*.parquet")) or any(folder.glob("data/*.parquet"))
+
+
+def _hub_class_file(path: str, revision: str | None) -> str | None:
+    """The class file in a data set's folder or repository, or None."""
+    if os.path.isdir(path):
+        return next((str(Path(path) / name) for name in CLASS_FILE_NAMES if (Path(path) / name).is_file()), None)
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HTTPError
+
+    with _hub_errors(path, (OSError, HTTPError)):
+        files = HfApi().list_repo_files(path, repo_type="dataset", revision=revision)
+        name = next((name for name in CLASS_FILE_NAMES if name in files), None)
+        return name and hf_hub_download(path, name, repo_type="dataset", revision=revision)
+
+
+@contextmanager
+def _hub_errors(path: str, errors: type[Exception] | tuple[type[Exception], ...]) -> Iterator[None]:
+    """What libraries say of a data set that cannot be had or read, in one line: `errors` become a `NoImagesError`."""
+    try:
+        yield
+    except errors as error:
+        if getattr(error, "errno", None) is not None:  # of this machine: no space left, no right to write
+            raise
+        text = " ".join(str(error).split()).rstrip(".")
+        fix = "Check its files."
+        if not os.path.isdir(path):
+            fix = "Check its name and the connection, and log in with `hf auth login` if it is private."
+        raise NoImagesError(f"{path}: this data set cannot be read ({text}). {fix}") from error
+
+
+def _column(name: str, what: str, given: str | None, candidates: list[str], usual: tuple[str, ...]) -> str:
+    if given is not None:
+        if given not in candidates:
+            raise DatasetError(
+                f"{name}: column {given!r} cannot be the {what}; candidates: {', '.join(candidates) or 'none'}."
+            )
+        return given
+    known = [key for key in usual if key in candidates]
+    if known or len(candidates) == 1:
+        return (known or candidates)[0]
+    raise DatasetError(
+        f"{name}: which column is the {what}? Pass `{what}_column` (in --dataset_options); candidates: "
+        f"{', '.join(candidates) or 'none'}."
+    )
+
+
+def _is_array(feature: Any) -> bool:
+    return isinstance(feature, (datasets.Array2D, datasets.Array3D)) or (
+        isinstance(feature, datasets.List)
+        and isinstance(feature.feature, datasets.List)
+        and isinstance(feature.feature.feature, datasets.Value)
+    )
+
+
+def _class_names(feature: Any, min_depth: int) -> list[str] | None:
+    """Names of a `ClassLabel` at least `min_depth` lists deep: a bare one would describe the whole image."""
+    depth = 0
+    while isinstance(feature, datasets.List):
+        feature, depth = feature.feature, depth + 1
+    return feature.names if isinstance(feature, datasets.ClassLabel) and depth >= min_depth else None
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote the folder."""
+    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()

@@ -1,0 +1,152 @@
+"""From names to base models and adapters."""
+
+import os
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from .adapters.files import AdapterFiles, fetch_adapter, read_adapter
+from .errors import AdapterError, DownloadError, SSPromptError, UnknownNameError
+from .models.interface import BaseModelInfo, PromptableImageProcessor
+from .models.registry import ADAPTER_CONFIG, BASE_MODELS, ModelSource, find_source
+from .models.transformers_compat import find_adapter_config_file
+from .tuners import PromptConfig, SSPromptConfig
+from .tuners.base.config import ANY_BASE_MODEL, checked_class_names
+from .tuners.text import TextPromptConfig, load_tokenizer
+
+
+class Loaded(NamedTuple):
+    """
+    All that a `SSPromptModel` is made of.
+
+    Args:
+        model, image_processor: the base model and what prepares its images (None: unknown).
+        config: of the adapter.
+        files: of the adapter; None for a new one.
+    """
+
+    model: nn.Module
+    image_processor: PromptableImageProcessor | None
+    config: PromptConfig
+    files: AdapterFiles | None
+
+
+def load_model_and_adapter(
+    base: str | os.PathLike | nn.Module | None,
+    adapter: str | os.PathLike | None,
+    is_trainable: bool,
+    config: PromptConfig | None,
+    class_names: list[str] | None,
+    thing_class_ids: list[int] | None,
+    keep_prompt_encoders: bool,
+    check_base_model: bool,
+    namespace: str | None,
+    revision: str | None,
+    adapter_revision: str | None,
+    access: dict[str, Any],
+    **kwargs: Any,
+) -> Loaded:
+    """See `SSPromptModel.from_pretrained`, of which these are the arguments; `access` are `cache_dir`, `token` and
+    `local_files_only`."""
+    files = None
+    if class_names is not None:
+        class_names = checked_class_names(class_names)
+    if adapter is not None:
+        if class_names is not None or config is not None:
+            raise AdapterError("an adapter brings its own classes and configuration: pass these without `adapter`")
+        files = read_adapter(fetch_adapter(adapter, namespace, adapter_revision, **access))
+        config = files.config
+        config.inference_mode = not is_trainable
+        if not check_base_model:
+            config.base_model_fingerprint = ANY_BASE_MODEL
+        if base is None:
+            base, revision = config.base_model_name_or_path, revision or config.revision
+    if base is None:
+        raise AdapterError("no base model: pass its name, folder or Hub id, for instance 'seem-nano'")
+    config = SSPromptConfig() if config is None else config
+    config.revision = config.revision or revision
+    encoders = set(config.prompt_encoders(is_new=files is None, is_trainable=is_trainable))
+    if isinstance(base, nn.Module):
+        model, image_processor = base, None
+    else:
+        wanted = encoders | ({"text"} if class_names is not None else set())
+        model, image_processor = load_base_model(
+            base, {"text", "spatial"} if keep_prompt_encoders else wanted, revision=revision, **access, **kwargs
+        )
+    if class_names is not None:
+        tokenizer = load_tokenizer(model.name_or_path, **access)
+        model.set_class_names(class_names, tokenizer, thing_class_ids)
+        if isinstance(config, TextPromptConfig) and config.tokenizer_name is None:
+            config.tokenize(class_names, tokenizer, model.class_template)
+        if not keep_prompt_encoders and not isinstance(base, nn.Module) and "text" not in encoders:
+            model.drop_text_encoder()
+    return Loaded(model, image_processor, config, files)
+
+
+def load_base_model(
+    name: str | os.PathLike, prompt_encoders: Iterable[str] = (), revision: str | None = None, **kwargs: Any
+) -> tuple[nn.Module, PromptableImageProcessor]:
+    """
+    A base model and its image processor.
+
+    Args:
+        name: a name of `models/registry.py`, a folder or a Hub id.
+        prompt_encoders: the parts it must have besides: `"text"`, `"spatial"`.
+        revision: of a Hub id, or of the repository behind a name.
+        kwargs: `cache_dir`, `token`, `local_files_only`, and others of transformers' `from_pretrained`.
+
+    Raises:
+        UnknownNameError: no such name, or a model that prompts cannot be learned for.
+        DownloadError: the files cannot be had.
+        AdapterError: the name is an adapter's, or the files lack a prompt encoder.
+    """
+    access = {key: kwargs.pop(key) for key in ("cache_dir", "token", "local_files_only") if key in kwargs}
+    with _told_errors(name, access):
+        source = _find(name, revision, access)
+        model, image_processor = source.family.load(source.path, prompt_encoders, **source.access, **kwargs)
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise AdapterError(f"{source.path!r} is an adapter and no base model: pass it as adapter={source.path!r}")
+    if os.fspath(name) in BASE_MODELS:
+        # Adapters record the name, not where this machine keeps the files.
+        model.name_or_path = os.fspath(name)
+    return model, image_processor
+
+
+def base_model_info(name: str | os.PathLike, revision: str | None = None, **access: Any) -> BaseModelInfo:
+    """What a base model's files say before it is loaded; arguments and errors as of [`load_base_model`]."""
+    with _told_errors(name, access):
+        source = _find(name, revision, access)
+        return source.family.info(source.path, **source.access)
+
+
+def _find(name: str | os.PathLike, revision: str | None, access: dict[str, Any]) -> ModelSource:
+    if os.path.isfile(os.path.join(name, ADAPTER_CONFIG)) and not os.path.isfile(os.path.join(name, "config.json")):
+        raise UnknownNameError(f"{os.fspath(name)!r} is an adapter and no base model: pass it as adapter (--adapter)")
+    return find_source(name, revision, **access)
+
+
+class _told_errors:
+    """What transformers raises when files cannot be had, as one of our errors."""
+
+    def __init__(self, name: str | os.PathLike, access: dict[str, Any]):
+        self.name, self.access = os.fspath(name), access
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if not isinstance(error, OSError) or isinstance(error, SSPromptError) or error.errno is not None:
+            return
+        if not os.path.exists(self.name) and self._is_adapter():
+            raise AdapterError(
+                f"{self.name!r} is an adapter and no base model: pass it as adapter={self.name!r}"
+            ) from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DownloadError(f"the base model {self.name!r} cannot be loaded: {reason}") from error
+
+    def _is_adapter(self) -> bool:
+        try:
+            return find_adapter_config_file(self.name, **self.access) is not None
+        except OSError:  # nothing is there
+            return False

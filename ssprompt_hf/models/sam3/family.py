@@ -1,0 +1,172 @@
+"""SAM 3 and SAM 3 LiteText as a family of base models: found, loaded, and built with random weights."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
+from transformers import PretrainedConfig, Sam3Config, Sam3LiteTextConfig
+
+from ...errors import AdapterError, DownloadError
+from ..interface import BaseModelInfo, ModelFamily
+from ..registry import BASE_MODELS
+from .image_processing_sam3 import Sam3ImageProcessorPil
+from .modeling_sam3 import Sam3ForPromptedSegmentation, Sam3LiteTextForPromptedSegmentation, Sam3Prompting
+
+ACCESS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
+LITE_TEXT = "sam3_lite_text"
+
+LITE_TEXT_ENCODERS = {
+    "sam3-litetext-s0": {"num_hidden_layers": 6},
+    "sam3-litetext-s1": {"use_repmixer_blocks": False},
+    "sam3-litetext-l": {
+        "use_repmixer_blocks": False,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+        "projection_dim": 768,
+    },
+}
+"""What sets the text encoders apart (MobileCLIP-S0, S1 and MobileCLIP2-L): 42.5, 63.5 and 123.8 M parameters."""
+
+RANDOM_TOKENS = 4
+"""Tokens of a random class: start, two words, end."""
+
+
+class Sam3Family(ModelFamily):
+    """See [`ModelFamily`]."""
+
+    name = "sam3"
+    model_types = ("sam3", "sam3_video", LITE_TEXT)
+
+    def resolve(self, name: str, **access: Any) -> str:
+        """The Hub id of a name in `models/registry.py`; a folder of that name comes first."""
+        model = BASE_MODELS.get(name)
+        if model is None or model.family != self.name or os.path.exists(name):
+            return name
+        return model.repo_id
+
+    def info(self, source: str, **access: Any) -> BaseModelInfo:
+        """
+        See [`ModelFamily.info`].
+
+        Raises:
+            DownloadError: the repository is gated, private or not there, and this token may not read it.
+            OSError: as transformers raises it.
+        """
+        config = _config_dict(source, **access)
+        return BaseModelInfo(config["model_type"], config.get("class_names"), config.get("has_text_encoder", True))
+
+    def load(
+        self, source: str, prompt_encoders: Iterable[str] = (), **kwargs: Any
+    ) -> tuple[Sam3Prompting, Sam3ImageProcessorPil]:
+        """
+        See [`ModelFamily.load`]. Without `"text"` the text encoder is neither read nor held. `"spatial"` asks for
+        nothing: SAM 3 has no points, and boxes are always there.
+
+        Raises:
+            AdapterError: the files lack the text encoder.
+            DownloadError: the repository is gated, private or not there, and this token may not read it.
+            OSError: as transformers raises it.
+        """
+        access = {name: kwargs[name] for name in ACCESS if kwargs.get(name) is not None}
+        model_class = _model_class(_config_dict(source, **access)["model_type"])
+        with _explained(source):
+            config = model_class.config_class.from_pretrained(source, **access)
+            if "text" not in prompt_encoders:
+                config.has_text_encoder = False
+            elif not getattr(config, "has_text_encoder", True):
+                raise AdapterError(
+                    f"{source!r} has no text encoder: it was saved after drop_text_encoder(). Load a copy that has "
+                    "one, or do without new class names and words"
+                )
+            model = model_class.from_pretrained(source, config=config, **kwargs)
+            return model.eval(), _image_processor(source, model.config, **access)
+
+    def load_tokenizer(self, source: str, **access: Any) -> Any:
+        """
+        CLIP's, of the same folder or Hub id.
+
+        Raises:
+            DownloadError: the repository is gated, private or not there, and this token may not read it.
+            OSError: as transformers raises it.
+        """
+        with _explained(source):
+            return super().load_tokenizer(source, **access)
+
+    def random_model(
+        self, name: str, class_names: list[str], prompt_encoders: Iterable[str] = ()
+    ) -> tuple[Sam3Prompting, Sam3ImageProcessorPil]:
+        """See [`ModelFamily.random_model`]; a class has four random tokens. Under `torch.device("meta")` nothing is
+        allocated. The image processor makes squares of 1008, as the model takes no other images."""
+        if name in BASE_MODELS and not os.path.exists(name):
+            config = Sam3Config()
+            if name in LITE_TEXT_ENCODERS:
+                text_config = {"max_position_embeddings": 16} | LITE_TEXT_ENCODERS[name]
+                config = Sam3LiteTextConfig(text_config=text_config)
+        else:
+            config = _model_class(_config_dict(name)["model_type"]).config_class.from_pretrained(name)
+        config.has_text_encoder = "text" in prompt_encoders
+        config.class_tokens_shape = None  # those of its files, if it is a folder's
+        model = _model_class(config.model_type)(config)
+        width = model.config.detr_encoder_config.hidden_size
+        model.class_tokens.weight = torch.randn(len(class_names), RANDOM_TOKENS, width)
+        model.name_classes(class_names)
+        return model.eval().requires_grad_(False), _default_image_processor(model.config)
+
+
+FAMILY = Sam3Family()
+
+
+def _model_class(model_type: str) -> type[Sam3Prompting]:
+    return Sam3LiteTextForPromptedSegmentation if model_type == LITE_TEXT else Sam3ForPromptedSegmentation
+
+
+def _config_dict(source: str, **access: Any) -> dict:
+    """The configuration of the image model, which that of a video model contains."""
+    with _explained(source):
+        config = PretrainedConfig.get_config_dict(source, **access)[0]
+    return config.get("detector_config") or config
+
+
+def _image_processor(source: str, config: PretrainedConfig, **access: Any) -> Sam3ImageProcessorPil:
+    try:
+        processor = Sam3ImageProcessorPil.from_pretrained(source, **access)
+    except OSError:
+        if not os.path.isdir(source):
+            raise
+        return _default_image_processor(config)  # `model.save_pretrained` alone writes none
+    processor.patch_size = config.vision_config.backbone_config.patch_size
+    return processor
+
+
+def _default_image_processor(config: PretrainedConfig) -> Sam3ImageProcessorPil:
+    size = {"height": config.image_size, "width": config.image_size}
+    return Sam3ImageProcessorPil(size=size, patch_size=config.vision_config.backbone_config.patch_size)
+
+
+@contextlib.contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Turns "no access", in whatever words, into a `DownloadError` that says how to get it."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, DownloadError) or not _is_refusal(error):
+            raise
+        raise DownloadError(
+            f"{source!r} may not be read with this token, if any: the repository is gated or private, or not there. "
+            f"Ask for access and accept the licence at https://huggingface.co/{source}, then log in with "
+            "`hf auth login` (or pass token=...)"
+        ) from error
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, (GatedRepoError, RepositoryNotFoundError, LocalTokenNotFoundError)):
+            return True
+        if isinstance(error, HfHubHTTPError) and getattr(error.response, "status_code", None) in (401, 403):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

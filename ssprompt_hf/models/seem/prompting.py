@@ -1,0 +1,201 @@
+"""SEEM as a promptable base model: its slots, its words, its points, and the parts of it that can be cached."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from ...errors import AdapterError
+from ...segmentation.predictions import QueryPrediction
+from ..interface import DEFAULT_TEMPLATE, SEMANTIC, SPATIAL, CachedFeatures, PromptableModel, PromptSlot
+from .image_processing_seem import SeemImageProcessor
+from .mask_decoder import NUM_LEVELS, SeemImageFeatures
+
+LEVEL_STRIDES = (32, 16, 8)
+"""Of the maps that the decoder looks at, coarsest first; masks have stride 4."""
+
+
+class SeemPrompting(PromptableModel):
+    """
+    What can be cached of an image (`feature_stages`):
+
+    * `"features"`: what the mask decoder needs; independent of any prompt;
+    * `"projections"`: the same with keys and values of the decoder's layers, about twice as large;
+    * `"predictions"`: what the decoder answered, if no spatial prompts are learned, as class embeddings enter nothing
+      but the last similarity.
+    """
+
+    prompt_slots = {
+        "object_queries": PromptSlot("model.object_queries", SPATIAL, is_part_of_model=True),
+        "point_tokens": PromptSlot("model.point_tokens", SPATIAL, row_dim=1, source="point_grid"),
+        "point_coordinates": PromptSlot("model.point_coordinates", SPATIAL, source="coordinates"),
+        # the last row is "background", which means no object
+        "class_embeddings": PromptSlot("class_embeddings", SEMANTIC, num_fixed=1),
+    }
+    optional_parts = (
+        r"model\.text_model\.",
+        r"model\.spatial_prompt_encoder\.",
+        r"model\.memory_(features|positions)",
+    )
+
+    def default_image_processor(self) -> SeemImageProcessor:
+        return SeemImageProcessor(size_divisibility=self.config.size_divisibility)
+
+    def semantic_shape(self, num_classes: int) -> tuple[int | None, ...]:
+        return num_classes + 1, self.config.projection_dim
+
+    def prompts_written(self) -> None:
+        for slot, field in (("point_tokens", "num_point_tokens"), ("point_coordinates", "num_point_coordinates")):
+            points = self.get_submodule(self.prompt_slots[slot].path).weight
+            setattr(self.config, field, None if points is None else points.shape[-2])
+
+    # Words
+
+    def word_embeddings(self) -> nn.Embedding | None:
+        text_model = self.get_text_model()
+        return None if text_model is None else text_model.get_input_embeddings()
+
+    def encode_words(self, inputs_embeds: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """`(K, projection_dim)`, unit vectors."""
+        text_model = self.get_text_model()
+        text_embeds = text_model(inputs_embeds=inputs_embeds, end_positions=ends).text_embeds
+        return text_model.class_embeddings(text_embeds[:, None])
+
+    def drop_text_encoder(self) -> None:
+        self.model.text_model = None
+        self.config.use_text_model = False
+
+    @property
+    def class_template(self) -> str:
+        """The template that the model's own class embeddings are made with, if there is only one."""
+        templates = self.config.prompt_templates
+        return templates[0] if templates and len(templates) == 1 else DEFAULT_TEMPLATE
+
+    def encode_class_names(self, class_names: list[str], tokenizer) -> torch.Tensor:
+        text_model = self.get_text_model()
+        if text_model is None:
+            return super().encode_class_names(class_names, tokenizer)
+        return text_model.encode_class_names(class_names, tokenizer, templates=self.config.prompt_templates)
+
+    # Points
+
+    @torch.no_grad()
+    def point_prompts(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor, grid_size: int) -> torch.Tensor:
+        """`(B, 3, grid_size**2, hidden_dim)`: the tokens that the visual sampler makes of the points."""
+        padded_size = tuple(pixel_values.shape[-2:])
+        masks = torch.stack([grid_mask(*size, grid_size, padded_size) for size in image_sizes.tolist()])[:, None]
+        prompts = self.get_spatial_prompts(self.get_image_features(pixel_values), masks.to(pixel_values.device))
+        return torch.stack(list(prompts.tokens), dim=1)
+
+    def check_points(self) -> None:
+        if not self.config.use_spatial_prompt_encoder:
+            raise AdapterError(
+                "VSPL needs the visual sampler, which the base model was loaded without: load it with "
+                "use_spatial_prompt_encoder=True"
+            )
+        if self.config.num_point_tokens is not None:
+            raise AdapterError("the base model was merged with a point grid, which leaves no place for other points")
+
+    # Features
+
+    def feature_stages(self, adapted: Iterable[str]) -> tuple[str, ...]:
+        return ("features", "projections") if SPATIAL in adapted else ("predictions",)
+
+    @torch.no_grad()
+    def image_features(self, pixel_values: torch.Tensor, stage: str) -> CachedFeatures:
+        if stage == "predictions":
+            # class scores are not kept: spare the text encoder of methods that learn words
+            scored = pixel_values.new_zeros(1, self.config.projection_dim)
+            output = self(pixel_values=pixel_values, class_embeddings=scored)
+            tensors = {
+                "class_queries_embeds": output.class_queries_embeds,
+                "masks_queries_logits": output.masks_queries_logits,
+            }
+            padded_size = output.padded_size
+        else:
+            features = self.get_image_features(pixel_values, prepare=False)
+            features = self.model.mask_decoder.prepare(features, projections=stage == "projections")
+            padded_size = features.padded_size
+            tensors = {"mask_features": features.mask_features}
+            for name in ("multi_scale_features", "keys", "values", "attention_features"):
+                for index, tensor in enumerate(getattr(features, name) or ()):
+                    tensors[f"{name}.{index}"] = tensor
+        # views would keep more memory alive than they show, and cannot be written to a file
+        tensors = {name: tensor.contiguous(memory_format=_layout(name)) for name, tensor in tensors.items()}
+        return tensors | {"padded_size": torch.tensor(padded_size)}
+
+    def feature_bytes(self, padded_size: tuple[int, int], stage: str) -> int:
+        config, (height, width) = self.config, padded_size
+        masks = height * width // 16
+        if stage == "predictions":
+            return 4 * config.num_queries * (masks + config.projection_dim)
+        positions = [height * width // stride**2 for stride in LEVEL_STRIDES]
+        numbers = config.mask_feature_size * (masks + sum(positions)) + config.feature_size * sum(positions)
+        if stage == "projections":
+            numbers += sum(
+                2 * config.hidden_dim * positions[layer % NUM_LEVELS] for layer in range(config.decoder_layers)
+            )
+        return 4 * numbers
+
+    def feature_modules(self, stage: str) -> list[nn.Module]:
+        model = self.model
+        modules = [model.backbone, model.pixel_decoder]
+        if stage != "features":
+            modules.append(model.mask_decoder)
+        if stage == "predictions":
+            modules += [self.get_submodule(slot.path) for slot in self.prompt_slots.values() if slot.kind == SPATIAL]
+            if model.spatial_prompt_encoder is not None:  # which coordinates of points go through
+                modules.append(model.spatial_prompt_encoder)
+        return modules
+
+    def decoder_inputs(self, features: list[CachedFeatures], device: torch.device | str | None = None) -> dict:
+        """`image_features`, or `class_queries_embeds` and `masks_queries_logits`; and `padded_size` with these."""
+        batch = {
+            # what comes from a file has lost its layout
+            name: torch.cat([entry[name].to(device, non_blocking=True) for entry in features]).contiguous(
+                memory_format=_layout(name)
+            )
+            for name in features[0]
+            if name != "padded_size"
+        }
+        padded_size = tuple(features[0]["padded_size"].tolist())
+        if "class_queries_embeds" in batch:
+            return batch | {"padded_size": padded_size}
+        tuples: dict[str, list] = {}
+        for name in list(batch):
+            if "." in name:
+                tuples.setdefault(name.split(".")[0], []).append(batch.pop(name))
+        levels = {name: tuple(tensors) for name, tensors in tuples.items()}
+        return {"image_features": SeemImageFeatures(**batch, **levels, padded_size=padded_size)}
+
+    def predictions(self, outputs) -> list[QueryPrediction]:
+        return [
+            QueryPrediction(one["class_queries_logits"], one["masks_queries_logits"], outputs.padded_size)
+            for one in (outputs, *(outputs.auxiliary_predictions or ()))
+        ]
+
+    @torch.no_grad()
+    def predict_pixels(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor) -> QueryPrediction:
+        """See [`PromptableModel.predict_pixels`]; the backbone sees all images at once."""
+        return self.predictions(self(pixel_values=pixel_values, image_sizes=image_sizes))[0]
+
+
+def _layout(name: str) -> torch.memory_format:
+    """How a cached tensor lies in memory: keys and values are made of whole pixels, masks of whole maps."""
+    return torch.channels_last if name.startswith("multi_scale_features") else torch.contiguous_format
+
+
+def grid_mask(height: int, width: int, grid_size: int, padded_size: tuple[int, int]) -> torch.Tensor:
+    """
+    A `padded_size` mask, bool, with `grid_size**2` pixels set: the centres of a regular grid of cells over the image,
+    which lies at the top left.
+
+    Raises:
+        AdapterError: the image has fewer rows or columns than the grid.
+    """
+    if min(height, width) < grid_size:
+        raise AdapterError(f"an image of {height}x{width} pixels is too small for a grid of {grid_size}x{grid_size}")
+    rows, columns = (((torch.arange(grid_size) + 0.5) * (side / grid_size)).floor().long() for side in (height, width))
+    mask = torch.zeros(padded_size, dtype=torch.bool)
+    mask[rows[:, None], columns] = True
+    return mask

@@ -1,0 +1,143 @@
+"""Everything taken from transformers beyond its public classes, and why."""
+
+import os
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+# Without it transformers would look for adapters of a Hub id only after it has looked for a whole model.
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from ..errors import AdapterError
+from .registry import ADAPTER_WEIGHTS, load_prompt_methods
+
+__all__ = ["LoadsPromptAdapters", "find_adapter_config_file", "replace_modules"]
+
+
+def replace_modules(root: nn.Module, replacements: dict[type, Any]) -> None:
+    """
+    Put our versions of modules, with the same parameters, in the places of transformers' own.
+
+    Args:
+        root: whose descendants are looked at.
+        replacements: exact class -> function from a module of it to ours. The function makes the module; its
+            parameters and buffers become those of the old one.
+    """
+    for name, child in list(root.named_children()):
+        make = replacements.get(type(child))
+        if make is None:
+            replace_modules(child, replacements)
+            continue
+        with torch.device("meta"):
+            ours = make(child)
+        ours.load_state_dict(child.state_dict(), assign=True)
+        for key, parameter in child.named_parameters():
+            ours.get_parameter(key).requires_grad_(parameter.requires_grad)
+        setattr(root, name, ours.train(child.training))
+
+
+class LoadsPromptAdapters:
+    """
+    For a `PreTrainedModel` that is a `PromptableModel`: transformers' own `load_adapter`, `set_adapter` and so on, for
+    prompts. Afterwards the model's configuration names the classes of the adapter that is active, or its own.
+
+    Adapters of prompts are loaded by PEFT's functions: transformers would need to know the shapes of their tensors
+    before it reads them, and takes whatever else a file holds for the base model's.
+    """
+
+    def load_adapter(
+        self,
+        peft_model_id: str | os.PathLike | None = None,
+        adapter_name: str | None = None,
+        peft_config: PeftConfig | dict | None = None,
+        adapter_state_dict: dict[str, torch.Tensor] | None = None,
+        is_trainable: bool = False,
+        **kwargs: Any,
+    ):
+        """
+        As in `transformers`; also for adapters of other libraries, which it loads itself.
+
+        Raises:
+            AdapterError: the file is damaged, or tensors are missing, unknown, of another shape or not finite. After
+                any error the adapter is not kept.
+        """
+        load_prompt_methods()
+        name, source = adapter_name or "default", peft_model_id
+        load_config = kwargs.get("load_config")
+        access = dict(getattr(load_config, "download_kwargs", None) or {}) | (kwargs.get("adapter_kwargs") or {})
+        access |= {key: kwargs[key] for key in ("revision", "cache_dir", "token", "local_files_only") if key in kwargs}
+        if source is None:
+            source = getattr(load_config, "pretrained_model_name_or_path", None)
+        if peft_config is None and source is not None:
+            peft_config = PeftConfig.from_pretrained(source, **access)
+        if not hasattr(peft_config, "base_model_fingerprint"):
+            return super().load_adapter(
+                peft_model_id, adapter_name, peft_config, adapter_state_dict, is_trainable=is_trainable, **kwargs
+            )
+        known = name in getattr(self, "peft_config", {})
+        if known:
+            raise ValueError(f"Adapter with name {name} already exists. Please use a different name.")
+        peft_config.inference_mode = not is_trainable
+        try:
+            if adapter_state_dict is None:
+                adapter_state_dict = _adapter_tensors(source, access)
+            inject_adapter_in_model(peft_config, self, name)
+            self._hf_peft_config_loaded = True
+            result = set_peft_model_state_dict(self, adapter_state_dict, name)
+        except Exception:
+            if name in getattr(self, "peft_config", {}):
+                self.delete_adapter(name)
+            raise
+        if not is_trainable:
+            self.eval()
+        self._after_switching_adapters()
+        return result
+
+    def set_adapter(self, adapter_name: list[str] | str) -> None:
+        """As in `transformers`."""
+        super().set_adapter(adapter_name)
+        self._after_switching_adapters()
+
+    def enable_adapters(self) -> None:
+        """As in `transformers`."""
+        super().enable_adapters()
+        self._after_switching_adapters()
+
+    def disable_adapters(self) -> None:
+        """As in `transformers`."""
+        super().disable_adapters()
+        self._after_switching_adapters()
+
+    def delete_adapter(self, adapter_names: list[str] | str) -> None:
+        """As in `transformers`."""
+        super().delete_adapter(adapter_names)
+        self._after_switching_adapters()
+
+    def _after_switching_adapters(self):
+        slot = self.get_submodule(self.prompt_slots[self.semantic_slot].path)
+        tell = getattr(slot, "after_switching", None)  # of a tuner's layer around the slot
+        if tell is not None:
+            tell(self)
+
+
+def _adapter_tensors(source: str | os.PathLike, access: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """
+    The tensors of an adapter's file; never a pickle, which PEFT would fall back to.
+
+    Raises:
+        AdapterError: the file is missing or damaged.
+    """
+    path = os.path.join(source, ADAPTER_WEIGHTS)
+    if not os.path.isdir(source):
+        path = hf_hub_download(os.fspath(source), ADAPTER_WEIGHTS, **access)
+    elif not os.path.isfile(path):
+        raise AdapterError(f"{source} lacks {ADAPTER_WEIGHTS}")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise AdapterError(f"the adapter {source} is damaged ({error})") from error
