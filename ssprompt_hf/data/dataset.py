@@ -151,10 +151,9 @@ class SegmentationDataset(Dataset):
         """
         import datasets
 
+        fields = [field for field in self[0] if field != "file_name"]
         columns: dict[str, list] = {
-            field: [{"field": field, "row": int(row)} for row in self.rows]
-            for field in ("image", "label", "instance")
-            if field in ("image", "label") or field in self[0]
+            field: [{"field": field, "row": int(row)} for row in self.rows] for field in fields
         }
         table = datasets.Dataset.from_dict(columns | {"file_name": self.file_names})
         return table.with_transform(_ReadReferences(self.source))

@@ -29,6 +29,12 @@ SPATIAL, SEMANTIC = "spatial", "semantic"
 KINDS = (SPATIAL, SEMANTIC)
 DEFAULT_TEMPLATE = "a photo of a {}."
 
+NOT_ABOUT_FEATURES = frozenset(
+    ("_name_or_path", "architectures", "class_names", "dtype", "id2label", "label2id", "problem_type", "text_config")
+    + ("thing_class_ids", "transformers_version")
+)
+"""Fields of configurations: names, and what comes before or after features."""
+
 CachedFeatures = dict[str, torch.Tensor]
 """What is kept of one image: a flat dict of tensors with a batch dimension of 1."""
 
@@ -240,6 +246,10 @@ class PromptableModel:
     def feature_bytes(self, padded_size: tuple[int, int], stage: str) -> int:
         """Bytes of `image_features` of an image of this size in float32, told without computing them."""
         raise NotImplementedError
+
+    def feature_settings(self) -> dict[str, Any]:
+        """The settings in `config` that features depend on, or may; part of the key of a cached entry."""
+        return {name: value for name, value in self.config.to_dict().items() if name not in NOT_ABOUT_FEATURES}
 
     def feature_modules(self, stage: str) -> list[nn.Module]:
         """The modules whose weights decide `image_features`; they are part of the key of a cached entry."""

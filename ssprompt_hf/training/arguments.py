@@ -12,9 +12,10 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import OptimizerNames
 
-from ..data.transforms import TASKS
 from ..errors import SSPromptError
+from ..utils.tasks import TASKS
 from .feature_cache import STORAGES
+from .features import DTYPES
 from .losses import RESOLUTIONS, SEMANTIC_LOSSES
 
 BEST_METRICS = {"semantic": "mean_iou", "instance": "coco_ap", "panoptic": "pq"}
@@ -69,8 +70,13 @@ class SSPromptTrainingArguments(TrainingArguments):
         feature_cache_dir: folder for `"disk"`; by default `feature_cache` in `output_dir`. With several processes,
             files are used for `"memory"` too, so that no process repeats what another has computed.
         feature_cache_gb: limit in GiB.
+        feature_cache_dtype: `"float32"`, or `"float16"`, which takes half the memory and rounds the features, cached
+            or not.
         keep_projections: also keep the keys and values of the decoder's layers: steps are faster, entries about twice
-            as large. By default they are kept if those of all training images fit into the limit.
+            as large. By default they are kept if those of all training images fit into the limit. Without effect on
+            base models whose decoder has none that could be kept.
+        negative_classes: for base models that are asked about one class at a time (SAM 3): how many classes that are
+            not in it a training image is asked about, besides its own.
 
     Raises:
         SSPromptError: a value that is none of its choices or out of its range, that `transformers` or this machine
@@ -122,6 +128,15 @@ class SSPromptTrainingArguments(TrainingArguments):
     feature_cache: str = field(default="memory", metadata={"help": f"one of {', '.join(STORAGES)}"})
     feature_cache_dir: str | None = field(default=None, metadata={"help": "folder for a cache on disk"})
     feature_cache_gb: float = field(default=4.0, metadata={"help": "limit of the feature cache in GiB"})
+    feature_cache_dtype: str = field(
+        default="float32", metadata={"help": "precision of cached features: float32, or float16 for half the memory"}
+    )
+    negative_classes: int = field(
+        default=4,
+        metadata={
+            "help": "absent classes that an image is asked about, where each class is decoded by itself (SAM 3)"
+        },
+    )
     keep_projections: bool | None = field(
         default=None, metadata={"help": "also cache the decoder's keys and values (default: if all of them fit)"}
     )
@@ -170,6 +185,7 @@ class SSPromptTrainingArguments(TrainingArguments):
             ("semantic_loss", SEMANTIC_LOSSES),
             ("loss_resolution", RESOLUTIONS),
             ("feature_cache", STORAGES),
+            ("feature_cache_dtype", DTYPES),
         ):
             names = [getattr(choice, "value", choice) for choice in choices]
             if getattr(self, name) not in names:
@@ -182,6 +198,7 @@ class SSPromptTrainingArguments(TrainingArguments):
             ("gradient_accumulation_steps", 1),
             ("dataloader_num_workers", 0),
             ("seed", 0),
+            ("negative_classes", 0),
         ):
             if getattr(self, name) < least:
                 raise SSPromptError(f"{name} is {getattr(self, name)}; it must be at least {least}")

@@ -8,15 +8,14 @@ from typing import Any
 import torch
 
 from ..data.classes import SegmentationClasses
+from ..errors import SSPromptError
 from ..metrics import CityscapesScores, CocoScores, PanopticScores
 from ..metrics.streaming import ImageRecords
 from ..segmentation.export import PredictionExporter
-from ..segmentation.inference import instance_segmentation, panoptic_segmentation
+from ..segmentation.inference import instances, panoptic
+from ..segmentation.policy import InferencePolicy
+from ..segmentation.predictions import Prediction
 from ..segmentation.tiles import MaskGeometry
-
-TOP_K = 100
-"""Pairs of query and class that are looked at for instances, as in the official evaluation."""
-
 
 IMAGES_PER_TRIM = 10
 
@@ -37,7 +36,7 @@ class TaskEvaluation:
     Args:
         task: `"semantic"` (nothing more), `"instance"` (AP as COCO and as Cityscapes define it) or `"panoptic"` (PQ).
         classes: of the data set.
-        image_processor: has the thresholds of panoptic segmentation.
+        policy: the thresholds, which are those of `predict`; average precision ranks instances whatever their score.
         exporter: writes the predictions, too.
     """
 
@@ -45,11 +44,11 @@ class TaskEvaluation:
         self,
         task: str,
         classes: SegmentationClasses,
-        image_processor: Any,
+        policy: InferencePolicy,
         exporter: PredictionExporter | None = None,
     ):
         self.task, self.things, self.exporter = task, classes.thing_indices, exporter
-        self.image_processor = image_processor
+        self.policy = policy
         self.metrics: dict[str, ImageRecords] = {}
         if task == "instance":
             self.metrics = {
@@ -60,44 +59,43 @@ class TaskEvaluation:
             self.metrics = {"": PanopticScores(classes.names, self.things)}
 
     @torch.no_grad()
-    def add(self, index: int, outputs: Any, class_map: torch.Tensor, reference: dict, geometry: MaskGeometry):
+    def add(
+        self, index: int, prediction: Prediction, class_map: torch.Tensor, reference: dict, geometry: MaskGeometry
+    ):
         """
         One image.
 
         Args:
             index: its place in the data set, by which processes agree on what they have counted.
-            outputs: of the model, for a batch of one.
+            prediction: of the model, for a batch of one.
             class_map: (H, W) predicted class indices.
             reference: `label` and `instance`, (H, W).
             geometry: of this image.
+
+        Raises:
+            SSPromptError: the task needs masks of single objects, and the base model has none.
         """
         if self.exporter is not None:
             self.exporter.add_semantic(index, class_map)
-        logits = outputs.class_queries_logits[0], outputs.masks_queries_logits[0]
+        if self.task != "semantic" and not prediction.supports_instances:
+            raise SSPromptError(f"the base model has no masks of single objects: it cannot be scored for {self.task}")
         if self.task == "instance":
-            instances = instance_segmentation(*logits, geometry, set(self.things), TOP_K, return_map=False)
-            prediction = {
-                "masks": instances.query_masks.cpu().numpy(),
-                "mask_of": instances.mask_of.cpu().numpy(),
-                "labels": instances.labels.cpu().numpy(),
-                "scores": instances.scores.cpu().numpy(),
+            found = instances(prediction, 0, geometry, set(self.things), self.policy, return_map=False)
+            predicted = {
+                "masks": found.query_masks.cpu().numpy(),
+                "mask_of": found.mask_of.cpu().numpy(),
+                "labels": found.labels.cpu().numpy(),
+                "scores": found.scores.cpu().numpy(),
             }
             if self.exporter is not None:
-                self.exporter.add_instances(index, **prediction)
+                self.exporter.add_instances(index, **predicted)
         elif self.task == "panoptic":
-            segmentation, infos = panoptic_segmentation(
-                *logits,
-                geometry,
-                set(self.things),
-                threshold=self.image_processor.object_mask_threshold,
-                mask_threshold=0.5,
-                overlap_threshold=self.image_processor.overlap_threshold,
-            )
-            prediction = {"segmentation": segmentation.cpu().numpy(), "segments_info": infos}
+            segmentation, infos = panoptic(prediction, 0, geometry, set(self.things), self.policy)
+            predicted = {"segmentation": segmentation.cpu().numpy(), "segments_info": infos}
             if self.exporter is not None:
-                self.exporter.add_panoptic(index, **prediction)
+                self.exporter.add_panoptic(index, **predicted)
         for metric in self.metrics.values():
-            metric.add(prediction=prediction, reference=reference, image_id=index)
+            metric.add(prediction=predicted, reference=reference, image_id=index)
         # Records that stay, between blocks that go, keep the heap from shrinking: by half a megabyte an image at
         # 1024x2048, all of it free.
         if self.metrics and index % IMAGES_PER_TRIM == 0 and (trim := _malloc_trim()):

@@ -13,8 +13,9 @@ from torch.utils.data import BatchSampler, Dataset
 
 from ..data.classes import IGNORE_INDEX
 from ..data.dataset import SegmentationDataset
-from ..data.transforms import draw_flip, flip_example, mask_targets, shorter_side_size
+from ..data.transforms import draw_flip, flip_example, mask_targets
 from ..errors import SSPromptError
+from ..models.interface import PromptableImageProcessor
 
 TARGET_MEMORY = 2**28
 """Bytes of prepared label maps that a data set keeps, so that cached features are not held up by decoding labels."""
@@ -26,11 +27,13 @@ class SegmentationExamples(Dataset):
 
     Args:
         dataset: images and labels.
-        image_processor: a `SeemImageProcessor`; resizing, normalisation and padding follow its settings.
+        image_processor: the base model's; resizing, normalisation and padding follow its settings.
         task: `"semantic"`, `"instance"` or `"panoptic"`.
         seed: of the mirrorings and of the points at which masks are compared.
         random_flip: mirror half of the images, drawn from (seed, epoch, index).
         load_pixels: hand out pixel values with every example; otherwise they are read when `pixel_values` is called.
+        negative_classes: name, in `class_indices`, the classes that an image is to be asked about: its own and so many
+            others, drawn from (seed, epoch, index). None: it is asked about all.
 
     Raises:
         SSPromptError: another task, or a task that needs instances where there are none.
@@ -39,14 +42,16 @@ class SegmentationExamples(Dataset):
     def __init__(
         self,
         dataset: SegmentationDataset,
-        image_processor,
+        image_processor: PromptableImageProcessor,
         task: str = "semantic",
         seed: int = 0,
         random_flip: bool = False,
         load_pixels: bool = False,
+        negative_classes: int | None = None,
     ):
         self.dataset, self.image_processor, self.task = dataset, image_processor, task
         self.seed, self.random_flip, self.load_pixels = seed, random_flip, load_pixels
+        self.negative_classes = negative_classes
         self._targets: dict[int, dict[str, np.ndarray]] = {}
         self._target_bytes = 0
         self._digests: dict[int, str] = {}
@@ -66,7 +71,7 @@ class SegmentationExamples(Dataset):
         Returns:
             `index`, `flipped`, `seed` (of random points), `image_size` (height and width without padding), `label`
             int64 `(H, W)` over the padded image; for other tasks than semantic `class_labels` `(M,)` and `mask_labels`
-            bool `(M, H, W)`; perhaps `pixel_values` `(1, 3, H, W)`.
+            bool `(M, H, W)`; perhaps `class_indices` int64 `(C,)` and `pixel_values` `(1, 3, H, W)`.
         """
         epoch, index = place
         flipped = self.is_flipped(epoch, index)
@@ -86,6 +91,8 @@ class SegmentationExamples(Dataset):
                 targets["label"], targets.get("instance"), self.dataset.classes.thing_indices, self.task
             )
         example["label"] = torch.from_numpy(targets["label"].astype(np.int64))
+        if self.negative_classes is not None:
+            example["class_indices"] = self._asked_classes(targets["label"], epoch, index)
         if self.load_pixels:
             example["pixel_values"] = self.pixel_values(index, flipped)
         return example
@@ -106,23 +113,21 @@ class SegmentationExamples(Dataset):
             self._image(index)
         return self._digests[index]
 
-    @property
-    def preprocessing(self) -> str:
-        """All settings of the image processor, as text."""
-        return json.dumps(self.image_processor.to_dict(), sort_keys=True, default=str)
-
-    def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) that an image of size (H, W) has after resizing, before padding."""
-        if not self.image_processor.do_resize:
-            return size
-        wanted = self.image_processor.size
-        return shorter_side_size(size, wanted["shortest_edge"], wanted["longest_edge"])
-
     def padded_size(self, index: int) -> tuple[int, int]:
         """(H, W) of the preprocessed image `index`."""
-        divisor = self.image_processor.size_divisibility
-        height, width = self._resized_targets(index)["label"].shape
-        return math.ceil(height / divisor) * divisor, math.ceil(width / divisor) * divisor
+        return self.image_processor.padded_size(self._resized_targets(index)["label"].shape)
+
+    def _asked_classes(self, label: np.ndarray, epoch: int, index: int) -> torch.Tensor:
+        """int64 `(C,)`, in order: the classes in the image, and some that are not; at least one."""
+        present = [value for value in np.unique(label).tolist() if value != IGNORE_INDEX]
+        absent = sorted(set(range(len(self.dataset.classes))) - set(present))
+        # sorted digests, as in the order of training: no generator whose stream could change between versions
+        digests = {
+            value: hashlib.sha256(f"negative {self.seed} {epoch} {index} {value}".encode()).digest()
+            for value in absent
+        }
+        count = max(self.negative_classes, 0 if present else 1)
+        return torch.tensor(sorted(present + sorted(absent, key=digests.__getitem__)[:count]))
 
     def _image(self, index: int) -> np.ndarray:
         image = self.dataset[index]["image"]
@@ -141,7 +146,7 @@ class SegmentationExamples(Dataset):
         else:
             example = self.dataset[index]
             targets = {name: example[name] for name in ("label", "instance") if name in example}
-        height, width = self.resized_size(targets["label"].shape)
+        height, width = self.image_processor.resized_size(targets["label"].shape)
         for name, target in targets.items():
             resized = Image.fromarray(target).resize((width, height), Image.Resampling.NEAREST)
             targets[name] = np.asarray(resized)
@@ -152,8 +157,8 @@ class SegmentationExamples(Dataset):
         return targets
 
     def _padded(self, target: np.ndarray, value: int) -> np.ndarray:
-        divisor = self.image_processor.size_divisibility
-        padding = [(0, math.ceil(side / divisor) * divisor - side) for side in target.shape]
+        size = self.image_processor.padded_size(target.shape)
+        padding = [(0, padded - side) for padded, side in zip(size, target.shape)]
         return np.pad(target, padding, constant_values=value)
 
 
@@ -182,6 +187,11 @@ class EvaluationExamples(SegmentationExamples):
         if self.load_pixels:
             example["pixel_values"] = self._preprocessed(read["image"])
         return example
+
+
+def preprocessing_text(image_processor: PromptableImageProcessor) -> str:
+    """All settings of an image processor, as text."""
+    return json.dumps(image_processor.to_dict(), sort_keys=True, default=str)
 
 
 def collate_examples(examples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -241,9 +251,9 @@ class TrainingBatchSampler(BatchSampler):
         group = self.batch_size * self.num_processes
         for batch in range(len(self)):
             first = start + batch * group + self.process_index * self.batch_size
-            yield [self.place(position) for position in range(first, first + self.batch_size)]
+            yield [self.at(position) for position in range(first, first + self.batch_size)]
 
-    def place(self, position: int) -> tuple[int, int]:
+    def at(self, position: int) -> tuple[int, int]:
         """Round and image at a position of the endless order."""
         round_, offset = divmod(position, self.num_images)
         return round_, self._permutation(round_)[offset]

@@ -4,6 +4,7 @@ Every loss is a mean over images of a loss that depends on one image alone. So t
 whether they come in one batch, in several accumulated ones, or from several processes.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,34 +18,17 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from ..data.classes import IGNORE_INDEX
 from ..errors import SSPromptError
-from ..utils.cpu_ops import matmul
+from ..segmentation.predictions import ClassPrediction, Prediction, QueryPrediction
 
 SEMANTIC_LOSSES = ("mixed", "dice", "balanced", "nll", "cross_entropy")
 # Dice alone hardly moves a class that is predicted nowhere, as one with a name the model does not know; a little
 # likelihood brings it back.
 BALANCED_SHARE = 0.1
 RESOLUTIONS = ("mask", "label")
+PRESENCE_WEIGHT = 0.1
+"""Of the loss of presence beside one per pixel: our own choice, by analogy with `BALANCED_SHARE`."""
 # So few points at which masks are compared take no time worth saving.
 FREE_POINTS = 1024
-
-
-def class_scores(class_queries_logits: torch.Tensor, masks_queries_logits: torch.Tensor) -> torch.Tensor:
-    """
-    Class scores of semantic inference: the sum over queries of class probability times mask probability.
-
-    Args:
-        class_queries_logits: `(B, Q, K + 1)`; the last class, "no object", is dropped after the softmax.
-        masks_queries_logits: `(B, Q, h, w)`.
-
-    Returns:
-        float32 (float64 for float64 input) `(B, K, h, w)`, not negative, in general not summing to 1.
-    """
-    dtype = torch.promote_types(class_queries_logits.dtype, torch.float32)
-    probabilities = class_queries_logits.softmax(dim=-1, dtype=dtype)[..., :-1]
-    masks = masks_queries_logits.to(dtype).sigmoid().flatten(2)
-    # under autocast the product would be one of half precision, where small probabilities vanish
-    with torch.autocast(masks.device.type, enabled=False):
-        return matmul(probabilities.transpose(1, 2), masks).unflatten(2, masks_queries_logits.shape[-2:])
 
 
 def label_shares(labels: torch.Tensor, num_classes: int, size: tuple[int, int]) -> torch.Tensor:
@@ -75,9 +59,29 @@ def label_shares(labels: torch.Tensor, num_classes: int, size: tuple[int, int]) 
     return counts.view(batch_size, num_classes + 1, *size)[:, :num_classes].float()
 
 
+def presence_losses(prediction: ClassPrediction, present: torch.Tensor) -> torch.Tensor:
+    """
+    Binary cross-entropy of a model's word on whether a class is in an image at all.
+
+    Args:
+        prediction: with `presence_logits`.
+        present: bool `(B, K)`, the truth.
+
+    Returns:
+        `(B,)`, for each image the mean over the classes it was asked about.
+    """
+    wanted = present[prediction.image_of, prediction.class_of].float()
+    losses = F.binary_cross_entropy_with_logits(prediction.presence_logits.float(), wanted, reduction="none")
+    sums, counts = losses.new_zeros(2, prediction.batch_size)
+    sums = sums.index_add(0, prediction.image_of, losses)
+    counts = counts.index_add(0, prediction.image_of, torch.ones_like(losses))
+    return sums / counts.clamp(min=1)
+
+
 class SemanticLoss(nn.Module):
     """
-    A loss per pixel on the class scores of semantic inference.
+    A loss per pixel on the class scores of semantic inference; and, where the base model says whether a class is in
+    the image at all, a share of the loss of that.
 
     Args:
         form:
@@ -114,21 +118,16 @@ class SemanticLoss(nn.Module):
             weights = frequencies.clamp(min=1e-8).rsqrt()
         self.register_buffer("class_weights", weights, persistent=False)
 
-    def forward(
-        self, class_queries_logits: torch.Tensor, masks_queries_logits: torch.Tensor, labels: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, prediction: Prediction, labels: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            class_queries_logits: `(B, Q, K + 1)`.
-            masks_queries_logits: `(B, Q, h, w)`, over the padded image.
+            prediction: of B images, over the padded images.
             labels: integer `(B, H, W)`, class index, 255 ignored, over the padded image.
 
         Returns:
             `(B,)`, the loss of each image; 0 for an image without labelled pixels.
         """
-        if labels.shape[0] != len(class_queries_logits):
-            raise ValueError(f"{labels.shape[0]} label maps for {len(class_queries_logits)} images")
-        num_classes = class_queries_logits.shape[-1] - 1
+        num_classes = prediction.num_classes
         outside = (labels != IGNORE_INDEX) & (labels >= num_classes)
         if outside.any():
             raise SSPromptError(
@@ -136,19 +135,25 @@ class SemanticLoss(nn.Module):
                 f"{num_classes - 1}): set the class names of the data set"
             )
         if self.resolution == "mask":
-            counts = label_shares(labels, num_classes, masks_queries_logits.shape[-2:])
-            return self._image_losses(class_scores(class_queries_logits, masks_queries_logits), counts)
-        return torch.cat(
-            [
-                checkpoint(self._label_resolution_loss, *(item[None] for item in example), use_reentrant=False)
-                for example in zip(class_queries_logits, masks_queries_logits, labels)
-            ]
-        )
+            scores = prediction.class_scores()
+            if len(scores) != len(labels):
+                raise ValueError(f"{len(labels)} label maps for {len(scores)} images")
+            losses = self._image_losses(scores, label_shares(labels, num_classes, scores.shape[-2:]))
+        else:
+            losses = torch.cat(
+                [
+                    checkpoint(self._label_resolution_loss, prediction.image(index), label[None], use_reentrant=False)
+                    for index, label in enumerate(labels)
+                ]
+            )
+        if getattr(prediction, "presence_logits", None) is not None:
+            present = label_shares(labels, num_classes, (1, 1)).flatten(1) > 0
+            losses = losses + PRESENCE_WEIGHT * presence_losses(prediction, present)
+        return losses
 
-    def _label_resolution_loss(self, class_logits, mask_logits, labels):
-        masks = F.interpolate(mask_logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
-        counts = label_shares(labels, class_logits.shape[-1] - 1, labels.shape[-2:])
-        return self._image_losses(class_scores(class_logits, masks), counts)
+    def _label_resolution_loss(self, prediction: Prediction, labels: torch.Tensor) -> torch.Tensor:
+        counts = label_shares(labels, prediction.num_classes, labels.shape[-2:])
+        return self._image_losses(prediction.class_scores(labels.shape[-2:]), counts)
 
     def _image_losses(self, scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """`scores` and `counts` `(B, K, h, w)` -> `(B,)`."""
@@ -220,60 +225,114 @@ class MatchingLoss(nn.Module):
     def __init__(self, num_classes: int, weights: MatchingWeights | None = None):
         super().__init__()
         weights = weights or MatchingWeights()
-        config = SimpleNamespace(
-            num_labels=num_classes,
-            class_weight=weights.class_weight,
-            mask_weight=weights.mask_weight,
-            dice_weight=weights.dice_weight,
-            no_object_weight=weights.no_object_weight,
-            train_num_points=weights.train_num_points,
-            oversample_ratio=weights.oversample_ratio,
-            importance_sample_ratio=weights.importance_sample_ratio,
-        )
+        self.num_classes = num_classes
         self.weights = {
             "loss_cross_entropy": weights.class_weight,
             "loss_mask": weights.mask_weight,
             "loss_dice": weights.dice_weight,
         }
         self.num_points = weights.train_num_points
-        self.criterion = _ImageMatchingLoss(config, self.weights)
+        # for queries that choose among all classes, and for those that are asked about one
+        self.criterion, self.class_criterion = (
+            _ImageMatchingLoss(SimpleNamespace(num_labels=count, **dataclasses.asdict(weights)), self.weights)
+            for count in (num_classes, 1)
+        )
 
     def forward(
         self,
-        class_queries_logits: torch.Tensor,
-        masks_queries_logits: torch.Tensor,
+        prediction: Prediction,
         class_labels: list[torch.Tensor],
         mask_labels: list[torch.Tensor],
         seeds: list[int],
     ) -> torch.Tensor:
         """
         Args:
-            class_queries_logits: `(B, Q, K + 1)`.
-            masks_queries_logits: `(B, Q, h, w)`, over the padded image.
+            prediction: of B images, over the padded images.
             class_labels: one int64 `(M,)` an image; M may be 0.
             mask_labels: one bool or float `(M, H, W)` an image, over the padded image.
             seeds: of the random points, one an image.
 
         Returns:
             `(B,)`, the weighted loss of each image.
+
+        Raises:
+            SSPromptError: the base model has no masks of single objects.
         """
-        device = class_queries_logits.device
+        if isinstance(prediction, QueryPrediction):
+            losses = [
+                self._image_loss(
+                    prediction.class_queries_logits[index],
+                    prediction.masks_queries_logits[index],
+                    class_labels[index],
+                    mask_labels[index],
+                    seed,
+                )
+                for index, seed in enumerate(seeds)
+            ]
+            return torch.stack(losses)
+        return self._class_losses(prediction, class_labels, mask_labels, seeds)
+
+    def _class_losses(
+        self,
+        prediction: ClassPrediction,
+        class_labels: list[torch.Tensor],
+        mask_labels: list[torch.Tensor],
+        seeds: list[int],
+    ) -> torch.Tensor:
+        """
+        Of a model that is asked about one class at a time: queries are matched to the segments of that class, and
+        their score is a binary choice. A class that is not there teaches presence alone, as in the training of SAM 3.
+        """
+        queries = prediction.queries
+        if queries is None:
+            raise SSPromptError("the base model has no masks of single objects: train with task='semantic'")
+        device = queries.scores_logits.device
+        present = torch.zeros(prediction.batch_size, prediction.num_classes, dtype=torch.bool, device=device)
+        for index, labels in enumerate(class_labels):
+            present[index, labels.to(device)] = True
+        losses = queries.scores_logits.new_zeros(prediction.batch_size, dtype=torch.float)
+        if prediction.presence_logits is not None:
+            losses = losses + self.weights["loss_cross_entropy"] * presence_losses(prediction, present)
+        pairs = zip(prediction.image_of.tolist(), prediction.class_of.tolist())
+        for pair, (image, label) in enumerate(pairs):
+            own = class_labels[image] == label
+            if not own.any() and prediction.presence_logits is not None:
+                continue
+            # the softmax over a logit and 0 is the sigmoid
+            logits = queries.scores_logits[pair]
+            logits = torch.stack([logits, torch.zeros_like(logits)], dim=-1)
+            loss = self._image_loss(
+                logits,
+                queries.masks_logits[pair],
+                torch.zeros_like(class_labels[image][own]),
+                mask_labels[image][own],
+                seeds[image] + label,
+            )
+            share = own.sum() / max(len(class_labels[image]), 1) if own.any() else 1 / prediction.num_classes
+            losses = losses.index_add(0, torch.tensor([image], device=device), (share * loss)[None])
+        return losses
+
+    def _image_loss(
+        self,
+        class_logits: torch.Tensor,
+        mask_logits: torch.Tensor,
+        class_labels: torch.Tensor,
+        mask_labels: torch.Tensor,
+        seed: int,
+    ) -> torch.Tensor:
+        """Of one image: `(Q, K + 1)`, `(Q, h, w)`, `(M,)`, `(M, H, W)` -> a number."""
+        device = class_logits.device
         # more points than a mask has cells say nothing new, and cost most of a step where masks are small
-        cells = masks_queries_logits[0, 0].numel()
-        num_points = min(self.num_points, max(cells, FREE_POINTS))
-        self.criterion.num_points = self.criterion.matcher.num_points = num_points
-        losses = []
-        for index, seed in enumerate(seeds):
-            class_logits = class_queries_logits[index : index + 1].float()
-            mask_logits = masks_queries_logits[index : index + 1].float()
-            # half precision makes the matching unstable
-            with _seeded(seed, device), torch.autocast(device.type, enabled=False):
-                if len(class_labels[index]) == 0:
-                    losses.append(self._loss_without_targets(class_logits))
-                    continue
-                parts = self.criterion(mask_logits, class_logits, [mask_labels[index].float()], [class_labels[index]])
-            losses.append(sum(weight * parts[name] for name, weight in self.weights.items()))
-        return torch.stack(losses)
+        num_points = min(self.num_points, max(mask_logits[0].numel(), FREE_POINTS))
+        criterion = self.criterion if class_logits.shape[-1] == self.num_classes + 1 else self.class_criterion
+        criterion.num_points = criterion.matcher.num_points = num_points
+        class_logits, mask_logits = class_logits[None].float(), mask_logits[None].float()
+        # half precision makes the matching unstable
+        with _seeded(seed, device), torch.autocast(device.type, enabled=False):
+            if len(class_labels) == 0:
+                return self._loss_without_targets(class_logits)
+            parts = criterion(mask_logits, class_logits, [mask_labels.float()], [class_labels])
+        return sum(weight * parts[name] for name, weight in self.weights.items())
 
     def _loss_without_targets(self, class_logits: torch.Tensor) -> torch.Tensor:
         """Every query should answer "no object"; there are no masks to compare."""

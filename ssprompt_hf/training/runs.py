@@ -10,12 +10,12 @@ import torch
 from transformers import TrainingArguments, set_seed
 from transformers.utils import logging
 
-from ..adapters.files import ADAPTER_WEIGHTS, read_adapter
+from ..adapters.files import read_adapter
 from ..data.dataset import SegmentationDataset, check_disjoint
 from ..data.few_shot import FewShotSelection, label_statistics, select_shots
 from ..errors import SSPromptError
-from ..model import SSPromptModel, shorter_side
-from ..models.seem.image_processing_seem import SeemImageProcessor
+from ..model import SSPromptModel
+from ..models.registry import ADAPTER_WEIGHTS, DEFAULT_BASE_MODEL
 from ..plotting.overlays import comparison_picture
 from ..plotting.tables import iou_table
 from ..segmentation.export import PredictionExporter
@@ -30,7 +30,6 @@ from .trainer import SSPromptTrainer
 
 logger = logging.get_logger(__name__)
 
-DEFAULT_BASE_MODEL = "seem-nano"
 ADAPTER, METRICS, PICTURE = "adapter", "metrics.json", "picture.png"
 
 
@@ -83,7 +82,7 @@ def train_adapter(
         model.save_pretrained(output / ADAPTER)
         for name in (METRICS, PICTURE):  # those of an earlier run are not about this adapter
             (output / name).unlink(missing_ok=True)
-    fractions = trainer.evaluate_with_zero_shot()
+    fractions = trainer.evaluate_by_class(with_zero_shot=True)
     scores = {name: in_percent(values) for name, values in fractions.items()}
     method = model.peft_config["default"].method_name
     model.peft_config["default"].metrics = {
@@ -145,17 +144,17 @@ def evaluate_adapter(
     trainer = prepare_evaluation(data, adapter, args, task)
     model, images = trainer.model, trainer.eval_dataset
     if export is not None:
-        trainer.exporter = PredictionExporter(
+        trainer.evaluator.exporter = PredictionExporter(
             export, images.file_names, images.classes.ids, args.world_size, args.process_index
         )
     if adapter is None:
-        fractions = {"zero_shot": trainer.evaluate_by_class()}
+        fractions = {"zero_shot": trainer.evaluate_by_class()["adapted"]}
     else:
-        fractions = trainer.evaluate_with_zero_shot()
+        fractions = trainer.evaluate_by_class(with_zero_shot=True)
     if export is not None:
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
-            trainer.exporter.finish()
+            trainer.evaluator.exporter.finish()
     scores = {name: in_percent(values) for name, values in fractions.items()}
     if not trainer.is_world_process_zero():
         return {}
@@ -206,7 +205,7 @@ def prepare_training(
     set_seed(args.seed)
     chosen = images if selection is None else images.select(selection.indices)
     model = _untrained_model(data, prompts, args, chosen, selection)
-    processor = sized_image_processor(model, data.image_size)
+    processor = model.sized_image_processor(data.image_size)
     if prompts.spatial_source == "point_grid":
         _set_point_tokens(model, processor, chosen)
     return SSPromptTrainer(model, args, processor, chosen, evaluation, feature_cache=feature_cache)
@@ -243,7 +242,7 @@ def prepare_evaluation(
         )
     else:
         check_adapter_classes(model.peft_config["default"].class_names, images)
-    processor = sized_image_processor(model, data.image_size or model.peft_config["default"].image_size)
+    processor = model.sized_image_processor(data.image_size or model.peft_config["default"].image_size)
     return SSPromptTrainer(model, args, processor, eval_dataset=images, feature_cache=feature_cache)
 
 
@@ -301,15 +300,6 @@ def check_adapter_classes(names: list[str] | None, images: SegmentationDataset) 
             f"the adapter was made for the classes {', '.join(names or ['(none)'])}, {images.name} has "
             f"{', '.join(images.classes.names)}: use data with its own classes, in its own order"
         )
-
-
-def sized_image_processor(model: SSPromptModel, image_size: int | None) -> SeemImageProcessor:
-    """The model's image processor, for images with a shorter side of `image_size` pixels (None: as it is)."""
-    processor = model.image_processor
-    if image_size is not None:
-        size = shorter_side(processor.size, image_size)
-        processor = type(processor).from_dict({**processor.to_dict(), "size": size})
-    return processor
 
 
 @torch.no_grad()

@@ -4,19 +4,8 @@ import json
 from dataclasses import dataclass, field
 
 from ..errors import SSPromptError
-from ..tuners import CoOpConfig, LOCNConfig, PromptConfig, SSPromptConfig, VSPLConfig
+from ..tuners import METHODS, PromptConfig, SSPromptConfig
 from ..tuners.ssprompt.config import SPATIAL_SOURCES
-
-METHODS = {
-    "zero_shot": None,
-    "ssprompt": SSPromptConfig,
-    "spaprompt": SSPromptConfig,
-    "semprompt": SSPromptConfig,
-    "coop": CoOpConfig,
-    "locn": LOCNConfig,
-    "vspl": VSPLConfig,
-}
-"""What can be trained and compared, in the order of the paper's tables, and the configurations behind it."""
 
 
 def parse_options(name: str, text: str | dict | None) -> dict:

@@ -115,10 +115,10 @@ class Shrinkage(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         """See `TrainerCallback`."""
         trainer = self.trainer
-        places, count = trainer.first_places(MAX_IMAGES)
-        if not places:
+        images, count = first_images(trainer, MAX_IMAGES)
+        if not images:
             return
-        losses = trainer.losses_along(self.path, places).tolist()
+        losses = losses_along(trainer, self.path, images).tolist()
         share = nearest_share(losses, args.shrinkage / math.sqrt(count))
         if share == 0:
             logger.warning(
@@ -128,3 +128,34 @@ class Shrinkage(TrainerCallback):
         self.path.set_share(share)
         trainer.kept_share = share
         trainer.log({"kept_share": round(share, 4)})
+
+
+def first_images(trainer, limit: int) -> tuple[list[tuple[int, int]], int]:
+    """Round and index of the training images that an `SSPromptTrainer` has learned from, as each was seen first, or of
+    `limit` of them; and how many they are."""
+    sampler = trainer.training_sampler()
+    count = min(len(trainer.train_examples), trainer.state.global_step * sampler.step_size)
+    return [sampler.at(position) for position in range(0, count, math.ceil(count / limit) or 1)], count
+
+
+def losses_along(trainer, path: TrainingPath, images: list[tuple[int, int]]) -> torch.Tensor:
+    """float64 `(INTERVALS + 1,)`: the mean loss of images at equally spaced shares of the way. The frozen part runs
+    once an image; afterwards the prompts are at the end of the way."""
+    args = trainer.args
+    mine = images[args.process_index :: args.world_size]
+    sums = torch.zeros(INTERVALS + 1, dtype=torch.float64)
+    path.set_share(1.0)  # also where a process has no image
+    try:
+        for first in range(0, len(mine), args.train_batch_size):
+            examples = [trainer.train_examples[image] for image in mine[first : first + args.train_batch_size]]
+            inputs = trainer._prepare_inputs(trainer.data_collator(examples))
+            features = trainer.batch_features(inputs)
+            for point in reversed(range(INTERVALS + 1)):
+                path.set_share(point / INTERVALS)
+                with torch.no_grad(), trainer.compute_loss_context_manager():
+                    sums[point] += trainer.batch_losses(trainer.model, inputs, features).sum().cpu()
+    finally:
+        path.set_share(1.0)
+    if args.world_size > 1:
+        sums = trainer.accelerator.reduce(sums.to(args.device, torch.float32), "sum").cpu()
+    return sums / len(images)

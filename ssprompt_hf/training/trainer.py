@@ -1,34 +1,40 @@
 """`transformers.Trainer` for prompts: nothing but the prompts is trained, saved or computed more than once."""
 
-import copy
-import math
 import os
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import TrainingArguments
+from transformers import Trainer
+from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
 from ..data.dataset import SegmentationDataset
 from ..data.few_shot import label_statistics
 from ..errors import SSPromptError
-from ..tuners.base.config import PromptConfig
-from ..tuners.base.layer import PromptLayer
-from .arguments import SSPromptTrainingArguments, open_arguments
+from ..models.interface import CachedFeatures, PromptableImageProcessor, PromptableModel
+from ..segmentation.predictions import Prediction
+from ..tuners.base import PromptConfig
+from ..tuners.base.model import adapted_kinds
+from .arguments import SSPromptTrainingArguments
 from .checkpoints import check_settings, decisive_settings, write_settings
-from .examples import SegmentationExamples, TrainingBatchSampler
-from .feature_cache import Entry, FeatureCache, FeatureSource, model_inputs
+from .defaults import active_config, learning_rate_scales, with_method_defaults
+from .evaluator import ADAPTED, ZERO_SHOT, Evaluator, base_model
+from .examples import (
+    EvaluationExamples,
+    SegmentationExamples,
+    TrainingBatchSampler,
+    collate_examples,
+    preprocessing_text,
+)
+from .feature_cache import FeatureCache
+from .features import ImageFeatures, choose_stage
 from .losses import MatchingLoss, SemanticLoss
-from .scoring import ScoringTrainer
-from .shrinkage import INTERVALS, Shrinkage, TrainingPath
+from .shrinkage import Shrinkage, TrainingPath
 
 logger = logging.get_logger(__name__)
-
-# Of adapters that are none of ours.
-OTHER_DEFAULTS = {"learning_rate": TrainingArguments.learning_rate, "shrinkage": 0.0}
 
 
 class PromptDataLoader(DataLoader):
@@ -39,7 +45,7 @@ class PromptDataLoader(DataLoader):
         self.batch_sampler.set_epoch(epoch)
 
 
-class SSPromptTrainer(ScoringTrainer):
+class SSPromptTrainer(Trainer):
     """
     Trains the prompts of an adapted model.
 
@@ -49,18 +55,18 @@ class SSPromptTrainer(ScoringTrainer):
     mean over its images.
 
     Args:
-        model: a `PeftModel` (`SSPromptModel`, or from `get_peft_model`) around a `SeemForUniversalSegmentation` with
-            class names.
+        model: a `PeftModel` (`SSPromptModel`, or from `get_peft_model`) around a `PromptableModel` with class names.
         args: settings.
-        image_processor: the base model's `SeemImageProcessor`.
+        image_processor: the base model's.
         train_dataset: images to learn from, already chosen.
         eval_dataset: images for `evaluate`, or several such by name.
         feature_cache: one that outlives this trainer, for further trainers over the same images; then the features of
             `eval_dataset` are kept, too. By default the cache is made by `args` and goes with the trainer.
         kwargs: those of `transformers.Trainer`.
 
-    `exporter` may be set to a `PredictionExporter` before `evaluate`. After training, `kept_share` tells how much of
-    the way from the first to the last prompts was kept (see `SSPromptTrainingArguments.shrinkage`).
+    `evaluator` counts what `evaluate` scores; it may be given a `PredictionExporter` and observers. After training,
+    `kept_share` tells how much of the way from the first to the last prompts was kept (see
+    `SSPromptTrainingArguments.shrinkage`).
 
     Raises:
         SSPromptError: the data sets' classes are not those of the model in number or order, or nothing in the model
@@ -71,17 +77,18 @@ class SSPromptTrainer(ScoringTrainer):
         self,
         model: nn.Module,
         args: SSPromptTrainingArguments,
-        image_processor,
+        image_processor: PromptableImageProcessor,
         train_dataset: SegmentationDataset | None = None,
         eval_dataset: SegmentationDataset | dict[str, SegmentationDataset] | None = None,
         feature_cache: FeatureCache | None = None,
         **kwargs: Any,
     ):
-        args = _with_method_defaults(args, model)
+        args = with_method_defaults(args, model)
         if args.n_gpu > 1:
             # DataParallel would split the features of a batch at every step; several GPUs are for several processes
             args._n_gpu = 1
         self.image_processor = image_processor
+        self.evaluator = Evaluator(image_processor, args.task)
         self.kept_share = 1.0
         self._shrinkage: Shrinkage | None = None
         super().__init__(
@@ -89,8 +96,11 @@ class SSPromptTrainer(ScoringTrainer):
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
+            data_collator=collate_examples,
+            compute_metrics=self._add_confusions,
             **kwargs,
         )
+        self.evaluator.device = self.args.device
         # our loss is a mean over images
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
@@ -103,20 +113,19 @@ class SSPromptTrainer(ScoringTrainer):
             self._init_training(train_dataset)
         self.feature_cache = self._make_cache() if feature_cache is None else feature_cache
         self._shares_cache = feature_cache is not None
-        self._feature_source: FeatureSource | None = None
+        self._features: ImageFeatures | None = None
         # the best of several evaluations has been chosen by other images, which know better
         if train_dataset is not None and self.args.shrinkage > 0 and not self.args.load_best_model_at_end:
             self._shrinkage = Shrinkage(self)
             self.callback_handler.callbacks.insert(0, self._shrinkage)
 
     @property
-    def base_model(self) -> nn.Module:
-        """The `SeemForUniversalSegmentation` inside."""
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+    def base_model(self) -> PromptableModel:
+        """The base model inside."""
+        return base_model(self.model)
 
     def _check_classes(self, dataset: SegmentationDataset):
-        classes, names = self.base_model.class_embeddings(), self.base_model.config.class_names
-        known = 0 if classes is None else len(classes) - 1
+        known, names = self.base_model.num_classes(), self.base_model.config.class_names
         # Other words for the same classes are the user's choice; the same words in other places are a mistake.
         places = {name.casefold(): place for place, name in enumerate(names or [])}
         for place, name in enumerate(dataset.classes.names):
@@ -142,6 +151,7 @@ class SSPromptTrainer(ScoringTrainer):
             seed=args.data_seed if args.data_seed is not None else args.seed,
             random_flip=args.random_flip,
             load_pixels=args.feature_cache == "none",
+            negative_classes=args.negative_classes if self.base_model.decodes_by_class else None,
         )
         if args.task != "semantic":
             self.matching_loss = MatchingLoss(len(dataset.classes)).to(args.device)
@@ -172,7 +182,7 @@ class SSPromptTrainer(ScoringTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """Batches of this process; not prepared by accelerate, which would divide them once more."""
         args = self.args
-        sampler = self._sampler()
+        sampler = self.training_sampler()
         self._fill_cache(sampler)
         return PromptDataLoader(
             self.train_examples,
@@ -182,7 +192,8 @@ class SSPromptTrainer(ScoringTrainer):
             pin_memory=args.dataloader_pin_memory,
         )
 
-    def _sampler(self) -> TrainingBatchSampler:
+    def training_sampler(self) -> TrainingBatchSampler:
+        """The order in which this process sees the training images."""
         args = self.args
         return TrainingBatchSampler(
             len(self.train_examples),
@@ -202,54 +213,41 @@ class SSPromptTrainer(ScoringTrainer):
             positions = int(self.args.num_train_epochs * sampler.steps_per_epoch * sampler.step_size)
         needed = dict.fromkeys(
             (index, self.train_examples.is_flipped(round_, index))
-            for round_, index in map(sampler.place, range(positions))
+            for round_, index in map(sampler.at, range(positions))
         )
         for place, (index, flipped) in enumerate(needed):
             if place % self.args.world_size == self.args.process_index:
-                self._entry(self.train_examples, index, flipped)
+                self.features.get(self.train_examples, index, flipped)
         self.accelerator.wait_for_everyone()
 
     # Features
 
-    def _entry(
-        self,
-        examples: SegmentationExamples,
-        index: int,
-        flipped: bool = False,
-        pixel_values: torch.Tensor | None = None,
-        store: bool = True,
-    ) -> Entry:
-        """What the frozen part says of one image."""
-        # pixel values at hand that are not to be kept need no name in the cache
-        unnamed = self.feature_cache.storage == "none" or (pixel_values is not None and not store)
-        with self.accelerator.autocast():
-            if self._feature_source is None:
-                self.base_model.to(self.args.device)
-                self._feature_source = FeatureSource(
-                    self.base_model, self.feature_cache, examples.preprocessing, self._keeps_projections()
-                )
-            return self._feature_source(
-                "" if unnamed else examples.image_digest(index),
-                flipped,
-                (lambda: examples.pixel_values(index, flipped)) if pixel_values is None else (lambda: pixel_values),
-                store,
+    @property
+    def features(self) -> ImageFeatures:
+        """What the frozen part says of images."""
+        if self._features is None:
+            self.base_model.to(self.args.device)
+            self._features = ImageFeatures(
+                self.base_model,
+                self.feature_cache,
+                preprocessing_text(self.image_processor),
+                self._stage(),
+                self.args.feature_cache_dtype,
+                self.accelerator.autocast,
             )
+        return self._features
 
-    def _keeps_projections(self) -> bool:
-        """Whether keys and values of all training images fit into the cache, or what the user wants.
-
-        Told from sizes alone, and whatever the storage is, so that runs with and without cache compute the same bits.
-        """
-        if self.args.keep_projections is not None or self.train_examples is None:
-            return bool(self.args.keep_projections)
-        config, (height, width) = self.base_model.config, self.train_examples.padded_size(0)
-        # the decoder looks at maps of strides 32, 16 and 8 (in this order), masks have stride 4
-        positions = [height * width // stride**2 for stride in (32, 16, 8)]
-        numbers = config.mask_feature_size * (height * width // 16 + sum(positions))
-        numbers += config.feature_size * sum(positions)
-        numbers += sum(2 * config.hidden_dim * positions[layer % 3] for layer in range(config.decoder_layers))
-        views = len(self.train_examples) * (2 if self.args.random_flip else 1)
-        return 4 * numbers * views <= self.feature_cache.max_bytes
+    def _stage(self) -> str:
+        """What is cached; see [`choose_stage`]."""
+        examples, model = self.train_examples, self.base_model
+        stages = model.feature_stages(adapted_kinds(model))
+        if self.args.keep_projections is not None:
+            return stages[-1] if self.args.keep_projections else stages[0]
+        if examples is None:
+            return stages[0]
+        views = len(examples) * (2 if self.args.random_flip else 1)
+        limit = self.feature_cache.max_bytes * (2 if self.args.feature_cache_dtype == "float16" else 1)
+        return choose_stage(model, stages, examples.padded_size(0), limit / views)
 
     # Training
 
@@ -271,7 +269,7 @@ class SSPromptTrainer(ScoringTrainer):
                 f"training diverged: after {self.state.global_step} steps at a learning_rate of "
                 f"{self.args.learning_rate:g} the prompts are not finite. Try a smaller rate, or max_grad_norm=1"
             )
-        config = _active_config(self.model)
+        config = active_config(self.model)
         if isinstance(config, PromptConfig):
             config.training = self._training_record()
         return output
@@ -308,42 +306,13 @@ class SSPromptTrainer(ScoringTrainer):
         if self._shrinkage is not None and checkpoint is not None:
             self._shrinkage.path.load(checkpoint)
 
-    def first_places(self, limit: int) -> tuple[list[tuple[int, int]], int]:
-        """Round and index of the training images that were learned from, as each was seen first, or of `limit` of
-        them; and how many were."""
-        sampler = self._sampler()
-        count = min(len(self.train_examples), self.state.global_step * sampler.step_size)
-        return [sampler.place(place) for place in range(0, count, math.ceil(count / limit) or 1)], count
-
-    def losses_along(self, path: TrainingPath, places: list[tuple[int, int]]) -> torch.Tensor:
-        """float64 `(INTERVALS + 1,)`: the mean loss of images at equally spaced shares of the way. The frozen part
-        runs once an image; afterwards the prompts are at the end of the way."""
-        args = self.args
-        mine = places[args.process_index :: args.world_size]
-        sums = torch.zeros(INTERVALS + 1, dtype=torch.float64)
-        path.set_share(1.0)  # also where a process has no image
-        try:
-            for first in range(0, len(mine), args.train_batch_size):
-                examples = [self.train_examples[place] for place in mine[first : first + args.train_batch_size]]
-                inputs = self._prepare_inputs(self.data_collator(examples))
-                entries = self._batch_entries(inputs)
-                for point in reversed(range(INTERVALS + 1)):
-                    path.set_share(point / INTERVALS)
-                    with torch.no_grad(), self.compute_loss_context_manager():
-                        sums[point] += self._batch_losses(self.model, inputs, entries).sum().cpu()
-        finally:
-            path.set_share(1.0)
-        if args.world_size > 1:
-            sums = self.accelerator.reduce(sums.to(args.device, torch.float32), "sum").cpu()
-        return sums / len(places)
-
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in `transformers`; learning rates are in units of the size of what is learned
         (`PromptLayer.learning_rate_scale`)."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if is_new:
-            scales = _learning_rate_scales(self.model)
+            scales = learning_rate_scales(self.model)
             optimizer.param_groups[:] = [
                 {**group, "params": [parameter], "lr": group["lr"] * scales.get(parameter, 1.0)}
                 for group in optimizer.param_groups
@@ -359,73 +328,132 @@ class SSPromptTrainer(ScoringTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """The mean of the images' losses."""
-        return self._batch_losses(model, inputs, self._batch_entries(inputs)).mean()
+        return self.batch_losses(model, inputs, self.batch_features(inputs)).mean()
 
-    def _batch_entries(self, inputs: dict[str, Any]) -> list[Entry]:
+    def batch_features(self, inputs: dict[str, Any]) -> list[CachedFeatures]:
+        """What the frozen part says of the images of a batch."""
         pixel_values = inputs.get("pixel_values") or [None] * len(inputs["index"])
         return [
-            self._entry(self.train_examples, index, flipped, pixels)
+            self.features.get(self.train_examples, index, flipped, pixels)
             for index, flipped, pixels in zip(inputs["index"].tolist(), inputs["flipped"], pixel_values)
         ]
 
-    def _batch_losses(self, model: nn.Module, inputs: dict[str, Any], entries: list[Entry]) -> torch.Tensor:
+    def batch_losses(self, model: nn.Module, inputs: dict[str, Any], features: list[CachedFeatures]) -> torch.Tensor:
         """`(B,)`, the loss of each image. Images of one size go through the decoder together."""
         groups: dict[tuple, list[int]] = {}
-        for place, entry in enumerate(entries):
-            groups.setdefault(tuple(entry["padded_size"].tolist()), []).append(place)
-        losses: list[torch.Tensor] = [None] * len(entries)
-        for places in groups.values():
+        for position, one in enumerate(features):
+            groups.setdefault(tuple(one["padded_size"].tolist()), []).append(position)
+        losses: list[torch.Tensor] = [None] * len(features)
+        for positions in groups.values():
+            options = {}
+            if "class_indices" in inputs:
+                options["class_indices"] = [inputs["class_indices"][position] for position in positions]
             outputs = model(
-                **model_inputs([entries[place] for place in places], self.args.device),
-                image_sizes=torch.tensor([inputs["image_size"][place] for place in places]),
+                **self.base_model.decoder_inputs([features[position] for position in positions], self.args.device),
+                image_sizes=torch.tensor([inputs["image_size"][position] for position in positions]),
                 output_auxiliary_predictions=self.args.auxiliary_loss,
+                **options,
             )
-            predictions = [outputs, *(outputs.auxiliary_predictions or ())]
-            group = sum(self._image_losses(prediction, inputs, places) for prediction in predictions)
-            for place, loss in zip(places, group / len(predictions)):
-                losses[place] = loss
+            predictions = self.base_model.predictions(outputs)
+            group = sum(self._image_losses(prediction, inputs, positions) for prediction in predictions)
+            for position, loss in zip(positions, group / len(predictions)):
+                losses[position] = loss
         return torch.stack(losses)
 
-    def _image_losses(self, prediction: Any, inputs: dict[str, Any], places: list[int]) -> torch.Tensor:
-        logits = prediction["class_queries_logits"], prediction["masks_queries_logits"]
+    def _image_losses(self, prediction: Prediction, inputs: dict[str, Any], positions: list[int]) -> torch.Tensor:
         if self.semantic_loss is not None:
-            return self.semantic_loss(*logits, torch.stack([inputs["label"][place] for place in places]))
+            return self.semantic_loss(prediction, torch.stack([inputs["label"][position] for position in positions]))
         class_labels, mask_labels, seeds = (
-            [inputs[name][place] for place in places] for name in ("class_labels", "mask_labels", "seed")
+            [inputs[name][position] for position in positions] for name in ("class_labels", "mask_labels", "seed")
         )
-        return self.matching_loss(*logits, class_labels, mask_labels, seeds)
+        return self.matching_loss(prediction, class_labels, mask_labels, seeds)
+
+    # Evaluation
+
+    def get_eval_dataloader(self, eval_dataset: SegmentationDataset | str | None = None) -> DataLoader:
+        """Batches of `eval_dataset`, or of the one given at the beginning (under a name, if there are several),
+        divided among the processes."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(dataset, str):
+            dataset = self.eval_dataset[dataset]
+        if dataset is None:
+            raise SSPromptError("evaluation needs an eval_dataset")
+        self._check_classes(dataset)
+        # what is not looked up in the cache is read by the loader's workers
+        load_pixels = self.feature_cache.storage == "none" or not self._stores_evaluation
+        self._eval_examples: EvaluationExamples = self.evaluator.examples(dataset, load_pixels)
+        loader = DataLoader(
+            self._eval_examples,
+            batch_size=self.args.eval_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
+        return self.accelerator.prepare(loader)
+
+    @property
+    def _stores_evaluation(self) -> bool:
+        """Whether features are kept: those of images that are evaluated once need not be."""
+        # files that stood in for memory are gone when training ends
+        gone = self.feature_cache.storage != self.args.feature_cache and not self.is_in_train
+        return self._shares_cache or (self.args.eval_strategy != "no" and not gone)
+
+    def evaluate_by_class(
+        self, eval_dataset: SegmentationDataset | None = None, with_zero_shot: bool = False
+    ) -> dict[str, dict[str, Any]]:
+        """
+        Scores of the model, and with `with_zero_shot` of the base model as it came, in one pass of the frozen part.
+
+        Returns:
+            `{"adapted": scores}`, and perhaps `"zero_shot"`; see [`Evaluator.scores`].
+        """
+        self.evaluator.states = (ADAPTED, ZERO_SHOT) if with_zero_shot else (ADAPTED,)
+        try:
+            self.evaluate(eval_dataset)
+            return self.evaluator.scores()
+        finally:
+            self.evaluator.states = (ADAPTED,)
+
+    def predict(self, *args: Any, **kwargs: Any):
+        """Raises `SSPromptError`: label maps of many images are too large to be gathered."""
+        raise SSPromptError("use SSPromptModel.predict for label maps, and evaluate for scores")
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any):
+        """As in `transformers`, with empty counts to begin with."""
+        self.evaluator.begin(self._eval_examples.dataset)
+        return super().evaluation_loop(*args, **kwargs)
+
+    @torch.no_grad()
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, torch.Tensor, torch.Tensor]:
+        """One stack of confusion matrices an image, `(B, states, K, K + 1)`; they are all that is gathered."""
+        count = len(inputs["index"])
+        confusions = []
+        for index, label, instance, pixel_values in zip(
+            inputs["index"].tolist(),
+            inputs["label"],
+            inputs.get("instance") or [None] * count,
+            inputs.get("pixel_values") or [None] * count,
+        ):
+            features = self.features.get(
+                self._eval_examples, index, pixel_values=pixel_values, store=self._stores_evaluation
+            )
+            confusions.append(self.evaluator.add(model, features, index, label, instance))
+        return None, torch.stack(confusions), inputs["index"].to(self.args.device)
+
+    def _add_confusions(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
+        self.evaluator.add_confusions(torch.as_tensor(prediction.predictions).sum(0))
+        if not compute_result:
+            return {}
+        self.evaluator.compute(gather=self.args.world_size > 1)
+        scores = self.evaluator.scores()[ADAPTED]
+        metrics = {name: value for name, value in scores.items() if not isinstance(value, dict)}
+        return metrics | {f"iou_{name}": value for name, value in scores["per_class_iou"].items()}
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: the estimate of transformers is for language models."""
         return 0
-
-
-def _active_config(model: nn.Module) -> PeftConfig | None:
-    """Of the active adapter, if there is one."""
-    if not hasattr(model, "peft_config"):
-        return None
-    active = model.active_adapters  # a property of PEFT's models, a method of transformers'
-    names = active() if callable(active) else active
-    return model.peft_config[names[0]] if names else None
-
-
-def _with_method_defaults(args: SSPromptTrainingArguments, model: nn.Module) -> SSPromptTrainingArguments:
-    """`args`, or a copy in which what is not given is as suits the method of the active adapter."""
-    missing = open_arguments(args, getattr(_active_config(model), "training_defaults", OTHER_DEFAULTS))
-    if missing:
-        args = copy.copy(args)
-        for name, value in missing.items():
-            setattr(args, name, value)
-    return args
-
-
-def _learning_rate_scales(model: nn.Module) -> dict[nn.Parameter, float]:
-    """Of all parameters that are learned and belong to a prompt."""
-    scales = {}
-    for layer in model.modules():
-        if isinstance(layer, PromptLayer):
-            for name in layer.adapter_layer_names:
-                for adapter, parameter in getattr(layer, name).items():
-                    if parameter.requires_grad:
-                        scales[parameter] = layer.learning_rate_scale(adapter, name)
-    return scales

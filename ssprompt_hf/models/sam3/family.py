@@ -13,7 +13,7 @@ from ...errors import AdapterError, DownloadError
 from ..interface import BaseModelInfo, ModelFamily
 from ..registry import BASE_MODELS
 from .image_processing_sam3 import Sam3ImageProcessorPil
-from .modeling_sam3 import Sam3ForPromptedSegmentation, Sam3LiteTextForPromptedSegmentation, Sam3Prompting
+from .modeling_sam3 import Sam3Decoding, Sam3ForPromptedSegmentation, Sam3LiteTextForPromptedSegmentation
 
 ACCESS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 LITE_TEXT = "sam3_lite_text"
@@ -61,7 +61,7 @@ class Sam3Family(ModelFamily):
 
     def load(
         self, source: str, prompt_encoders: Iterable[str] = (), **kwargs: Any
-    ) -> tuple[Sam3Prompting, Sam3ImageProcessorPil]:
+    ) -> tuple[Sam3Decoding, Sam3ImageProcessorPil]:
         """
         See [`ModelFamily.load`]. Without `"text"` the text encoder is neither read nor held. `"spatial"` asks for
         nothing: SAM 3 has no points, and boxes are always there.
@@ -83,7 +83,7 @@ class Sam3Family(ModelFamily):
                     "one, or do without new class names and words"
                 )
             model = model_class.from_pretrained(source, config=config, **kwargs)
-            return model.eval(), _image_processor(source, model.config, **access)
+            return model.eval(), _image_processor(source, model, **access)
 
     def load_tokenizer(self, source: str, **access: Any) -> Any:
         """
@@ -98,7 +98,7 @@ class Sam3Family(ModelFamily):
 
     def random_model(
         self, name: str, class_names: list[str], prompt_encoders: Iterable[str] = ()
-    ) -> tuple[Sam3Prompting, Sam3ImageProcessorPil]:
+    ) -> tuple[Sam3Decoding, Sam3ImageProcessorPil]:
         """See [`ModelFamily.random_model`]; a class has four random tokens. Under `torch.device("meta")` nothing is
         allocated. The image processor makes squares of 1008, as the model takes no other images."""
         if name in BASE_MODELS and not os.path.exists(name):
@@ -114,13 +114,14 @@ class Sam3Family(ModelFamily):
         width = model.config.detr_encoder_config.hidden_size
         model.class_tokens.weight = torch.randn(len(class_names), RANDOM_TOKENS, width)
         model.name_classes(class_names)
-        return model.eval().requires_grad_(False), _default_image_processor(model.config)
+        model.prompts_written()
+        return model.eval().requires_grad_(False), model.default_image_processor()
 
 
 FAMILY = Sam3Family()
 
 
-def _model_class(model_type: str) -> type[Sam3Prompting]:
+def _model_class(model_type: str) -> type[Sam3Decoding]:
     return Sam3LiteTextForPromptedSegmentation if model_type == LITE_TEXT else Sam3ForPromptedSegmentation
 
 
@@ -131,20 +132,15 @@ def _config_dict(source: str, **access: Any) -> dict:
     return config.get("detector_config") or config
 
 
-def _image_processor(source: str, config: PretrainedConfig, **access: Any) -> Sam3ImageProcessorPil:
+def _image_processor(source: str, model: Sam3Decoding, **access: Any) -> Sam3ImageProcessorPil:
     try:
         processor = Sam3ImageProcessorPil.from_pretrained(source, **access)
     except OSError:
         if not os.path.isdir(source):
             raise
-        return _default_image_processor(config)  # `model.save_pretrained` alone writes none
-    processor.patch_size = config.vision_config.backbone_config.patch_size
+        return model.default_image_processor()  # `model.save_pretrained` alone writes none
+    processor.patch_size = model.config.vision_config.backbone_config.patch_size
     return processor
-
-
-def _default_image_processor(config: PretrainedConfig) -> Sam3ImageProcessorPil:
-    size = {"height": config.image_size, "width": config.image_size}
-    return Sam3ImageProcessorPil(size=size, patch_size=config.vision_config.backbone_config.patch_size)
 
 
 @contextlib.contextmanager

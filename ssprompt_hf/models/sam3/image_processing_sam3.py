@@ -1,6 +1,5 @@
 """Images to SAM 3's inputs, without torchvision, which transformers' `Sam3ImageProcessor` needs."""
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -141,9 +140,7 @@ class Sam3ImageProcessorPil(PromptableImageProcessor, PilBackend):
             raise SSPromptError(
                 f"image_size is {image_size}, but SAM 3 takes multiples of {self.patch_size}: {near} is the nearest"
             )
-        other = copy.deepcopy(self)
-        other.size = type(self.size)(**{"height": image_size, "width": image_size})
-        return other
+        return type(self).from_dict({**self.to_dict(), "size": {"height": image_size, "width": image_size}})
 
     def inference_policy(self) -> InferencePolicy:
         """See [`PromptableImageProcessor.inference_policy`]: the defaults of `Sam3Processor`, which shows instances

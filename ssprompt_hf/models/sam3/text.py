@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 
 from ...errors import SSPromptError
+from ...utils.names import clean_class_name
 
 PROCESSOR_LENGTH = 32
 """To so many tokens `Sam3Processor` pads a text, whatever the tokenizer says."""
@@ -23,6 +24,11 @@ def text_length(text_config: PretrainedConfig) -> int:
     if text_config.model_type == "clip_text_model":
         return min(PROCESSOR_LENGTH, text_config.max_position_embeddings)
     return PROCESSOR_LENGTH
+
+
+def spoken_name(name: str) -> str:
+    """A class name as a noun phrase: without the suffixes of COCO's merged classes, underscores as spaces."""
+    return clean_class_name(name).replace("_", " ")
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """SEEM as a promptable base model: its slots, its words, its points, and the parts of it that can be cached."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -136,6 +137,11 @@ class SeemPrompting(PromptableModel):
                 2 * config.hidden_dim * positions[layer % NUM_LEVELS] for layer in range(config.decoder_layers)
             )
         return 4 * numbers
+
+    def feature_settings(self) -> dict[str, Any]:
+        others = ("prompt_templates", "use_text_model", "use_spatial_prompt_encoder", "num_point_tokens")
+        others += ("num_point_coordinates", "object_mask_threshold", "overlap_threshold")
+        return {name: value for name, value in super().feature_settings().items() if name not in others}
 
     def feature_modules(self, stage: str) -> list[nn.Module]:
         model = self.model

@@ -307,3 +307,9 @@ def check_adapter_tensors(expected: dict[str, Shape], tensors: dict[str, torch.T
             raise AdapterError(f"{name} has the type {tensors[name].dtype} in the adapter's file; prompts are floats")
         if not tensors[name].isfinite().all():
             raise AdapterError(f"{name} holds values that are not finite: the adapter's file is damaged")
+
+
+def adapted_kinds(model: PromptableModel) -> set[str]:
+    """The kinds of prompts that layers of any method stand in for."""
+    slots = model.prompt_slots.values()
+    return {slot.kind for slot in slots if isinstance(model.get_submodule(slot.path), PromptLayer)}
