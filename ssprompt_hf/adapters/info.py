@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..models.registry import ADAPTER_WEIGHTS
 from ..plotting.tables import format_table
-from .files import ADAPTER_WEIGHTS, read_adapter
+from ..tuners import PromptConfig
+from .files import read_adapter
 
 
 def adapter_info(folder: str | os.PathLike) -> dict[str, Any]:
@@ -17,7 +19,8 @@ def adapter_info(folder: str | os.PathLike) -> dict[str, Any]:
 
     Returns:
         `folder`, `bytes` of the weights file, `parameters` that were learned, `tensors` (name -> shape), `weights`
-        (name -> list of the learned `w`, 0 to 1 unless the range is free), `config`.
+        (name -> list of the learned `w`, 0 to 1 unless the range is free), `semantic_weights`, those of the classes (None
+        if there are none), `config`.
 
     Raises:
         AdapterError: a file is missing or damaged.
@@ -38,8 +41,16 @@ def adapter_info(folder: str | os.PathLike) -> dict[str, Any]:
         "parameters": sum(tensor.numel() for tensor in learned.values()),
         "tensors": {name: list(tensor.shape) for name, tensor in tensors.items()},
         "weights": weights,
+        "semantic_weights": _semantic_weights(config, weights),
         "config": config.to_dict() | {"peft_type": str(getattr(config.peft_type, "value", config.peft_type))},
     }
+
+
+def _semantic_weights(config: PromptConfig, weights: dict[str, list]) -> list | None:
+    """Of the slot of classes, which a configuration with classes names last."""
+    if config.class_names is None or not config.target_modules:
+        return None
+    return weights.get(config.target_modules[-1].split(".")[-1])
 
 
 def describe_adapter(info: dict[str, Any]) -> str:
@@ -70,10 +81,10 @@ def describe_adapter(info: dict[str, Any]) -> str:
             continue
         low, high, mean = min(values), max(values), sum(values) / len(values)
         lines.append(f"{'weights w':<12} {name}: {low:.2f} to {high:.2f}, mean {mean:.2f}")
-    class_weights = info["weights"].get("class_embeddings")
+    class_weights = info["semantic_weights"]
     if config["class_names"]:
         if class_weights is not None and len(class_weights) != len(config["class_names"]):
-            class_weights = None  # of no use to tell the classes apart
+            class_weights = None  # one a token, or of no use to tell the classes apart
         things = config["thing_class_ids"] or []
         rows = [
             [

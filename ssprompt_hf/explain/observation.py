@@ -1,22 +1,16 @@
-"""One pass over labelled images: what the model answers without and with the adapter, and which prompts say it."""
+"""What an evaluation shows besides scores: errors by image and class, and which prompts speak for which class."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.utils import logging
 
-from ..data.dataset import SegmentationDataset
-from ..metrics import confusion_matrix
-from ..model import SSPromptModel
-from ..models.seem.image_processing_seem import SeemImageProcessor
-from ..segmentation.inference import semantic_segmentation
+from ..segmentation.predictions import Prediction
 from ..segmentation.tiles import MaskGeometry, mask_tiles
-from ..training.examples import EvaluationExamples
-from ..training.feature_cache import compute_entry, model_inputs, spatial_prompts_are_adapted
+from ..training.evaluator import ADAPTED, ZERO_SHOT
 
-STATES = ("zero_shot", "adapted")
+STATES = (ZERO_SHOT, ADAPTED)
 
 
 @dataclass
@@ -63,69 +57,62 @@ class Observations:
 
 
 @torch.no_grad()
-def serve(
-    class_logits: Tensor, mask_logits: Tensor, geometry: MaskGeometry, class_map: Tensor, label: Tensor
-) -> Serving:
+def serve(prediction: Prediction, geometry: MaskGeometry, class_map: Tensor, label: Tensor) -> Serving:
     """
     The part of each spatial prompt in what one image is given.
 
     Args:
-        class_logits: `(Q, K + 1)`, the last column means "no object".
-        mask_logits: `(Q, h, w)`.
+        prediction: of this image alone.
         geometry: of the image.
         class_map: int64 `(H, W)`, the class given to each pixel.
-        label: int64 `(H, W)`, the truth; pixels of no class are left out.
+        label: integer `(H, W)`, the truth; pixels of no class are left out.
     """
-    probabilities = class_logits.float().softmax(dim=-1)[:, :-1]
-    count, num_classes = probabilities.shape
-    mass = torch.zeros(count, num_classes, dtype=torch.float64, device=class_logits.device)
+    masks, weights, prompt_of, count = prediction.prompt_parts(0)
+    num_classes = weights.shape[1]
+    mass = torch.zeros(count, num_classes, dtype=torch.float64, device=masks.device)
     correct, wins = torch.zeros_like(mass), torch.zeros(count * num_classes, dtype=torch.long, device=mass.device)
-    for tile in mask_tiles(mask_logits, geometry):
+    for tile in mask_tiles(masks, geometry) if len(masks) else ():
         given, truth = (labels[tile.rows, tile.columns].flatten() for labels in (class_map, label))
         known = truth < num_classes  # ignored pixels have a number beyond the classes
         given, right = given[known], (given == truth)[known]
         if len(given) == 0:
             continue
-        parts = tile.logits().sigmoid_().float().flatten(1)[:, known] * probabilities[:, given]
-        wins += torch.bincount(parts.argmax(dim=0) * num_classes + given, minlength=len(wins))
+        parts = tile.values().sigmoid_().float().flatten(1)[:, known] * weights[:, given]
+        wins += torch.bincount(prompt_of[parts.argmax(dim=0)] * num_classes + given, minlength=len(wins))
         shares = (parts / parts.sum(dim=0).clamp(min=torch.finfo(parts.dtype).tiny)).double()
+        shares = shares.new_zeros(count, len(given)).index_add_(0, prompt_of, shares)
         mass.index_add_(1, given, shares)
         correct.index_add_(1, given[right], shares[:, right])
     wins = wins.view(count, num_classes)
     return Serving(mass.cpu().numpy(), correct.cpu().numpy(), wins.cpu().numpy())
 
 
-@torch.no_grad()
-def observe(model: SSPromptModel, images: SegmentationDataset, image_processor: SeemImageProcessor) -> Observations:
+class Observer:
     """
-    Run all images through the base model and the adapted one; the frozen part runs once for both.
+    Looks on while an [`Evaluator`] scores images, and keeps what it sees in `seen`.
 
     Args:
-        model: with an active adapter for the classes of `images`.
-        images: with labels.
-        image_processor: for the size that images are looked at in.
+        num_images, num_classes: of the data set.
     """
-    base, count = model.get_base_model(), len(images.classes)
-    kind = "features" if spatial_prompts_are_adapted(base) else "predictions"
-    examples = EvaluationExamples(images, image_processor, load_pixels=True)
-    seen = Observations({}, {state: np.zeros((len(images), count, 3), np.int64) for state in STATES}, {})
-    for index in logging.tqdm(range(len(images)), desc="looking at images", disable=None):
-        example = examples[index]
-        label = example["label"].to(model.device)
-        size = examples.resized_size(tuple(label.shape))
-        entry = compute_entry(base, example["pixel_values"].to(model.device), kind)
-        geometry = MaskGeometry(tuple(entry["padded_size"].tolist()), size, tuple(label.shape))
-        inputs = model_inputs([entry], model.device) | {"image_sizes": torch.tensor([size])}
-        outputs = {"adapted": model(**inputs)}
-        with model.base_model.zero_shot():
-            outputs["zero_shot"] = model(**inputs)
-        for state, output in outputs.items():
-            logits = output.class_queries_logits[0], output.masks_queries_logits[0]
-            class_map = semantic_segmentation(*logits, geometry)
-            confusion = confusion_matrix(class_map, label, count).cpu().numpy()
-            served = serve(*logits, geometry, class_map, label)
-            seen.confusions[state] = seen.confusions.get(state, 0) + confusion
-            seen.serving[state] = seen.serving[state] + served if state in seen.serving else served
-            pixels = np.diagonal(confusion), confusion.sum(axis=1), confusion[:, :count].sum(axis=0)
-            seen.images[state][index] = np.stack(pixels, axis=-1)
-    return seen
+
+    def __init__(self, num_images: int, num_classes: int):
+        images = {state: np.zeros((num_images, num_classes, 3), np.int64) for state in STATES}
+        self.seen = Observations({}, images, {})
+
+    def __call__(
+        self,
+        index: int,
+        state: str,
+        prediction: Prediction,
+        geometry: MaskGeometry,
+        class_map: Tensor,
+        label: Tensor,
+        confusion: Tensor,
+    ) -> None:
+        """One image in one state; see `Evaluator.observers`."""
+        seen, confusion = self.seen, confusion.cpu().numpy()
+        served = serve(prediction, geometry, class_map, label)
+        seen.confusions[state] = seen.confusions.get(state, 0) + confusion
+        seen.serving[state] = seen.serving[state] + served if state in seen.serving else served
+        pixels = np.diagonal(confusion), confusion.sum(axis=1), confusion[:, : len(confusion)].sum(axis=0)
+        seen.images[state][index] = np.stack(pixels, axis=-1)

@@ -34,9 +34,9 @@ def draw_prompts(prompts: dict[str, Prompts], config: PromptConfig, folder: Path
     ]
     movement = []
     for group in prompts.values():
-        if group.are_learned and group.places:
+        if group.are_learned and group.are_points:
             movement.append(
-                moved_points("places of the points", group.before.cpu().numpy(), group.after.cpu().numpy())
+                moved_points("positions of the points", group.before.cpu().numpy(), group.after.cpu().numpy())
             )
         elif group.are_learned:
             title = f"movement |z_hat - z| / |z| of the {group.kind} prompts"

@@ -26,7 +26,7 @@ class Prompts:
             (shares of the image) of the regular grid. None if the adapter says nothing of this kind.
         after: what the adapter makes of them, `(N, D)`.
         weights: the learned `w` `(N,)`; None if they are not learned.
-        places: whether the prompts are places in the image, of which a length and a direction tell nothing.
+        are_points: whether the prompts are positions in the image, of which a length and a direction tell nothing.
         notes: what does not apply to this method, and why; sentences.
     """
 
@@ -35,7 +35,7 @@ class Prompts:
     before: torch.Tensor | None = None
     after: torch.Tensor | None = None
     weights: torch.Tensor | None = None
-    places: bool = False
+    are_points: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -47,11 +47,11 @@ class Prompts:
         """How far each prompt moved, `(N,)`: `|z_hat - z| / |z|`, or, for points, the distance as a share of the
         image's sides."""
         distance = (self.after - self.before).norm(dim=-1)
-        return distance if self.places else distance / self.before.norm(dim=-1)
+        return distance if self.are_points else distance / self.before.norm(dim=-1)
 
     def cosines(self) -> torch.Tensor | None:
         """Cosine of each prompt with what it was, `(N,)`; None for points."""
-        return None if self.places else torch.cosine_similarity(self.before, self.after, dim=-1)
+        return None if self.are_points else torch.cosine_similarity(self.before, self.after, dim=-1)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: `notes`, and by prompt `weights`, `movement` and `cosine`, as far as there are any."""
@@ -60,7 +60,7 @@ class Prompts:
             facts["weights"] = self.weights.tolist()
         if self.are_learned:
             facts["movement"] = self.movement().tolist()
-            if self.places:
+            if self.are_points:
                 facts |= {"points_before": self.before.tolist(), "points_after": self.after.tolist()}
             else:
                 facts["cosine"] = self.cosines().tolist()
@@ -91,9 +91,12 @@ def _layers(model: SSPromptModel, classes: bool) -> list[PromptLayer]:
 def _semantic(model: SSPromptModel) -> Prompts:
     name, config = model.active_adapter, model.peft_config[model.active_adapter]
     layer = _layers(model, classes=True)[0]
-    # the row of "background" is the same before and after
-    before = layer.default_prompt(name)[:-1].float()
-    prompts = Prompts("semantic", list(config.class_names), before, layer.adapter_prompt(name)[:-1].float())
+    rows = len(config.class_names)  # without those that a base model keeps fixed
+    before, after = (
+        model.get_base_model().prompt_vectors(prompt.narrow(layer.slot.row_dim, 0, rows).float())
+        for prompt in (layer.default_prompt(name), layer.adapter_prompt(name))
+    )
+    prompts = Prompts("semantic", list(config.class_names), before, after)
     if isinstance(layer, SSPromptLayer):
         _add_weights(prompts, layer, model)
     elif isinstance(layer, TextPromptLayer):
@@ -116,10 +119,10 @@ def _spatial(model: SSPromptModel) -> Prompts:
         after = layer.adapter_prompt(name).float()
         before = grid_coordinates(config.point_grid_size).to(after)
         note = (
-            "VSPL learns places in the image, not embeddings: there are no weights, and movement is the distance from "
-            "the regular grid. Zero-shot segmentation uses object queries in place of points."
+            "VSPL learns positions in the image, not embeddings: there are no weights, and movement is the distance "
+            "from the regular grid. Zero-shot segmentation uses object queries in place of points."
         )
-        return Prompts("spatial", _numbered("point", after), before, after, places=True, notes=[note])
+        return Prompts("spatial", _numbered("point", after), before, after, are_points=True, notes=[note])
     before, after = (_rows(prompt.float()) for prompt in (layer.default_prompt(name), layer.adapter_prompt(name)))
     on_grid = config.spatial_source == "point_grid"
     prompts = Prompts("spatial", _numbered("point" if on_grid else "query", after), before, after)
@@ -147,6 +150,7 @@ def _add_weights(prompts: Prompts, layer: SSPromptLayer, model: SSPromptModel) -
     if weights is None:
         prompts.notes.append(f"{config.method_name} leaves the {prompts.kind} prompts as they are.")
     elif isinstance(weights, torch.Tensor):
-        prompts.weights = weights.float()
+        # where each token of a class has a weight, their mean
+        prompts.weights = weights.float() if weights.ndim == 1 else weights.float().mean(dim=1)
     else:
         prompts.notes.append(f"The {prompts.kind} weights are not learned: w is {weights:g} for every prompt.")

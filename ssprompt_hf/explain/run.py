@@ -13,15 +13,14 @@ from ..adapters.files import fetch_adapter, read_adapter
 from ..adapters.info import adapter_info
 from ..data.dataset import SegmentationDataset
 from ..errors import AdapterError, SSPromptError
-from ..metrics import scores_from_confusion
+from ..loading import base_model_info
 from ..model import SSPromptModel
-from ..models.seem.configuration_seem import SeemConfig
-from ..models.seem.pretrained import resolve_base_model
 from ..plotting.overlays import comparison_picture
-from ..training.runs import check_adapter_classes, sized_image_processor
+from ..training.arguments import SSPromptTrainingArguments
+from ..training.runs import check_adapter_classes, evaluation_trainer
 from ..training.settings import DataArguments
 from ..tuners import PromptConfig
-from ..tuners.text.model import load_tokenizer
+from ..tuners.text import load_tokenizer
 from ..utils.files import atomic_path, write_json
 from .findings import (
     class_changes,
@@ -32,7 +31,7 @@ from .findings import (
     serving_prompts,
     worst_images,
 )
-from .observation import STATES, Observations, observe
+from .observation import STATES, Observations, Observer
 from .pictures import draw_prompts, draw_serving
 from .prompts import Prompts, read_prompts
 from .report import render_report, render_summary
@@ -80,7 +79,7 @@ def explain_adapter(
     if images is not None:
         check_adapter_classes(config.class_names, images)
     base = data.base_model or config.base_model_name_or_path
-    has_text = base is not None and SeemConfig.from_pretrained(resolve_base_model(base)).use_text_model
+    has_text = base is not None and base_model_info(base).has_text_encoder
     model = SSPromptModel.from_pretrained(data.base_model, folder, keep_prompt_encoders=has_text)
     if torch.cuda.is_available() and not use_cpu:
         model.to("cuda")
@@ -95,9 +94,13 @@ def explain_adapter(
         explanation["data"] = {"missing": missing}
     else:
         explanation["data"] = {"dataset": images.name, "split": data.eval_split, "images": len(images)}
-        processor = sized_image_processor(model, data.image_size or config.image_size)
-        seen = observe(model, images, processor)
-        explanation |= _findings(seen, images, prompts["spatial"], examples)
+        args = SSPromptTrainingArguments(output_dir=str(output), use_cpu=use_cpu, report_to="none")
+        trainer = evaluation_trainer(model, data, args, images)
+        observer = Observer(len(images), len(images.classes))
+        trainer.evaluator.observers.append(observer)
+        scores = trainer.evaluate_by_class(with_zero_shot=True)
+        seen = observer.seen
+        explanation |= _findings(scores, seen, images, prompts["spatial"], examples)
         explanation["pictures"] |= draw_serving(
             seen.serving, explanation["prompt_names"], images.classes.names, output
         )
@@ -150,16 +153,20 @@ def _words(model: SSPromptModel, semantic: Prompts, extra: list[str]) -> dict[st
         return {"missing": str(error)}
     words = distinct_words(semantic.names, extra, built_in_words())
     print(f"embedding {len(words)} words by the text encoder of {base.name_or_path}")
-    found = explain_words(
-        base.get_text_model(), tokenizer, base.config.prompt_templates, words, semantic.before, semantic.after
-    )
-    base.drop_text_model()
+    found = explain_words(base, tokenizer, words, semantic.before, semantic.after)
+    base.drop_text_encoder()
     return found
 
 
-def _findings(seen: Observations, images: SegmentationDataset, spatial: Prompts, examples: int) -> dict[str, Any]:
+def _findings(
+    scores: dict[str, dict[str, Any]],
+    seen: Observations,
+    images: SegmentationDataset,
+    spatial: Prompts,
+    examples: int,
+) -> dict[str, Any]:
     names = images.classes.names
-    scores = {state: scores_from_confusion(seen.confusions[state], names) for state in STATES}
+    scores = {state: scores[state] for state in STATES}
     changes = class_changes(scores)
     counts = {state: len(seen.serving[state].mass) for state in STATES}
     prompt_names = {state: [f"query {index}" for index in range(count)] for state, count in counts.items()}

@@ -10,7 +10,8 @@ import torch
 from ..data.datasets import ade20k, cityscapes, pascal_context
 from ..data.street_scenes.classes import CUSTOM_CLASSES, STREET_SYNONYMS
 from ..errors import SSPromptError
-from ..models.seem.text_encoder import SeemTextModel, clean_class_name
+from ..models.interface import PromptableModel
+from ..utils.names import clean_class_name
 
 
 def built_in_words() -> list[str]:
@@ -67,9 +68,8 @@ def nearest_words(words: list[str], embeddings: torch.Tensor, prompts: torch.Ten
 
 
 def explain_words(
-    text_model: SeemTextModel,
+    model: PromptableModel,
     tokenizer: Any,
-    templates: tuple[str, ...] | None,
     words: list[str],
     before: torch.Tensor,
     after: torch.Tensor,
@@ -79,15 +79,16 @@ def explain_words(
     The words nearest to the semantic prompts before and after learning.
 
     Args:
-        text_model, tokenizer, templates: of the base model; words are embedded as class names are.
+        model: the base model with its text encoder; words are embedded as class names are.
+        tokenizer: of the base model.
         words: the vocabulary.
-        before, after: class embeddings `(K, P)`.
+        before, after: semantic prompts `(K, P)`, as `PromptableModel.prompt_vectors` gives them.
         count: how many words for each class.
 
     Returns:
         `vocabulary`, the number of words; `before` and `after`, as `nearest_words` gives them.
     """
-    embeddings = text_model.encode_class_names(words, tokenizer, templates=templates).to(before.device)
+    embeddings = model.encode_class_names(words, tokenizer).to(before.device)
     return {
         "vocabulary": len(words),
         "before": nearest_words(words, embeddings, before, count),

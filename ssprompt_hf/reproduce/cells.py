@@ -27,10 +27,9 @@ from transformers.utils import logging
 
 from ..adapters.info import adapter_info
 from ..data.dataset import check_disjoint
-from ..errors import SSPromptError
+from ..errors import DownloadError, SSPromptError
+from ..loading import load_base_model
 from ..models.fingerprint import model_fingerprint
-from ..models.seem.modeling_seem import SeemForUniversalSegmentation
-from ..models.seem.pretrained import resolve_base_model
 from ..training.arguments import SSPromptTrainingArguments, open_arguments
 from ..training.runs import (
     ADAPTER,
@@ -44,7 +43,7 @@ from ..training.settings import PromptArguments
 from ..tuners import PromptConfig
 from ..tuners.base.config import current_versions
 from ..utils.files import write_json
-from .plans import METHODS, Domain, Score, StepCost, Training, Work
+from .plans import ROWS, Domain, Score, StepCost, Training, Work
 from .shared_work import SharedWork
 from .step_cost import measure_step
 
@@ -101,7 +100,7 @@ class CellRunner:
         return SSPromptTrainingArguments(**(self.training | own | {"task": task, "seed": seed}))
 
     def _prompts(self, training: Training) -> PromptArguments:
-        fields = dict(METHODS[training.method].prompts)
+        fields = dict(ROWS[training.method].prompts)
         if training.options:
             fields["prompt_options"] = json.dumps(dict(training.options))
         return PromptArguments(shots=training.shots, allow_fewer=True, **fields)
@@ -136,7 +135,7 @@ class CellRunner:
         return {
             "base_model": self._base(training.base_model),
             "data": data,
-            "method": METHODS[training.method].prompts["method"],
+            "method": ROWS[training.method].prompts["method"],
             "prompts": method,
             "shots": training.shots,
             "training": _training_settings(args) | open_arguments(args, config.training_defaults),
@@ -145,15 +144,10 @@ class CellRunner:
     def _base(self, base_model: str) -> dict[str, str]:
         """Name and fingerprint."""
         if base_model not in self._fingerprints:
-            parts = {"use_text_model": False, "use_spatial_prompt_encoder": False}
             try:
-                model = SeemForUniversalSegmentation.from_pretrained(resolve_base_model(base_model), **parts)
-            except SSPromptError:
-                raise
-            except OSError as error:
-                raise SSPromptError(
-                    f"base model {base_model!r} cannot be loaded; name another with --base_models. {error}"
-                ) from error
+                model, _ = load_base_model(base_model)
+            except DownloadError as error:
+                raise DownloadError(f"{error}. Another base model can be named with --base_models") from error
             self._fingerprints[base_model] = model_fingerprint(model)
         return {"name": base_model, "fingerprint": self._fingerprints[base_model]}
 
@@ -215,7 +209,7 @@ class CellRunner:
             data, adapter and str(adapter), self._arguments(work.task, 0), work.task, images, cache
         )
         trainer.remove_callback(PrinterCallback)
-        scores = in_percent(trainer.evaluate_by_class())
+        scores = in_percent(trainer.evaluate_by_class()["adapted"])
         record |= {
             "scores": scores,
             "evaluation_images": len(images),
@@ -223,7 +217,7 @@ class CellRunner:
         }
         if adapter is not None:
             record["adapter"] = adapter.relative_to(self.folder).as_posix()
-            weights = adapter_info(adapter)["weights"].get("class_embeddings", [])
+            weights = adapter_info(adapter)["semantic_weights"] or []
             things = images.classes.thing_indices
             kinds = ("background", "foreground") if things else (None,) * 2  # a class list may not say what is a thing
             record["class_weights"] = [

@@ -9,33 +9,33 @@ from .presets import Domain, StepSetting
 
 
 @dataclass(frozen=True)
-class Method:
+class Row:
     """A row of a comparison: how the table calls it, and the fields of `PromptArguments` behind it."""
 
     title: str
     prompts: Mapping[str, Any] = field(hash=False)
 
 
-METHODS = {
-    "zero_shot": Method("zero-shot", {"method": "zero_shot"}),
-    "coop": Method("CoOp", {"method": "coop"}),
-    "locn": Method("LOCN", {"method": "locn"}),
-    "vspl": Method("VSPL", {"method": "vspl"}),
-    "spaprompt_fixed": Method("SpaPrompt, w fixed", {"method": "spaprompt", "learn_weights": False}),
-    "spaprompt": Method("SpaPrompt", {"method": "spaprompt"}),
-    "semprompt_fixed": Method("SemPrompt, w fixed", {"method": "semprompt", "learn_weights": False}),
-    "semprompt": Method("SemPrompt", {"method": "semprompt"}),
-    "ssprompt_fixed": Method("SSPrompt, w fixed", {"method": "ssprompt", "learn_weights": False}),
-    "ssprompt": Method("SSPrompt", {"method": "ssprompt"}),
-    "spaprompt_grid": Method("SpaPrompt, point grid", {"method": "spaprompt", "spatial_source": "point_grid"}),
-    "ssprompt_grid": Method("SSPrompt, point grid", {"method": "ssprompt", "spatial_source": "point_grid"}),
+ROWS = {
+    "zero_shot": Row("zero-shot", {"method": "zero_shot"}),
+    "coop": Row("CoOp", {"method": "coop"}),
+    "locn": Row("LOCN", {"method": "locn"}),
+    "vspl": Row("VSPL", {"method": "vspl"}),
+    "spaprompt_fixed": Row("SpaPrompt, w fixed", {"method": "spaprompt", "learn_weights": False}),
+    "spaprompt": Row("SpaPrompt", {"method": "spaprompt"}),
+    "semprompt_fixed": Row("SemPrompt, w fixed", {"method": "semprompt", "learn_weights": False}),
+    "semprompt": Row("SemPrompt", {"method": "semprompt"}),
+    "ssprompt_fixed": Row("SSPrompt, w fixed", {"method": "ssprompt", "learn_weights": False}),
+    "ssprompt": Row("SSPrompt", {"method": "ssprompt"}),
+    "spaprompt_grid": Row("SpaPrompt, point grid", {"method": "spaprompt", "spatial_source": "point_grid"}),
+    "ssprompt_grid": Row("SSPrompt, point grid", {"method": "ssprompt", "spatial_source": "point_grid"}),
 }
-"""Rows that `--methods` knows."""
+"""What `--methods` knows."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """An adapter to be learned: `method` of `METHODS`, with other values of some fields of its configuration."""
+    """An adapter to be learned: `method` of `ROWS`, with other values of some fields of its configuration."""
 
     method: str
     base_model: str

@@ -15,15 +15,13 @@ from peft import get_peft_model
 
 from ..data.classes import ClassInfo, SegmentationClasses
 from ..data.dataset import SegmentationDataset
-from ..models.registry import BASE_MODELS, base_model_config
-from ..models.seem import SeemConfig, SeemForUniversalSegmentation, SeemImageProcessor
-from ..models.seem.pretrained import resolve_base_model
+from ..models.registry import find_family
 from ..training.arguments import SSPromptTrainingArguments
 from ..training.trainer import SSPromptTrainer
-from ..tuners import CoOpConfig, LOCNConfig, PromptConfig, SSPromptConfig
+from ..tuners import METHODS, PromptConfig, SSPromptConfig
 from .presets import StepSetting
 
-METHODS = {"ssprompt": SSPromptConfig, "coop": CoOpConfig, "locn": LOCNConfig}
+MEASURED = ("ssprompt", "coop", "locn")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
@@ -69,23 +67,6 @@ class RandomImages:
         return "random"
 
 
-def random_base(config: SeemConfig, names: list[str], with_text_model: bool) -> SeemForUniversalSegmentation:
-    """A frozen model with random weights, and random embeddings of the classes `names`."""
-    config.use_text_model, config.use_spatial_prompt_encoder = with_text_model, False
-    torch.manual_seed(0)
-    model = SeemForUniversalSegmentation(config).eval()
-    embeddings = torch.nn.functional.normalize(torch.randn(len(names) + 1, config.projection_dim), dim=-1)
-    model.set_class_embeddings(embeddings, names)
-    return model.requires_grad_(False)
-
-
-def base_config(base_model: str) -> SeemConfig:
-    """The architecture called `base_model`; nothing is downloaded for those known by name."""
-    if base_model in BASE_MODELS and not BASE_MODELS[base_model].embedded:
-        return base_model_config(base_model)
-    return SeemConfig.from_pretrained(resolve_base_model(base_model))
-
-
 def method_config(method: str, names: list[str], vocab_size: int, setting: StepSetting) -> PromptConfig:
     """The method with its defaults; which words it reads makes no difference, how many does."""
     if method == "ssprompt":
@@ -103,7 +84,7 @@ def method_config(method: str, names: list[str], vocab_size: int, setting: StepS
 
 
 def measure_step(
-    base_model: str | SeemConfig,
+    base_model: str,
     method: str,
     cached: bool,
     setting: StepSetting,
@@ -115,8 +96,9 @@ def measure_step(
     Median time an image and peak memory of a training step, after one to warm up.
 
     Args:
-        base_model: name, folder or architecture; weights are random, on which neither time nor memory depends.
-        method: `ssprompt`, `coop` or `locn`.
+        base_model: name or folder, of which the architecture counts; weights are random, on which neither time nor
+            memory depends.
+        method: one of `MEASURED`.
         cached: with the feature cache (in memory; on a GPU in its own).
         setting: image size, classes and tokens.
         args: how it is trained; batch size, mirroring and cache are set here.
@@ -129,9 +111,11 @@ def measure_step(
     """
     gc.collect()  # the model before this one
     names = [f"class {index}" for index in range(setting.classes)]
-    config = base_config(base_model) if isinstance(base_model, str) else base_model
-    model = random_base(config, names, with_text_model=method != "ssprompt")
-    model = get_peft_model(model, method_config(method, names, config.text_config.vocab_size, setting))
+    encoders = {"text"} if method != "ssprompt" else set()
+    base, processor = find_family(base_model).random_model(base_model, names, encoders)
+    vocabulary = base.word_embeddings()
+    config = method_config(method, names, 0 if vocabulary is None else vocabulary.num_embeddings, setting)
+    model = get_peft_model(base, config)
     classes = SegmentationClasses(tuple(ClassInfo(name, index) for index, name in enumerate(names)))
     source = RandomImages(batch_size, (setting.height, setting.width), setting.classes)
     dataset = SegmentationDataset(classes, source, "random images")
@@ -143,7 +127,6 @@ def measure_step(
         feature_cache=("device" if on_gpu else "memory") if cached else "none",
         feature_cache_gb=64,
     )
-    processor = SeemImageProcessor(do_resize=False, size_divisibility=config.size_divisibility)
     trainer = SSPromptTrainer(model, args, processor, dataset)
     model = trainer.accelerator.prepare(model)
     trainer.create_optimizer()

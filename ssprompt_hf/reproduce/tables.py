@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import SSPromptError
-from .plans import METHODS, Cell, Choices, Plan, Score, StepCost, Training
+from ..models.registry import BASE_MODELS
+from .plans import ROWS, Cell, Choices, Plan, Score, StepCost, Training
 from .presets import Domain, Preset
+from .step_cost import MEASURED
 
 COMPARED = ("zero_shot", "coop", "locn", "ssprompt")
 # The title says which of spatial embeddings, spatial weights, semantic embeddings and semantic weights are learned.
@@ -46,9 +48,9 @@ def plan_table(name: str, preset: Preset, choices: Choices) -> Plan:
         raise SSPromptError(f"seeds are {list(choices.seeds)}; give one or more different numbers of 0 or more")
     if choices.shots < 1:
         raise SSPromptError(f"shots is {choices.shots}; it must be at least 1")
-    unknown = [method for method in choices.methods or () if method not in METHODS]
+    unknown = [method for method in choices.methods or () if method not in ROWS]
     if unknown:
-        raise SSPromptError(f"methods holds {unknown[0]!r}; it must be one of {', '.join(METHODS)}")
+        raise SSPromptError(f"methods holds {unknown[0]!r}; it must be one of {', '.join(ROWS)}")
     return TABLES[name](preset, choices)
 
 
@@ -75,7 +77,8 @@ def _names(preset: Preset, **own: Sequence[str]) -> Sequence[str]:
 
 def base_title(base_model: str) -> str:
     """As the paper writes it: SEEM-T, SEEM-L; other models by their name or the name of their folder."""
-    return {"seem-t": "SEEM-T", "seem-l": "SEEM-L"}.get(base_model, os.path.basename(os.path.normpath(base_model)))
+    known = BASE_MODELS.get(base_model)
+    return (known and known.title) or os.path.basename(os.path.normpath(base_model))
 
 
 def _prefix(preset: Preset, base_model: str) -> str:
@@ -133,7 +136,7 @@ def _compare(
 
 
 def _titles(choices: Choices, own: Sequence[str]) -> dict[str, str]:
-    return {method: METHODS[method].title for method in choices.methods or own}
+    return {method: ROWS[method].title for method in choices.methods or own}
 
 
 def _table_2(preset: Preset, choices: Choices) -> Plan:
@@ -200,7 +203,7 @@ def _table_6(preset: Preset, choices: Choices) -> Plan:
     base_model = preset.base_models[0]
     plan.columns = [domain.title for domain in domains]
     for method in choices.methods or ("ssprompt",):
-        prefix = f"{METHODS[method].title}, " if choices.methods else ""
+        prefix = f"{ROWS[method].title}, " if choices.methods else ""
         for shots in SHOTS if method != "zero_shot" else (0,):
             plan.rows.append(f"{prefix}{shots} shots")
             for domain in domains:
@@ -214,12 +217,12 @@ def _table_7(preset: Preset, choices: Choices) -> Plan:
     setting, base_model = preset.step, preset.base_models[0]
     plan.columns = ["ms/image", "GB", "ms/image, cached", "GB, cached"]
     for method in choices.methods or ("coop", "locn", "ssprompt"):
-        if method not in ("coop", "locn", "ssprompt"):
+        if method not in MEASURED:
             raise SSPromptError(f"methods holds {method!r}; table 7 measures coop, locn and ssprompt")
-        row = METHODS[method].title
+        row = ROWS[method].title
         plan.rows.append(row)
         if method != "ssprompt":
-            plan.references[row] = METHODS["ssprompt"].title
+            plan.references[row] = ROWS["ssprompt"].title
         for cached in (False, True):
             for repeat in choices.seeds:
                 work = StepCost(base_model, method, cached, repeat, setting)
@@ -290,7 +293,7 @@ def _table_transfer(preset: Preset, choices: Choices) -> Plan:
     methods = [method for method in choices.methods or ("ssprompt",) if method != "zero_shot"]
     for method in methods:
         for source in domains:
-            row = f"{METHODS[method].title}, from {source.title}"
+            row = f"{ROWS[method].title}, from {source.title}"
             plan.rows.append(row)
             plan.references[row] = "zero-shot"
             for domain in domains:

@@ -242,6 +242,17 @@ def prepare_evaluation(
         )
     else:
         check_adapter_classes(model.peft_config["default"].class_names, images)
+    return evaluation_trainer(model, data, args, images, feature_cache)
+
+
+def evaluation_trainer(
+    model: SSPromptModel,
+    data: DataArguments,
+    args: SSPromptTrainingArguments,
+    images: SegmentationDataset,
+    feature_cache: FeatureCache | None = None,
+) -> SSPromptTrainer:
+    """A trainer that has nothing to train, for the evaluation of a model on `images`."""
     processor = model.sized_image_processor(data.image_size or model.peft_config["default"].image_size)
     return SSPromptTrainer(model, args, processor, eval_dataset=images, feature_cache=feature_cache)
 

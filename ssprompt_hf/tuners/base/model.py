@@ -172,8 +172,7 @@ class PromptTuner(BaseTuner):
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
         # Whether layers of other methods surround this one is nothing that an adapter's file should know.
-        path = super()._remove_adapter_name_from_key(key, adapter_name).split(".")
-        return ".".join(part for part in path if part != "base_layer")
+        return _without_layers(super()._remove_adapter_name_from_key(key, adapter_name))
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's version moves the new module to the device of the old one's parameters; a slot may have none.
@@ -185,24 +184,24 @@ class PromptTuner(BaseTuner):
     @classmethod
     def _remap_adapter_state_dict_for_load(cls, model, config, adapter_name, state_dict):
         """As in PEFT, after a look at names, shapes and values. What the adapter lacks is made of the tensors."""
-        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         # a model whose adapters transformers has loaded lacks the prefix that a PeftModel gives to all its names
-        tensors = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in remapped.items()}
-        layers = [
-            (path.removeprefix(PEFT_PREFIX), layer)
+        tensors = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in state_dict.items()}
+        layers = {
+            path: layer
             for path, layer in model.named_modules()
             if isinstance(layer, PromptLayer) and layer.has_adapter(adapter_name)
-        ]
+        }
+        stems = {path: _without_layers(path.removeprefix(PEFT_PREFIX)) for path in layers}
+        shapes = {path: layer.tensor_shapes(adapter_name) for path, layer in layers.items()}
         expected = {
-            f"{path}.{attribute}.{adapter_name}": shape
-            for path, layer in layers
-            for attribute, shape in layer.tensor_shapes(adapter_name).items()
+            f"{stems[path]}.{attribute}": shapes[path][attribute] for path in layers for attribute in shapes[path]
         }
         check_adapter_tensors(expected, tensors)
-        for path, layer in layers:
-            attributes = layer.tensor_shapes(adapter_name)
-            own = {attribute: tensors[f"{path}.{attribute}.{adapter_name}"] for attribute in attributes}
+        remapped = {}
+        for path, layer in layers.items():
+            own = {attribute: tensors[f"{stems[path]}.{attribute}"] for attribute in shapes[path]}
             layer.load_tensors(adapter_name, own)
+            remapped |= {f"{path}.{attribute}.{adapter_name}": tensor for attribute, tensor in own.items()}
         return remapped
 
     # Using adapters
@@ -283,6 +282,11 @@ class PromptTuner(BaseTuner):
         model = super()._unload_and_optionally_merge(merge=False, progressbar=progressbar)
         model.prompts_written()
         return model
+
+
+def _without_layers(path: str) -> str:
+    """The path of a slot in the bare base model."""
+    return ".".join(part for part in path.split(".") if part != "base_layer")
 
 
 def check_adapter_tensors(expected: dict[str, Shape], tensors: dict[str, torch.Tensor]) -> None:
