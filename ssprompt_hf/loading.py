@@ -4,12 +4,13 @@ import os
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from .adapters.files import AdapterFiles, fetch_adapter, read_adapter
 from .errors import AdapterError, DownloadError, SSPromptError, UnknownNameError
-from .models.interface import BaseModelInfo, PromptableImageProcessor
-from .models.registry import ADAPTER_CONFIG, BASE_MODELS, ModelSource, find_source
+from .models.interface import KINDS, SEMANTIC, BaseModelInfo, PromptableImageProcessor
+from .models.registry import ADAPTER_CONFIG, BASE_MODELS, ModelSource, find_family, find_source
 from .models.transformers_compat import find_adapter_config_file
 from .tuners import PromptConfig, SSPromptConfig
 from .tuners.base.config import ANY_BASE_MODEL, checked_class_names
@@ -150,3 +151,78 @@ class _told_errors:
             return find_adapter_config_file(self.name, **self.access) is not None
         except OSError:  # nothing is there
             return False
+
+
+EXAMPLE_SIZE = (1024, 2048)
+"""(height, width) of the image that memory is told for, where there is no other: Cityscapes'."""
+
+
+def base_model_facts(name: str | os.PathLike, size: tuple[int, int] = EXAMPLE_SIZE, **access: Any) -> dict[str, Any]:
+    """
+    What a base model takes, told from its architecture: nothing but its configuration is read.
+
+    Args:
+        name: a name of `models/registry.py`, a folder or a Hub id.
+        size: (height, width) of the images.
+        access: as of [`load_base_model`].
+
+    Returns:
+        ready for JSON: `name`, `description`, `family`, `parameters` by part and `total`, `image_size` and
+        `padded_size` (of pixel values), `cached_bytes` of an image by stage, in float32, and `decoder_bytes`
+        (`inference`, `training`; None where they are small beside the weights), of one image with one class more.
+
+    Raises:
+        as [`load_base_model`].
+    """
+    name = os.fspath(name)
+    with _told_errors(name, access):
+        family = find_family(name, **access)
+        with torch.random.fork_rng([]), torch.device("meta"):
+            model, _ = family.random_model(name, ["class"], ("text", "spatial"))
+    processor = model.default_image_processor()
+    padded_size = processor.padded_size(processor.resized_size(size))
+    parameters = {part: sum(p.numel() for p in module.parameters()) for part, module in _parts(model).items()}
+    stages = dict.fromkeys(model.feature_stages(KINDS) + model.feature_stages((SEMANTIC,)))
+    known = BASE_MODELS.get(name)
+    return {
+        "name": name,
+        "description": None if known is None else known.description,
+        "family": family.name,
+        "parameters": {part: count for part, count in parameters.items() if count}
+        | {"total": sum(p.numel() for p in model.parameters())},
+        "image_size": list(size),
+        "padded_size": list(padded_size),
+        "cached_bytes": {stage: model.feature_bytes(padded_size, stage) for stage in stages},
+        "decoder_bytes": {
+            use: model.decoder_bytes(padded_size, with_gradient=use == "training") for use in ("inference", "training")
+        },
+    }
+
+
+def _parts(model: nn.Module) -> dict[str, nn.Module]:
+    """What a model consists of, one level below a module that holds nearly everything."""
+    parts = dict(model.named_children())
+    total = sum(p.numel() for p in model.parameters())
+    for name, part in list(parts.items()):
+        if sum(p.numel() for p in part.parameters()) > 0.9 * total and any(True for _ in part.children()):
+            parts |= dict(parts.pop(name).named_children())
+    return parts
+
+
+def describe_base_model(name: str | os.PathLike, **access: Any) -> str:
+    """[`base_model_facts`] as text for a terminal."""
+    facts = base_model_facts(name, **access)
+    height, width = facts["image_size"]
+    lines = [f"{'base model':<12} {facts['name']}" + (f": {facts['description']}" if facts["description"] else "")]
+    lines += [f"{'family':<12} {facts['family']}", f"{'parameters':<12} {facts['parameters']['total'] / 1e6:.1f} M"]
+    for part, count in facts["parameters"].items():
+        if part != "total":
+            lines.append(f"{'':<12} {part} {count / 1e6:.1f} M")
+    padded = "x".join(map(str, facts["padded_size"]))
+    lines.append(f"{'images':<12} {height}x{width} pixels become {padded}")
+    for stage, count in facts["cached_bytes"].items():
+        lines.append(f"{'cache':<12} {count / 2**20:.0f} MiB an image ({stage}), half of it in float16")
+    for use, count in facts["decoder_bytes"].items():
+        if count is not None:
+            lines.append(f"{'decoding':<12} about {count / 2**20:.0f} MiB a class for {use}")
+    return "\n".join(lines)

@@ -38,7 +38,8 @@ def run(options: argparse.Namespace):
         KeyboardInterrupt: after Ctrl-C; with a message if the run has left a checkpoint.
     """
     from ..training.checkpoints import last_complete_checkpoint
-    from ..training.runs import METRICS, plan_training, train_adapter
+    from ..training.plan import plan_training
+    from ..training.runs import METRICS, train_adapter
     from ..training.settings import DataArguments, PromptArguments
 
     data, prompts = build(DataArguments, options), build(PromptArguments, options)

@@ -247,6 +247,11 @@ class PromptableModel:
         """Bytes of `image_features` of an image of this size in float32, told without computing them."""
         raise NotImplementedError
 
+    def decoder_bytes(self, padded_size: tuple[int, int], with_gradient: bool) -> int | None:
+        """An estimate of the memory that decoding an image takes besides weights and features, for one class where
+        classes are decoded one by one; None where it is small beside the weights."""
+        return None
+
     def feature_settings(self) -> dict[str, Any]:
         """The settings in `config` that features depend on, or may; part of the key of a cached entry."""
         return {name: value for name, value in self.config.to_dict().items() if name not in NOT_ABOUT_FEATURES}

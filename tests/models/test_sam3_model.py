@@ -98,7 +98,9 @@ def test_features_say_all_that_pixels_say(kind):
     model = tiny_sam3(kind)
     pixel_values = images(2)
     features = [model.image_features(pixels[None], "features") for pixels in pixel_values]
-    assert all(sum(t.numel() * t.element_size() for t in f.values()) == model.feature_bytes((56, 56)) for f in features)
+    assert all(
+        sum(t.numel() * t.element_size() for t in f.values()) == model.feature_bytes((56, 56)) for f in features
+    )
     assert features[0]["padded_size"].tolist() == [56, 56] and features[0]["padded_size"].dtype == torch.int64
     # as they come from a file
     features = [{name: t.contiguous().clone() for name, t in f.items()} for f in features]

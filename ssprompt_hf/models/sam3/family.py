@@ -9,7 +9,7 @@ import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from transformers import PretrainedConfig, Sam3Config, Sam3LiteTextConfig
 
-from ...errors import AdapterError, DownloadError
+from ...errors import AdapterError, CheckpointError, DownloadError
 from ..interface import BaseModelInfo, ModelFamily
 from ..registry import BASE_MODELS
 from .image_processing_sam3 import Sam3ImageProcessorPil
@@ -54,6 +54,7 @@ class Sam3Family(ModelFamily):
 
         Raises:
             DownloadError: the repository is gated, private or not there, and this token may not read it.
+            CheckpointError: a folder without a model.
             OSError: as transformers raises it.
         """
         config = _config_dict(source, **access)
@@ -69,6 +70,7 @@ class Sam3Family(ModelFamily):
         Raises:
             AdapterError: the files lack the text encoder.
             DownloadError: the repository is gated, private or not there, and this token may not read it.
+            CheckpointError: a folder without a model.
             OSError: as transformers raises it.
         """
         access = {name: kwargs[name] for name in ACCESS if kwargs.get(name) is not None}
@@ -129,7 +131,10 @@ def _config_dict(source: str, **access: Any) -> dict:
     """The configuration of the image model, which that of a video model contains."""
     with _explained(source):
         config = PretrainedConfig.get_config_dict(source, **access)[0]
-    return config.get("detector_config") or config
+    config = config.get("detector_config") or config
+    if "model_type" not in config:
+        raise CheckpointError(f"{source!r} has no config.json that names a model_type: it is no model of transformers")
+    return config
 
 
 def _image_processor(source: str, model: Sam3Decoding, **access: Any) -> Sam3ImageProcessorPil:

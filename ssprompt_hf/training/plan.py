@@ -1,0 +1,90 @@
+"""What a training would take, before it takes it."""
+
+import os
+
+from ..errors import SSPromptError
+from ..loading import base_model_facts
+from ..models.registry import DEFAULT_BASE_MODEL
+from .arguments import SSPromptTrainingArguments
+from .runs import select_training_images
+from .settings import DataArguments, PromptArguments
+
+GIB = 2**30
+
+
+def plan_training(data: DataArguments, prompts: PromptArguments, args: SSPromptTrainingArguments) -> str:
+    """
+    The data that would be chosen, and the memory that the base model, the feature cache and a step would take. The
+    data are read; of the base model nothing but its configuration is.
+
+    Args:
+        data, prompts, args: as of `train_adapter`.
+
+    Returns:
+        text for a terminal.
+
+    Raises:
+        SSPromptError: as `train_adapter`, as far as it can be told without the base model's weights.
+    """
+    if prompts.method == "zero_shot":
+        raise SSPromptError("zero_shot trains nothing: leave out --dry_run")
+    images = data.load(data.train_split, args.task)
+    evaluation = data.load_evaluation(args.task)
+    selection = select_training_images(images, prompts, args.seed)
+    chosen = images if selection is None else images.select(selection.indices)
+    size = chosen.read_label(0).shape
+    facts = base_model_facts(data.base_model or DEFAULT_BASE_MODEL, size)
+    views = len(chosen) * (2 if args.random_flip else 1)
+    config = prompts.config(task=args.task)
+    encoders = config.prompt_encoders(is_new=True, is_trainable=True)
+    parameters = facts["parameters"]["total"]
+    if "text" not in encoders:
+        parameters -= sum(count for part, count in facts["parameters"].items() if part.startswith("text_"))
+    share = 2 if args.feature_cache_dtype == "float16" else 1
+    cached = {stage: count / share for stage, count in facts["cached_bytes"].items()}
+    smallest = min(cached.values()) if prompts.method not in ("ssprompt", "spaprompt", "vspl") else cached["features"]
+    total = smallest * views
+    limit = args.feature_cache_gb * GIB
+    lines = [
+        f"data         {len(chosen)} of {len(images)} images of {images.name} to learn from, {len(images.classes)} "
+        f"classes, {len(evaluation)} images to evaluate on; the first is {size[0]}x{size[1]} pixels",
+        f"steps        {_steps(args, len(chosen))} of {_step_size(args)} images",
+        f"base model   {facts['name']}: {parameters / 1e6:.1f} M parameters held, {4 * parameters / GIB:.2f} GiB in "
+        "float32",
+        f"cache        {smallest / 2**20:.0f} MiB an image in {args.feature_cache_dtype}, {views} images"
+        f"{' and mirror images' if args.random_flip else ''}: {total / GIB:.2f} GiB; "
+        + _cache_advice(args, total, limit),
+    ]
+    needed = 4 * parameters + (min(total, limit) if args.feature_cache in ("memory", "device") else 0)
+    training = facts["decoder_bytes"]["training"]
+    if training is not None:
+        lines.append(
+            f"a step       about {training / GIB:.2f} GiB a pair of image and class that is decoded at once; an image "
+            f"is asked about its own classes and {args.negative_classes} others"
+        )
+        needed += training
+    lines.append(f"peak         about {needed / GIB:.2f} GiB, PyTorch itself not counted")
+    lines.append(f"output       {os.path.abspath(args.output_dir)}; nothing was written")
+    return "\n".join(lines)
+
+
+def _step_size(args: SSPromptTrainingArguments) -> int:
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+def _steps(args: SSPromptTrainingArguments, num_images: int) -> str:
+    if args.max_steps > 0:
+        return f"{args.max_steps}"
+    per_epoch = -(-num_images // _step_size(args))
+    return f"{round(per_epoch * args.num_train_epochs)}"
+
+
+def _cache_advice(args: SSPromptTrainingArguments, total: float, limit: float) -> str:
+    if args.feature_cache == "none":
+        return "but feature_cache is none: the frozen part runs at every step"
+    if total <= limit:
+        return f"they fit into {args.feature_cache} (limit {limit / GIB:.1f} GiB)"
+    return (
+        f"the limit is {limit / GIB:.1f} GiB, so the frozen part runs again for the rest. Raise --feature_cache_gb, "
+        "or add --feature_cache disk, or --feature_cache_dtype float16"
+    )
