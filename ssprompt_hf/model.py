@@ -1,21 +1,19 @@
 """`SSPromptModel`: a base model and its adapters, from names to pictures."""
 
-import dataclasses
 import itertools
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
 from peft import PeftModel, set_peft_model_state_dict
 from torch import nn
 
 from .adapters.card import write_card
 from .adapters.files import CARD, AdapterFiles, fetch_adapter, read_adapter, replacing_folder
+from .adapters.upload import uploaded_folder
 from .data.image_inputs import ImageLike, image_sources, open_image
 from .errors import AdapterError, SSPromptError
 from .loading import load_model_and_adapter
@@ -207,7 +205,7 @@ class SSPromptModel(PeftModel):
             adapter_name = next(name for name in names if name not in self.peft_config)
         with self._unmerged():
             if adapter_name in self.peft_config:
-                self._take_over(adapter_name, files.config, str(folder), check_base_model)
+                self.peft_config[adapter_name].take_records(files.config, str(folder), adapter_name, check_base_model)
                 return set_peft_model_state_dict(self, files.tensors, adapter_name)
             return self._add_loaded(adapter_name, files, is_trainable, check_base_model)
 
@@ -225,31 +223,6 @@ class SSPromptModel(PeftModel):
         if is_trainable:
             self.set_requires_grad(adapter_name)
         return result
-
-    def _take_over(self, adapter_name: str, config: PromptConfig, source: str, check_base_model: bool):
-        """Let a loaded adapter tell what `config` tells of data and scores, before it is given other weights.
-
-        Raises:
-            AdapterError: the weights mean something else there, or were made for another base model.
-        """
-        present = self.peft_config[adapter_name]
-        records = {"image_size", "dataset", "shots", "seed", "chosen_images", "colors", "task"}
-        records |= {"training", "metrics", "versions"}
-        shared = {field.name for field in dataclasses.fields(PromptConfig)} - {"class_names", "thing_class_ids"}
-        own = {field.name for field in dataclasses.fields(config)} - shared
-        if type(config) is not type(present) or any(getattr(config, key) != getattr(present, key) for key in own):
-            raise AdapterError(
-                f"{source} has other classes or settings than the adapter {adapter_name!r} that is already loaded: "
-                "load it under another name"
-            )
-        prints = {one.base_model_fingerprint for one in (config, present)} - {ANY_BASE_MODEL}
-        if check_base_model and len(prints) > 1:
-            raise AdapterError(
-                f"{source} was made for another base model (fingerprint {config.base_model_fingerprint}) than the "
-                f"adapter {adapter_name!r} (fingerprint {present.base_model_fingerprint}): load that base model"
-            )
-        for key in records:
-            setattr(present, key, getattr(config, key))
 
     def set_adapter(self, adapter_name: str, inference_mode: bool = False) -> None:
         """Make an adapter the active one; the model's class names become its own."""
@@ -336,22 +309,12 @@ class SSPromptModel(PeftModel):
             the address of the commit.
         """
         adapter_name = adapter_name or self.active_adapter
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, selected_adapters=[adapter_name])
-            own = Path(folder) if adapter_name == "default" else Path(folder, adapter_name)
-            self._write_card(own, adapter_name, adapter=repo_id)
-            if revision is not None and not revision.startswith("refs/") and not create_pr:
-                api.create_branch(repo_id, branch=revision, exist_ok=True)
-            commit = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=own,
-                commit_message=commit_message or "Upload adapter",
-                revision=revision,
-                create_pr=create_pr,
-            )
-        return str(commit.commit_url)
+        with uploaded_folder(repo_id, commit_message, private, token, revision, create_pr) as upload:
+            self.save_pretrained(upload.folder, selected_adapters=[adapter_name])
+            if adapter_name != "default":
+                upload.folder = upload.folder / adapter_name
+            self._write_card(upload.folder, adapter_name, adapter=upload.repo_id)
+        return upload.address
 
     # Prediction
 

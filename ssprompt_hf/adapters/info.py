@@ -19,8 +19,8 @@ def adapter_info(folder: str | os.PathLike) -> dict[str, Any]:
 
     Returns:
         `folder`, `bytes` of the weights file, `parameters` that were learned, `tensors` (name -> shape), `weights`
-        (name -> list of the learned `w`, 0 to 1 unless the range is free), `semantic_weights`, those of the classes (None
-        if there are none), `config`.
+        (name -> list of the learned `w`, 0 to 1 unless the range is free), `semantic_weights`, those of the classes
+        (None if there are none), `config`.
 
     Raises:
         AdapterError: a file is missing or damaged.

@@ -51,7 +51,7 @@ def largest_confusions(
     np.fill_diagonal(wrong, 0)
     truth_pixels = confusions[by].sum(axis=1)
     largest = np.argsort(-wrong, axis=None, kind="stable")[:count]
-    pairs = [divmod(int(place), len(names)) for place in largest if wrong.flat[place] > 0]
+    pairs = [divmod(int(pair), len(names)) for pair in largest if wrong.flat[pair] > 0]
     return [
         {
             "truth": names[truth],
@@ -97,7 +97,7 @@ def example_images(seen: Observations, changes: list[dict[str, Any]], names: lis
         count: how many classes of each kind at most.
 
     Returns:
-        the entries of `changes`, with `kind` (`"gained"` or `"lost"`) and `image` (index).
+        those of `changes`, with `kind` (`"gained"` or `"lost"`) and `image` (index).
     """
     errors = {}
     for state in STATES:

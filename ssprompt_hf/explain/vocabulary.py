@@ -60,10 +60,10 @@ def nearest_words(words: list[str], embeddings: torch.Tensor, prompts: torch.Ten
         for each class a list of `[word, cosine]`, nearest first.
     """
     embeddings, prompts = (torch.nn.functional.normalize(rows.float(), dim=-1) for rows in (embeddings, prompts))
-    values, places = (prompts @ embeddings.T).topk(min(count, len(words)), dim=-1)
+    values, indices = (prompts @ embeddings.T).topk(min(count, len(words)), dim=-1)
     return [
-        [[words[place], round(value, 4)] for place, value in zip(*row)]
-        for row in zip(places.tolist(), values.tolist())
+        [[words[index], round(value, 4)] for index, value in zip(*row)]
+        for row in zip(indices.tolist(), values.tolist())
     ]
 
 

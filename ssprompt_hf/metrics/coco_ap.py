@@ -134,13 +134,13 @@ class CocoScores(ImageRecords):
                 precision[area, :, label] = [
                     _interpolated_precision(*pair, positives[area, label]) for pair in zip(true, false)
                 ]
-                for place, limit in enumerate(MAX_DETECTIONS):
+                for number, limit in enumerate(MAX_DETECTIONS):
                     hits = true[:, ranks[rows] < limit].sum(1)
-                    recall[area, place, :, label] = hits / positives[area, label]
+                    recall[area, number, :, label] = hits / positives[area, label]
 
         result = {"ap": _mean(precision[0]), "ap50": _mean(precision[0, 0]), "ap75": _mean(precision[0, 5])}
         result |= {f"ap{name}": _mean(values) for name, values in list(zip(AREAS, precision))[1:]}
-        result |= {f"ar_{limit}": _mean(recall[0, place]) for place, limit in enumerate(MAX_DETECTIONS)}
+        result |= {f"ar_{limit}": _mean(recall[0, number]) for number, limit in enumerate(MAX_DETECTIONS)}
         result |= {f"ar{name}": _mean(values[-1]) for name, values in list(zip(AREAS, recall))[1:]}
         result["per_class_ap"] = self.by_class(precision[0].mean(0))
         result["per_class_ap50"] = self.by_class(precision[0, 0])

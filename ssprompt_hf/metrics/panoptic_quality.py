@@ -74,9 +74,9 @@ class PanopticScores(ImageRecords):
         """Columns of the crowds that count: one a class."""
         columns = np.flatnonzero(truth.crowd).tolist()
         if "segments_info" in reference:
-            place = {int(info["id"]): place for place, info in enumerate(reference["segments_info"])}
+            order = {int(info["id"]): number for number, info in enumerate(reference["segments_info"])}
             ids = unique_inverse(as_array(reference["segmentation"]).reshape(-1)[truth.starts])[0].tolist()
-            columns.sort(key=lambda column: place[ids[column]])
+            columns.sort(key=lambda column: order[ids[column]])
         return list({int(truth.labels[column]): column for column in columns}.values())
 
     def scores(self, records: list[np.ndarray]) -> dict[str, Any]:

@@ -82,11 +82,11 @@ def run_overlaps(first: RunMasks, second: RunMasks) -> np.ndarray:
     return shared
 
 
-def _pixels_before(places: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """How many pixels of the mask with these runs, at least one, lie before each place."""
-    run = np.searchsorted(starts, places, side="right") - 1
+def _pixels_before(positions: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """How many pixels of the mask with these runs, at least one, lie before each position."""
+    run = np.searchsorted(starts, positions, side="right") - 1
     before = np.cumsum(ends - starts) - (ends - starts)
-    return np.where(run < 0, 0, before[run] + np.minimum(places, ends[run]) - starts[run])
+    return np.where(run < 0, 0, before[run] + np.minimum(positions, ends[run]) - starts[run])
 
 
 def mask_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +98,7 @@ def mask_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # few pixels change: eight at a time are passed over
     words = np.flatnonzero(change.view(np.uint64) != 0)
     word, byte = change.reshape(-1, 8)[words].nonzero()
-    places = words[word] * 8 + byte
+    positions = words[word] * 8 + byte
     if mask[-1]:
-        places = np.append(places, size)
-    return places[::2], places[1::2]
+        positions = np.append(positions, size)
+    return positions[::2], positions[1::2]

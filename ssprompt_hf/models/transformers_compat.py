@@ -26,7 +26,7 @@ def replace_modules(root: nn.Module, replacements: dict[type, Any]) -> None:
     Args:
         root: whose descendants are looked at.
         replacements: exact class -> function from a module of it to ours. The function makes the module; its
-            parameters and buffers become those of the old one.
+            parameters and buffers become those of the old one, of the same names.
     """
     for name, child in list(root.named_children()):
         make = replacements.get(type(child))
@@ -35,9 +35,14 @@ def replace_modules(root: nn.Module, replacements: dict[type, Any]) -> None:
             continue
         with torch.device("meta"):
             ours = make(child)
-        ours.load_state_dict(child.state_dict(), assign=True)
-        for key, parameter in child.named_parameters():
-            ours.get_parameter(key).requires_grad_(parameter.requires_grad)
+        tensors = *child.named_parameters(remove_duplicate=False), *child.named_buffers(remove_duplicate=False)
+        for key, tensor in tensors:
+            path, _, attribute = key.rpartition(".")
+            setattr(ours.get_submodule(path), attribute, tensor)
+        for key, module in child.named_modules():
+            # what transformers has initialised by rules of its own must not be initialised again by ours
+            if hasattr(module, "_is_hf_initialized"):
+                ours.get_submodule(key)._is_hf_initialized = module._is_hf_initialized
         setattr(root, name, ours.train(child.training))
 
 

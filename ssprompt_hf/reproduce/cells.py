@@ -291,14 +291,14 @@ def in_shared_order(works: Iterable[Work]) -> list[Work]:
     domains = list(dict.fromkeys(work.domain.name for work in scores))
 
     def key(work: Work) -> tuple:
-        place = base_models.index(work.base_model)
+        order = base_models.index(work.base_model)
         if isinstance(work, StepCost):
-            return (place,)
+            return (order,)
         learned = (-1,)
         if (training := work.training) is not None:
             known = training.domain.name in domains
             learned = (domains.index(training.domain.name) if known else len(domains), training.seed)
-        return (place, domains.index(work.domain.name), work.task, *learned)
+        return (order, domains.index(work.domain.name), work.task, *learned)
 
     return sorted(works, key=key)
 

@@ -77,7 +77,7 @@ class Cell:
 
     Args:
         row, column: titles.
-        seed: what makes it differ from others in the same place.
+        seed: what makes it differ from others of its row and column.
         work: what has to be done for it.
         values: what the finished work's record says: row title -> number.
     """

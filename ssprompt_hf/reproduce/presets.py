@@ -8,10 +8,10 @@ from typing import Any
 from ..data.datasets.acdc import CONDITIONS
 from ..errors import SSPromptError
 from ..training.settings import DataArguments, parse_options
+from ..utils.tasks import TASKS
 
 PRESETS = ("full", "embedded", "camvid")
 SEMANTIC_ONLY = ("semantic",)
-ALL_TASKS = ("semantic", "instance", "panoptic")
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _embedded(data_dirs: list[str]) -> Preset:
     domains = {}
     for name, (scenes, title) in tasks.items():
         data = {"dataset": f"street-scenes/{scenes}", "dataset_options": {"num_images": 100}, "eval_split": "test"}
-        domains[name] = Domain(name, title, data, scenes.partition("/")[2] or "base", ALL_TASKS)
+        domains[name] = Domain(name, title, data, scenes.partition("/")[2] or "base", TASKS)
     # seem-nano reads letters: names of the scenes have about eight of them
     return Preset("embedded", ("seem-nano",), domains, StepSetting(288, 576, 150, 8, 9))
 

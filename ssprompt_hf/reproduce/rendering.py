@@ -37,13 +37,13 @@ def write_table(folder: str | Path, summary: Summary, records: Mapping[Cell, dic
 
 
 def results(summary: Summary, records: Mapping[Cell, dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]:
-    """Everything there is to know, for JSON: one entry a row and column, and the exact record behind every number."""
+    """Everything there is to know, for JSON: a dict for each row and column, and the record behind every number."""
     plan = summary.plan
-    places = []
+    numbers = []
     for row in summary.rows:
         for column in summary.columns:
             values = summary.values.get((row, column), {})
-            places.append(
+            numbers.append(
                 {
                     "row": row,
                     "column": column,
@@ -61,7 +61,7 @@ def results(summary: Summary, records: Mapping[Cell, dict[str, Any]], facts: dic
         **facts,
         "rows": summary.rows,
         "columns": summary.columns,
-        "numbers": places,
+        "numbers": numbers,
         "notes": plan.notes,
         "complete": all(cell in records for cell in plan.cells),
         "cells": [

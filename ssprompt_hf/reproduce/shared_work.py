@@ -24,7 +24,7 @@ class KeptSource:
     def __init__(self, source: SegmentationSource, max_bytes: int = KEPT_BYTES):
         self.source, self.max_bytes = source, max_bytes
         self.file_names = source.file_names
-        for name in ("table", "decode", "image_ids"):
+        for name in ("table", "image_ids"):
             if hasattr(source, name):
                 setattr(self, name, getattr(source, name))
         self._kept: dict[tuple[str, int], Any] = {}

@@ -78,7 +78,7 @@ class Summary:
         self.columns.append(MEAN)
 
     def number(self, row: str, column: str) -> dict[str, Any] | None:
-        """`summarise` of one place, or None while nothing is known."""
+        """`summarise` of one row and column, or None while nothing is known."""
         values = self.values.get((row, column))
         return summarise(values.values()) if values else None
 

@@ -160,18 +160,18 @@ class PredictionExporter:
 
     def _join(self, name: str, target: Path, start: str, end: str) -> None:
         """In the order of the data set, each image once, reading one image at a time."""
-        places: dict[int, tuple[Path, int]] = {}
+        lines: dict[int, tuple[Path, int]] = {}
         for part in self._parts(name):
             with open(part, "rb") as file:
                 offset = 0
                 for line in file:
-                    places[int(line.split(b"\t", 1)[0])] = part, offset
+                    lines[int(line.split(b"\t", 1)[0])] = part, offset
                     offset += len(line)
         with atomic_path(target) as temporary, open(temporary, "w", encoding="ascii") as out:
             out.write(start)
             separator = "\n"
-            for index in sorted(places):
-                part, offset = places[index]
+            for index in sorted(lines):
+                part, offset = lines[index]
                 with open(part, "rb") as file:
                     file.seek(offset)
                     entries = file.readline().split(b"\t", 1)[1].decode("ascii").strip()

@@ -139,8 +139,8 @@ class QueryPrediction(Prediction):
         return self.class_queries_logits.shape[-1] - 1
 
     def image(self, index: int) -> "QueryPrediction":
-        place = slice(index, index + 1)
-        return QueryPrediction(self.class_queries_logits[place], self.masks_queries_logits[place], self.padded_size)
+        one = slice(index, index + 1)
+        return QueryPrediction(self.class_queries_logits[one], self.masks_queries_logits[one], self.padded_size)
 
     def class_scores(self, size: Size | None = None) -> Tensor:
         masks = self.masks_queries_logits
@@ -338,8 +338,8 @@ class ClassPrediction(Prediction):
     def _scored(found: ClassInstances, choose) -> ScoredMasks:
         keep = choose(found)
         masks = found.masks_logits[keep].float().sigmoid()
-        places = torch.arange(len(masks), device=masks.device)
-        return ScoredMasks(found.scores[keep], found.labels[keep], places, masks, are_logits=False)
+        mask_of = torch.arange(len(masks), device=masks.device)
+        return ScoredMasks(found.scores[keep], found.labels[keep], mask_of, masks, are_logits=False)
 
     def prompt_parts(self, index: int) -> PromptParts:
         found = self._instances(index)

@@ -28,8 +28,8 @@ def coco_rle(mask: np.ndarray) -> dict[str, Any]:
     change[0, 1:] = mask[0, 1:] != mask[-1, :-1]
     change[0, :1] = mask[0, :1]
     row, column = np.divmod(np.flatnonzero(change), width)
-    places = np.sort(column * height + row)
-    counts = np.diff(places, prepend=0, append=height * width)
+    positions = np.sort(column * height + row)
+    counts = np.diff(positions, prepend=0, append=height * width)
     return {"size": [height, width], "counts": _compressed(counts)}
 
 
@@ -48,11 +48,11 @@ def rle_runs(codes: Sequence[Mapping[str, Any]]) -> tuple[list[np.ndarray], list
         SSPromptError: lengths that do not add up to the size.
     """
     lengths, numbers = _expanded([_as_text(code["counts"]) for code in codes])
-    places, lasts = np.concatenate([[0], np.cumsum(lengths)]), np.cumsum(numbers)
+    positions, lasts = np.concatenate([[0], np.cumsum(lengths)]), np.cumsum(numbers)
     starts, ends = [], []
     for code, first, last in zip(codes, lasts - numbers, lasts):
         height, width = code["size"]
-        bounds = places[first : last + 1] - places[first]
+        bounds = positions[first : last + 1] - positions[first]
         if bounds[-1] != height * width or (bounds[1:] < bounds[:-1]).any():
             raise SSPromptError(
                 f"A run-length code of size {height}x{width} has lengths that add up to {bounds[-1]} pixels; its "
@@ -96,11 +96,11 @@ def _expanded(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     numbers = np.diff(ends, prepend=0)
     first = np.concatenate([[0], last + 1])[:-1]
     size = last - first + 1
-    place = np.arange(len(characters)) - np.repeat(first, size)
-    values = np.add.reduceat((characters & 31) << 5 * place, first)
+    position = np.arange(len(characters)) - np.repeat(first, size)
+    values = np.add.reduceat((characters & 31) << 5 * position, first)
     # the highest bit of the last character is the sign
     values -= (characters[last] & 16 != 0) * (1 << 5 * size)
-    # each count from the fourth on is the sum of the differences at every other place before it
+    # each count from the fourth on is the sum of the differences at every other position before it
     position = np.arange(len(values)) - np.repeat(ends - numbers, numbers)
     for chosen in (position % 2 == 1, (position % 2 == 0) & (position > 0)):
         sums = np.cumsum(values * chosen)

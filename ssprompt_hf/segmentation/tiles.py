@@ -130,8 +130,8 @@ def _axis_weights(masks: Tensor, geometry: MaskGeometry, axis: int) -> list[tupl
     weights = resize_masks(identity[None], line)[0]
     tiles = []
     for start in range(0, weights.shape[1], TILE_SIZE[axis]):
-        places = slice(start, min(start + TILE_SIZE[axis], weights.shape[1]))
-        used = weights[:, places].any(1).nonzero().flatten()
+        positions = slice(start, min(start + TILE_SIZE[axis], weights.shape[1]))
+        used = weights[:, positions].any(1).nonzero().flatten()
         sources = slice(int(used[0]), int(used[-1]) + 1)
-        tiles.append((places, sources, weights[sources, places].T.contiguous().to(masks.device)))
+        tiles.append((positions, sources, weights[sources, positions].T.contiguous().to(masks.device)))
     return tiles

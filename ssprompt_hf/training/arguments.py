@@ -72,7 +72,7 @@ class SSPromptTrainingArguments(TrainingArguments):
         feature_cache_gb: limit in GiB.
         feature_cache_dtype: `"float32"`, or `"float16"`, which takes half the memory and rounds the features, cached
             or not.
-        keep_projections: also keep the keys and values of the decoder's layers: steps are faster, entries about twice
+        keep_projections: also keep the keys and values of the decoder's layers: steps are faster, features about twice
             as large. By default they are kept if those of all training images fit into the limit. Without effect on
             base models whose decoder has none that could be kept.
         negative_classes: for base models that are asked about one class at a time (SAM 3): how many classes that are

@@ -66,7 +66,7 @@ class TaskEvaluation:
         One image.
 
         Args:
-            index: its place in the data set, by which processes agree on what they have counted.
+            index: its position in the data set, by which processes agree on what they have counted.
             prediction: of the model, for a batch of one.
             class_map: (H, W) predicted class indices.
             reference: `label` and `instance`, (H, W).

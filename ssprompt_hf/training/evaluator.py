@@ -75,7 +75,7 @@ class Evaluator:
         Args:
             model: the adapted model, perhaps wrapped for several processes.
             features: of the image.
-            index: its place in the data set.
+            index: its position in the data set.
             label, instance: `(H, W)` at the size of the result.
 
         Returns:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import BatchSampler, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+from transformers import TrainingArguments
 
 from ..data.classes import IGNORE_INDEX
 from ..data.dataset import SegmentationDataset
@@ -63,17 +64,17 @@ class SegmentationExamples(Dataset):
         """Whether image `index` is mirrored in round `epoch` of training."""
         return self.random_flip and draw_flip(self.seed, epoch, index)
 
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         """
         Args:
-            place: round of training and index of the image.
+            key: round of training and index of the image.
 
         Returns:
             `index`, `flipped`, `seed` (of random points), `image_size` (height and width without padding), `label`
             int64 `(H, W)` over the padded image; for other tasks than semantic `class_labels` `(M,)` and `mask_labels`
             bool `(M, H, W)`; perhaps `class_indices` int64 `(C,)` and `pixel_values` `(1, 3, H, W)`.
         """
-        epoch, index = place
+        epoch, index = key
         flipped = self.is_flipped(epoch, index)
         digest = hashlib.sha256(f"points {self.seed} {epoch} {index}".encode()).digest()
         example: dict[str, Any] = {
@@ -238,6 +239,18 @@ class TrainingBatchSampler(BatchSampler):
         self.epoch = 0
         self.drop_last = False
 
+    @classmethod
+    def of_process(cls, examples: SegmentationExamples, args: TrainingArguments) -> "TrainingBatchSampler":
+        """The order in which the process that `args` belong to sees `examples`."""
+        return cls(
+            len(examples),
+            args.train_batch_size,
+            args.gradient_accumulation_steps,
+            args.world_size,
+            args.process_index,
+            examples.seed,
+        )
+
     def set_epoch(self, epoch: int):
         """Called by the trainer before each epoch."""
         self.epoch = epoch
@@ -267,3 +280,11 @@ class TrainingBatchSampler(BatchSampler):
             ]
             self._permuted = round_, sorted(range(self.num_images), key=keys.__getitem__)
         return self._permuted[1]
+
+
+class PromptDataLoader(DataLoader):
+    """A loader whose batch sampler is told the epoch, as the trainer tells its loaders."""
+
+    def set_epoch(self, epoch: int):
+        """Called by the trainer before each epoch."""
+        self.batch_sampler.set_epoch(epoch)

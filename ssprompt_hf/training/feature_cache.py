@@ -37,17 +37,17 @@ def features_bytes(features: CachedFeatures) -> int:
 
 class FeatureCache:
     """
-    Entries by key, in memory or in files, up to a limit.
+    Features of images by key, in memory or in files, up to a limit.
 
     When the limit is reached nothing is thrown out for something new: training goes through its images in rounds, so
-    that whatever replaced the oldest entry would itself be gone when its turn came. What does not fit is computed
+    that whatever replaced the oldest features would itself be gone when its turn came. What does not fit is computed
     again each time.
 
     Args:
         storage: `"memory"` (of the host), `"device"` (where the model is), `"disk"` or `"none"`.
         directory: of the files, for `"disk"`. Several processes, and several runs, may share it. Other files there are
             neither counted nor touched.
-        max_bytes: limit of all entries together. In a directory, entries that this run has not used make room, the
+        max_bytes: limit of all of them together. In a directory, files that this run has not used make room, the
             oldest first.
 
     Raises:
@@ -75,9 +75,9 @@ class FeatureCache:
         self._told_full = False
 
     def get_or_compute(self, key: str, compute: Callable[[], CachedFeatures], store: bool = True) -> CachedFeatures:
-        """The entry under `key`, else what `compute` returns, which is stored if there is room and `store` is true.
+        """What is kept under `key`, else what `compute` returns, which is stored if there is room and `store` is true.
 
-        `key` is a hexadecimal SHA-256 digest: files are known as entries by it.
+        `key` is a hexadecimal SHA-256 digest: by it the cache knows its own files.
         """
         features = self._read(key)
         if features is not None:
@@ -128,7 +128,7 @@ class FeatureCache:
             self.memory_bytes += size
 
     def _make_room(self, size: int) -> bool:
-        """Whether `size` bytes fit into the directory, after entries that this run has not used have been deleted."""
+        """Whether `size` bytes fit into the directory, after files that this run has not used have been deleted."""
         files = []
         for path in self._feature_files():
             try:
@@ -154,8 +154,8 @@ class FeatureCache:
         before. Every process calls it, when none reads any more. A file that cannot be deleted stays.
 
         Args:
-            whole_directory: nobody else uses the directory. Entries that an interrupted run left go too, and so does
-                the directory, even if it was there; files that are no entries stay.
+            whole_directory: nobody else uses the directory. Files that an interrupted run left go too, and so does
+                the directory, even if it was there; files of other names stay.
         """
         if self.storage != "disk":
             return

@@ -85,13 +85,13 @@ def nearest_share(losses: Sequence[float], tolerance: float) -> float:
     if first < last:
         return 0.0
     limit = last + min(tolerance * abs(last), MAX_LOST_GAIN * (first - last))
-    place = len(losses) - 1
-    while place > 0 and losses[place - 1] <= limit:
-        place -= 1
-    if place == 0:  # the first is above the limit, but for rounding
+    position = len(losses) - 1
+    while position > 0 and losses[position - 1] <= limit:
+        position -= 1
+    if position == 0:  # the first is above the limit, but for rounding
         return 0.0
-    before, here = losses[place - 1], losses[place]
-    return (place - (limit - here) / (before - here)) / (len(losses) - 1)
+    before, here = losses[position - 1], losses[position]
+    return (position - (limit - here) / (before - here)) / (len(losses) - 1)
 
 
 class Shrinkage(TrainerCallback):

@@ -24,6 +24,7 @@ from .defaults import active_config, learning_rate_scales, with_method_defaults
 from .evaluator import ADAPTED, ZERO_SHOT, Evaluator, base_model
 from .examples import (
     EvaluationExamples,
+    PromptDataLoader,
     SegmentationExamples,
     TrainingBatchSampler,
     collate_examples,
@@ -35,14 +36,6 @@ from .losses import MatchingLoss, SemanticLoss
 from .shrinkage import Shrinkage, TrainingPath
 
 logger = logging.get_logger(__name__)
-
-
-class PromptDataLoader(DataLoader):
-    """A loader whose batch sampler is told the epoch, as the trainer tells its loaders."""
-
-    def set_epoch(self, epoch: int):
-        """Called by the trainer before each epoch."""
-        self.batch_sampler.set_epoch(epoch)
 
 
 class SSPromptTrainer(Trainer):
@@ -126,12 +119,12 @@ class SSPromptTrainer(Trainer):
 
     def _check_classes(self, dataset: SegmentationDataset):
         known, names = self.base_model.num_classes(), self.base_model.config.class_names
-        # Other words for the same classes are the user's choice; the same words in other places are a mistake.
-        places = {name.casefold(): place for place, name in enumerate(names or [])}
-        for place, name in enumerate(dataset.classes.names):
-            if places.get(name.casefold(), place) != place:
+        # Other words for the same classes are the user's choice; the same words in another order are a mistake.
+        positions = {name.casefold(): index for index, name in enumerate(names or [])}
+        for index, name in enumerate(dataset.classes.names):
+            if positions.get(name.casefold(), index) != index:
                 raise SSPromptError(
-                    f"class {place} of {dataset.name} is {name!r}, which is class {places[name.casefold()]} of the "
+                    f"class {index} of {dataset.name} is {name!r}, which is class {positions[name.casefold()]} of the "
                     "model: call set_class_names(dataset.classes.names, tokenizer) before the adapter is made"
                 )
         if known != len(dataset.classes):
@@ -194,18 +187,10 @@ class SSPromptTrainer(Trainer):
 
     def training_sampler(self) -> TrainingBatchSampler:
         """The order in which this process sees the training images."""
-        args = self.args
-        return TrainingBatchSampler(
-            len(self.train_examples),
-            args.train_batch_size,
-            args.gradient_accumulation_steps,
-            args.world_size,
-            args.process_index,
-            self.train_examples.seed,
-        )
+        return TrainingBatchSampler.of_process(self.train_examples, self.args)
 
     def _fill_cache(self, sampler: TrainingBatchSampler):
-        """With several processes: each computes its share of all entries before any of them is needed."""
+        """With several processes: each computes its share of all features before any of them is needed."""
         if self.args.world_size == 1 or self.feature_cache.storage != "disk":
             return
         positions = self.args.max_steps * sampler.step_size
@@ -215,8 +200,8 @@ class SSPromptTrainer(Trainer):
             (index, self.train_examples.is_flipped(round_, index))
             for round_, index in map(sampler.at, range(positions))
         )
-        for place, (index, flipped) in enumerate(needed):
-            if place % self.args.world_size == self.args.process_index:
+        for number, (index, flipped) in enumerate(needed):
+            if number % self.args.world_size == self.args.process_index:
                 self.features.get(self.train_examples, index, flipped)
         self.accelerator.wait_for_everyone()
 

@@ -23,6 +23,7 @@ from ssprompt_hf.explain.prompts import read_prompts
 from ssprompt_hf.explain.vocabulary import built_in_words, distinct_words, nearest_words
 from ssprompt_hf.model import SSPromptModel
 from ssprompt_hf.plotting.charts import BLUE, ORANGE, bar_chart, moved_points, table_chart
+from ssprompt_hf.segmentation.predictions import QueryPrediction
 from ssprompt_hf.segmentation.tiles import MaskGeometry
 from ssprompt_hf.tuners import CoOpConfig, LOCNConfig, SSPromptConfig, VSPLConfig
 from ssprompt_hf.tuners.text.model import load_tokenizer
@@ -176,7 +177,8 @@ def test_serve():
     class_map = torch.tensor([0, 0, 1, 1]).expand(4, 4).contiguous()
     label = class_map.clone()
     label[0], label[1, 0] = 255, 1
-    served = serve(class_logits, mask_logits, MaskGeometry((4, 4), (4, 4), (4, 4)), class_map, label)
+    prediction = QueryPrediction(class_logits[None], mask_logits[None], (4, 4))
+    served = serve(prediction, MaskGeometry((4, 4), (4, 4), (4, 4)), class_map, label)
     np.testing.assert_allclose(served.mass, [[6, 0], [0, 6], [0, 0]], atol=1e-4)
     np.testing.assert_allclose(served.correct, [[5, 0], [0, 6], [0, 0]], atol=1e-4)
     assert served.wins.tolist() == [[6, 0], [0, 6], [0, 0]]

@@ -10,11 +10,10 @@ from hub_server import TOKEN
 from official_layout import official_state_dict, tiny_config
 
 from ssprompt_hf.errors import CheckpointError, DownloadError, UnknownNameError
-from ssprompt_hf.models import registry
-from ssprompt_hf.models.seem import conversion
-from ssprompt_hf.models.seem import pretrained as base_models
+from ssprompt_hf.models.seem import architectures, conversion
+from ssprompt_hf.models.seem.converted import converted_models_dir, load_tokenizer, local_model_dir
 from ssprompt_hf.models.seem.modeling_seem import SeemForUniversalSegmentation
-from ssprompt_hf.models.seem.pretrained import converted_models_dir, resolve_base_model
+from ssprompt_hf.models.seem.pretrained import resolve_base_model
 
 REPO, FILE = "xdecoder/SEEM", "seem_focalt_v0.pt"
 
@@ -38,7 +37,7 @@ def online(hub, tmp_path, monkeypatch):
 def tiny_registry(monkeypatch):
     config = tiny_config().to_dict()
     config = {key: config[key] for key in tiny_config().to_diff_dict() if key in config and key not in _NO_ARGUMENTS}
-    monkeypatch.setitem(registry.BASE_MODELS, "seem-t", registry.BaseModel("seem-t", "", config, FILE))
+    monkeypatch.setitem(architectures.ARCHITECTURES, "seem-t", config)
 
 
 _NO_ARGUMENTS = ("model_type", "transformers_version", "architectures", "dtype")
@@ -184,7 +183,7 @@ def test_names_without_a_public_file(online, tmp_path):
     # Converted by hand under the name, without an output folder.
     folder = conversion.convert_seem_checkpoint(_written(tmp_path), "seem-t")
     online.stop()
-    assert resolve_base_model("seem-t") == str(folder) == str(base_models.local_model_dir("seem-t"))
+    assert resolve_base_model("seem-t") == str(folder) == str(local_model_dir("seem-t"))
     with pytest.raises(CheckpointError, match="already exists"):
         conversion.convert_seem_checkpoint(_written(tmp_path), "seem-t")
 
@@ -205,7 +204,7 @@ def test_folders_and_hub_ids_are_left_alone(online, tmp_path):
 
 def test_tokenizer_comes_with_the_model(online, reference_dir):
     folder = reference_dir / "tokenizer"
-    online.add(registry.TOKENIZER_REPO, {file.name: file for file in folder.iterdir()})
+    online.add(architectures.TOKENIZER_REPO, {file.name: file for file in folder.iterdir()})
     from transformers import AutoTokenizer
 
     assert AutoTokenizer.from_pretrained(resolve_base_model("seem-t"))("a car")["input_ids"]
@@ -213,8 +212,8 @@ def test_tokenizer_comes_with_the_model(online, reference_dir):
 
 def test_no_tokenizer_and_no_connection_is_no_long_wait(online, tmp_path):
     online.stop()
-    assert base_models.load_tokenizer() is None
-    assert base_models.load_tokenizer(tmp_path) is None
+    assert load_tokenizer() is None
+    assert load_tokenizer(tmp_path) is None
 
 
 def test_in_a_process_of_its_own(online, tmp_path):

@@ -183,7 +183,7 @@ class TestSaving:
 
     def test_dropped_text_model(self, model, tmp_path):
         expected = generic(model)
-        model.drop_text_model()
+        model.drop_text_encoder()
         assert model.model.text_model is None and not any("text_model" in name for name in model.state_dict())
         model.save_pretrained(tmp_path)
         loaded = SeemForUniversalSegmentation.from_pretrained(tmp_path)
@@ -216,7 +216,7 @@ class TestClasses:
         )
         assert torch.equal(embeddings, expected)
         assert kept.class_queries_logits.shape[-1] == 3
-        model.drop_text_model()
+        model.drop_text_encoder()
         assert_same(generic(model), kept)
         with pytest.raises(ValueError, match="class names need the text encoder"):
             model.set_class_names(["sky"], word_tokenizer())

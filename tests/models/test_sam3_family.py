@@ -169,10 +169,10 @@ def test_gated_repositories_say_how_to_get_access(part, hub, tmp_path, monkeypat
 
 
 def test_other_errors(tmp_path):
-    with pytest.raises(CheckpointError, match="no config.json that names a model_type"):
+    with pytest.raises(CheckpointError, match=r"no config\.json that names a model_type"):
         FAMILY.load(str(tmp_path))
     tiny_config().save_pretrained(tmp_path)
-    with pytest.raises(OSError, match="model.safetensors") as raised:
+    with pytest.raises(OSError, match=r"model\.safetensors") as raised:
         FAMILY.load(str(tmp_path))
     assert not isinstance(raised.value, DownloadError)
     with pytest.raises(DownloadError, match="hf auth login"):

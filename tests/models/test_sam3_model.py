@@ -7,6 +7,7 @@ from tiny_sam3 import CLASS_NAMES, images, phrase, their_image_processor, theirs
 from ssprompt_hf.errors import AdapterError, SSPromptError
 from ssprompt_hf.models.sam3 import readings
 from ssprompt_hf.models.sam3.readings import class_maps
+from ssprompt_hf.segmentation import inference, tiles
 
 KINDS = ("sam3", "sam3_lite_text")
 PHRASES = [name.replace("_", " ") for name in CLASS_NAMES]
@@ -227,8 +228,6 @@ def test_instances_and_maps_are_those_of_transformers_post_processing():
     assert prediction.queries is None and prediction.supports_instances
     geometry = prediction.geometry((56, 56), size)
     for index, image in enumerate(images(2)):
-        from ssprompt_hf.segmentation import inference, tiles
-
         scored = prediction.instance_masks(index, set(range(4)), 1000)
         found = inference.instance_segmentation(scored, geometry)
         maps = tiles.resize_masks(prediction.image(index).maps, geometry)

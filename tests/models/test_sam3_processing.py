@@ -32,7 +32,7 @@ def test_pixel_values(side):
         resized = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR), dtype=np.float32)
         expected = torch.from_numpy(resized).permute(2, 0, 1) / 127.5 - 1
         steps = ((values - expected) * 127.5).abs()
-        assert steps.max() < 1.01 and steps.mean() < 0.1  # Pillow rounds between its two passes
+        assert steps.max() < 1.01 and steps.mean() < 0.25  # Pillow rounds between its two passes
 
 
 def test_normalisation_to_the_bit():
@@ -56,9 +56,20 @@ def test_pixels_are_those_of_transformers():
     expected = theirs([picture(), picture(1200, 900, 1)], return_tensors="pt")
     values = Sam3ImageProcessorPil()([picture(), picture(1200, 900, 1)], return_tensors="pt")
     assert torch.equal(values["original_sizes"], torch.as_tensor(expected["original_sizes"]))
-    # torchvision computes in float32 on processors without AVX2, and then rounds
-    steps = ((values["pixel_values"] - expected["pixel_values"]) * 127.5).abs()
-    assert steps.max() < 1.01 and steps.mean() < 0.02
+    assert torch.equal(values["pixel_values"], expected["pixel_values"])
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_resizing_is_that_of_torchvision(capability, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    values = processor()(picture(), return_tensors="pt")["pixel_values"][0]
+    pixels = torch.from_numpy(np.asarray(picture()).copy()).permute(2, 0, 1)[None]
+    mode = {"size": (56, 56), "mode": "bilinear", "align_corners": False, "antialias": True}
+    if capability == "AVX2":
+        resized = torch.nn.functional.interpolate(pixels, **mode)
+    else:
+        resized = torch.nn.functional.interpolate(pixels.float(), **mode).round().to(torch.uint8)
+    assert torch.equal(values, (resized[0].float() - 127.5) / 127.5)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
@@ -88,7 +99,7 @@ def test_files_of_transformers_are_read_and_written(nested, tmp_path):
     else:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     ours = Sam3ImageProcessorPil.from_pretrained(tmp_path)
-    assert ours.resized_size((10, 20)) == (84, 84) and ours.image_mean == [0.1, 0.2, 0.3]
+    assert ours.resized_size((10, 20)) == (84, 84) and list(ours.image_mean) == [0.1, 0.2, 0.3]
     ours.save_pretrained(tmp_path / "again")
     written = json.loads((tmp_path / "again" / "preprocessor_config.json").read_text())
     assert written["image_processor_type"] == "Sam3ImageProcessor" and written["size"] == {"height": 84, "width": 84}

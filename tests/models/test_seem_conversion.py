@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from ssprompt_hf.cli.main import main
 from ssprompt_hf.errors import CheckpointError, UnknownNameError
 from ssprompt_hf.models import registry
-from ssprompt_hf.models.registry import base_model_config
-from ssprompt_hf.models.seem import conversion
+from ssprompt_hf.models.seem import architectures, conversion
+from ssprompt_hf.models.seem.architectures import base_model_config
 from ssprompt_hf.models.seem.conversion import (
     config_from_official,
     convert_seem_checkpoint,
@@ -57,6 +57,11 @@ def output(tmp_path):
     return folder / "model"
 
 
+def add_architecture(monkeypatch, name: str, config: dict):
+    monkeypatch.setitem(architectures.ARCHITECTURES, name, config)
+    monkeypatch.setitem(registry.BASE_MODELS, name, registry.BaseModel(name, "seem", name))
+
+
 def assert_nothing_left(output: Path):
     assert not output.exists()
     assert not output.parent.exists() or not list(output.parent.iterdir())
@@ -90,10 +95,10 @@ class TestLayouts:
     def test_names_have_the_official_hyperparameters(self, reference_dir, folder):
         spec = json.loads((folder / "spec.json").read_text())
         config = config_from_official(spec["hyperparameters"]).to_dict()
-        assert any(base_model_config(name).to_dict() == config for name in registry.convertible_names())
+        assert any(base_model_config(name).to_dict() == config for name in architectures.convertible_names())
 
     def test_every_name_can_be_built(self):
-        for name in registry.convertible_names():
+        for name in architectures.convertible_names():
             assert conversion.expected_shapes(base_model_config(name))
 
     def test_constants_and_captioning_are_dropped(self):
@@ -207,7 +212,7 @@ class TestArchitecture:
             config = tiny_config(version).to_dict()
             config["backbone_config"] = {"model_type": "seem_focalnet", "embed_dim": embed_dim, "depths": [1] * 4}
             keep = {k: v for k, v in config.items() if k in _CONFIG_KEYS}
-            monkeypatch.setitem(registry.BASE_MODELS, name, registry.BaseModel(name, name, keep | tiny))
+            add_architecture(monkeypatch, name, keep | tiny)
 
     def test_found_from_tensors_and_file_name(self, checkpoint, output):
         convert_seem_checkpoint(checkpoint, output_dir=output)
@@ -387,7 +392,7 @@ class TestCommand:
         subprocess.run([sys.executable, REFERENCE / "random_checkpoint.py", folder.name, path], check=True)
         config = config_from_official(json.loads((folder / "spec.json").read_text())["hyperparameters"], 514).to_dict()
         keep = {k: v for k, v in config.items() if k in _CONFIG_KEYS | {"num_queries"}}
-        monkeypatch.setitem(registry.BASE_MODELS, "small", registry.BaseModel("small", "", keep))
+        add_architecture(monkeypatch, "small", keep)
         arguments = ["convert", str(path), "--output", str(tmp_path / "out"), "--tokenizer", "none"]
         assert main([*arguments]) == 0
         assert capsys.readouterr().out.strip() == str(tmp_path / "out")

@@ -7,19 +7,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from class_scores import semantic_scores
 from conftest import reference_models
 from safetensors.torch import load_file
 from transformers.pipelines.image_segmentation import ImageSegmentationPipeline
 from transformers.utils import ModelOutput
 
-from ssprompt_hf.models.seem import mask_tiles as mask_tiles_module
 from ssprompt_hf.models.seem.image_processing_seem import SeemImageProcessor
-from ssprompt_hf.segmentation.inference import (
-    instance_segmentation,
-    panoptic_segmentation,
-    semantic_scores,
-    semantic_segmentation,
-)
+from ssprompt_hf.segmentation import tiles as tiles_module
+from ssprompt_hf.segmentation.inference import class_map, instances, panoptic
+from ssprompt_hf.segmentation.policy import InferencePolicy
+from ssprompt_hf.segmentation.predictions import QueryPrediction
 from ssprompt_hf.segmentation.tiles import MaskGeometry, mask_tiles, resize_masks
 
 GEOMETRY = MaskGeometry(padded_size=(64, 96), image_size=(60, 80), target_size=(45, 61))
@@ -27,7 +25,7 @@ GEOMETRY = MaskGeometry(padded_size=(64, 96), image_size=(60, 80), target_size=(
 
 @pytest.fixture(params=[(13, 40), (1024, 2048)], ids=["many_tiles", "one_tile"])
 def tiles(request, monkeypatch):
-    monkeypatch.setattr(mask_tiles_module, "TILE_SIZE", request.param)
+    monkeypatch.setattr(tiles_module, "TILE_SIZE", request.param)
 
 
 @pytest.fixture
@@ -37,6 +35,10 @@ def logits():
     classes = 3 * torch.randn(2, 13, 6, generator=generator, dtype=torch.float64)
     masks = 5 * torch.randn(2, 13, 4, 6, generator=generator, dtype=torch.float64)
     return classes, F.interpolate(masks, size=(16, 24), mode="bicubic")
+
+
+def prediction_of(class_logits, mask_logits) -> QueryPrediction:
+    return QueryPrediction(class_logits, mask_logits, GEOMETRY.padded_size)
 
 
 def output_of(class_logits, mask_logits, **extra) -> ModelOutput:
@@ -96,11 +98,11 @@ def test_semantic_equals_whole_masks(logits, tiles):
     whole = resize_masks(masks, GEOMETRY).sigmoid()
     expected = torch.einsum("qc,qhw->chw", classes.softmax(dim=-1)[:, :-1], whole)
     torch.testing.assert_close(semantic_scores(classes, masks, GEOMETRY), expected, rtol=0, atol=1e-12)
-    assert torch.equal(semantic_segmentation(classes, masks, GEOMETRY), expected.argmax(dim=0))
+    assert torch.equal(class_map(prediction_of(*logits), 0, GEOMETRY), expected.argmax(dim=0))
     # most classes far from the others: tiles that can be told without their pixels
     classes[:, 2] += 8
     expected = torch.einsum("qc,qhw->chw", classes.softmax(dim=-1)[:, :-1], whole)
-    assert torch.equal(semantic_segmentation(classes, masks, GEOMETRY), expected.argmax(dim=0))
+    assert torch.equal(class_map(prediction_of(*logits), 0, GEOMETRY), expected.argmax(dim=0))
 
 
 @pytest.mark.parametrize("target_size", [(45, 61), (60, 80), (130, 170)])
@@ -110,7 +112,7 @@ def test_tiles_are_pieces_of_whole_masks(logits, tiles, target_size):
     covered = torch.zeros(target_size, dtype=torch.long)
     for tile in mask_tiles(logits[1][0], geometry):
         expected = whole[:, tile.rows, tile.columns]
-        torch.testing.assert_close(tile.logits(), expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(tile.values(), expected, rtol=0, atol=1e-12)
         low, high = tile.bounds()
         assert (low <= expected.amin((1, 2))).all() and (expected.amax((1, 2)) <= high).all()
         covered[tile.rows, tile.columns] += 1
@@ -143,7 +145,8 @@ def test_panoptic_equals_whole_masks(logits, tiles):
         if label not in (0, 1):
             stuff.setdefault(label, len(segments))
 
-    segmentation, info = panoptic_segmentation(classes, masks, GEOMETRY, {0, 1}, 0.3, 0.5, 0.15)
+    policy = InferencePolicy(segment_threshold=0.3, mask_threshold=0.5, overlap_threshold=0.15)
+    segmentation, info = panoptic(prediction_of(*logits), 0, GEOMETRY, {0, 1}, policy)
     assert len(segments) >= 3 and len(segments) < len(labels)
     assert [(s["id"], s["label_id"], s["was_fused"]) for s in info] == segments
     assert torch.equal(segmentation, expected)
@@ -151,19 +154,19 @@ def test_panoptic_equals_whole_masks(logits, tiles):
 
 def test_instances_and_their_map(logits, tiles):
     classes, masks = logits[0][0], logits[1][0]
-    instances = instance_segmentation(classes, masks, GEOMETRY, {0, 1, 2}, top_k=30)
+    found = instances(prediction_of(*logits), 0, GEOMETRY, {0, 1, 2}, InferencePolicy(top_k=30))
     whole = resize_masks(masks, GEOMETRY)
     probabilities = classes.softmax(dim=-1)
-    assert set(instances.labels.tolist()) <= {0, 1, 2}
-    for score, label, mask, area in zip(*instances[:2], instances.masks, instances.areas):
+    assert set(found.labels.tolist()) <= {0, 1, 2}
+    for score, label, mask, area in zip(*found[:2], found.masks, found.areas):
         (query,) = {q for q in range(13) if torch.equal(whole[q] > 0, mask)}
         inside = whole[query].sigmoid()[mask].sum() / (mask.sum() + 1e-6)
         torch.testing.assert_close(score, probabilities[query, label] * inside)
         assert area == mask.sum()
-    best = (instances.scores[:, None, None] * instances.masks).max(dim=0).values
-    index = instances.segmentation.long() - 1
-    assert torch.equal(index >= 0, instances.masks.any(dim=0))
-    assert torch.equal(torch.where(index >= 0, instances.scores[index], 0), best)
+    best = (found.scores[:, None, None] * found.masks).max(dim=0).values
+    index = found.segmentation.long() - 1
+    assert torch.equal(index >= 0, found.masks.any(dim=0))
+    assert torch.equal(torch.where(index >= 0, found.scores[index], 0), best)
 
 
 def test_instance_maps_drop_hidden_and_weak_ones(logits):

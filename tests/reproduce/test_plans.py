@@ -5,7 +5,7 @@ import math
 import pytest
 
 from ssprompt_hf.errors import SSPromptError
-from ssprompt_hf.reproduce.plans import METHODS, Cell, Choices, Plan, Score, StepCost
+from ssprompt_hf.reproduce.plans import ROWS, Cell, Choices, Plan, Score, StepCost
 from ssprompt_hf.reproduce.presets import FULL_FOLDERS, make_preset
 from ssprompt_hf.reproduce.rendering import markdown, plot, results
 from ssprompt_hf.reproduce.summary import Summary, differences, summarise
@@ -28,8 +28,8 @@ def test_every_table_of_every_preset_plans_its_cells(name, table, tmp_path):
             plan_table(table, where, Choices())
         return
     plan = plan_table(table, where, Choices())
-    places = [(cell.row, cell.column, cell.seed) for cell in plan.cells]
-    assert len(set(places)) == len(places) > 0
+    numbers = [(cell.row, cell.column, cell.seed) for cell in plan.cells]
+    assert len(set(numbers)) == len(numbers) > 0
     assert {cell.column for cell in plan.cells} == set(plan.columns)
     if table != "figure-3":
         assert {cell.row for cell in plan.cells} == set(plan.rows)
@@ -94,7 +94,7 @@ def test_choices(tmp_path):
     assert isinstance(work, Score) and (work.training.shots, work.training.seed) == (4, 5)
     data = work.domain.arguments(work.base_model)
     assert (data.base_model, data.max_eval_images, data.eval_split) == ("mine", 7, "test")
-    assert all(method in METHODS for method in (*ABLATION, "spaprompt_grid", "ssprompt_grid"))
+    assert all(method in ROWS for method in (*ABLATION, "spaprompt_grid", "ssprompt_grid"))
 
 
 def test_columns_without_a_folder_are_left_out(tmp_path):

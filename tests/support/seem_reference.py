@@ -17,7 +17,6 @@ from ssprompt_hf.models.seem.modeling_seem import SeemForUniversalSegmentation
 from ssprompt_hf.models.seem.pixel_decoder import build_pixel_decoder
 from ssprompt_hf.models.seem.processing_seem import SeemProcessor
 from ssprompt_hf.models.seem.weight_mapping import config_from_official, map_official_name, map_official_tensors
-from ssprompt_hf.segmentation.inference import semantic_scores
 from ssprompt_hf.segmentation.tiles import MaskGeometry
 
 PARTS = ("model.backbone.", "model.pixel_decoder.")

@@ -174,7 +174,7 @@ def main():
         raise SystemExit("no checkpoint to resume from")
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(os.path.join(trainer.args.output_dir, "adapter"))
-    results = trainer.evaluate_with_zero_shot() if options.evaluate else {}
+    results = trainer.evaluate_by_class(with_zero_shot=True) if options.evaluate else {}
     cache = trainer.feature_cache
     counts = {"misses": cache.misses, "hits": cache.hits}
     path = os.path.join(trainer.args.output_dir, f"results-{trainer.args.process_index}.json")

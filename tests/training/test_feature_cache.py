@@ -12,21 +12,42 @@ from ssprompt_hf import SSPromptModel
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.training import feature_cache
 from ssprompt_hf.training.examples import SegmentationExamples
-from ssprompt_hf.training.feature_cache import FeatureCache, FeatureSource, entry_bytes
+from ssprompt_hf.training.feature_cache import FeatureCache, features_bytes
+from ssprompt_hf.training.features import ImageFeatures
 from ssprompt_hf.training.settings import PromptArguments
 from ssprompt_hf.training.shrinkage import INTERVALS
 from ssprompt_hf.tuners import SSPromptConfig
+from ssprompt_hf.tuners.base.model import adapted_kinds
 
 SEMANTIC_ONLY = {"spatial_embedding": False, "spatial_weight": False}
+FEATURES, PROJECTIONS = {"mask_features", "multi_scale_features", "attention_features"}, {"keys", "values"}
+PREDICTIONS = {"class_queries_embeds", "masks_queries_logits"}
 
 
-def entry(value: float = 0.0, size: int = 100):
+def features(value: float = 0.0, size: int = 100):
     return {"mask_features": torch.full((1, size), value), "padded_size": torch.tensor([32, 64])}
 
 
 def digest(name: str) -> str:
-    """A key as `FeatureSource` makes them."""
+    """A key as `ImageFeatures` makes them."""
     return hashlib.sha256(name.encode()).hexdigest()
+
+
+class Named:
+    """Black images that differ in their names only, in place of `SegmentationExamples`."""
+
+    def __init__(self, *names: str):
+        self.names = names
+
+    def image_digest(self, index: int) -> str:
+        return self.names[index]
+
+    def pixel_values(self, index: int, flipped: bool) -> torch.Tensor:
+        return torch.zeros(1, 3, 32, 64)
+
+
+def fingerprint(model, preprocessing: str = "", stage: str = "features", dtype: str = "float32") -> str:
+    return ImageFeatures(model, FeatureCache(), preprocessing, stage, dtype).fingerprint
 
 
 def tiny_method(folder, method: str):
@@ -106,24 +127,79 @@ def test_the_frozen_part_runs_once_an_image_and_once_a_mirror_image(tmp_path, co
     assert trainer.feature_cache.misses == runs["backbone"]
 
 
-def test_only_what_is_needed_is_kept():
-    for config, names in (({}, {"mask_features", "multi_scale_features"}), (SEMANTIC_ONLY, {"class_queries_embeds"})):
-        model = tiny_adapted(**config).get_base_model()
-        kept = FeatureSource(model, FeatureCache(), "")("digest", False, lambda: torch.zeros(1, 3, 32, 64))
-        assert names <= {name.split(".")[0] for name in kept}
-        assert "keys.0" not in kept
+@pytest.mark.parametrize(
+    ("config", "arguments", "names"),
+    [
+        ({}, {"keep_projections": False}, FEATURES),
+        ({}, {"feature_cache_gb": 1e-6}, FEATURES),
+        ({}, {"keep_projections": True}, FEATURES | PROJECTIONS),
+        ({}, {}, FEATURES | PROJECTIONS),  # as there is room
+        (SEMANTIC_ONLY, {"feature_cache_gb": 1e-6}, PREDICTIONS),
+    ],
+)
+def test_only_what_is_needed_and_fits_is_kept(tmp_path, config, arguments, names):
+    trainer = tiny_trainer(tmp_path, tiny_adapted(**config), **arguments)
+    kept = trainer.features.get(trainer.train_examples, 0)
+    assert {name.split(".")[0] for name in kept} == names | {"padded_size"}
+    size = features_bytes(kept) - features_bytes({"": kept["padded_size"]})
+    assert trainer.base_model.feature_bytes((32, 64), trainer.features.stage) == size
+
+
+def test_half_precision_halves_what_fits(tmp_path):
+    stages = ("features", "projections")
+    model = tiny_adapted().get_base_model()
+    views = 2 * 5  # five images and their mirror images
+    limit = views * model.feature_bytes((32, 64), "projections")
+    chosen = [
+        tiny_trainer(tmp_path, feature_cache_gb=share * limit / 2**30, feature_cache_dtype=dtype).features.stage
+        for share, dtype in ((1, "float32"), (0.99, "float32"), (0.5, "float16"), (0.49, "float16"))
+    ]
+    assert chosen == [stages[1], stages[0]] * 2
+
+
+@pytest.mark.parametrize("config", [{}, SEMANTIC_ONLY, "locn"], ids=["both", "semantic prompts", "locn"])
+def test_half_precision_rounds_cached_or_not(tmp_path, config):
+    exact, _, _ = loss_and_gradients(tmp_path / "exact", config)
+    found = {}
+    for storage in ("none", "memory", "disk"):
+        arguments = {"feature_cache": storage, "feature_cache_dtype": "float16"}
+        found[storage] = loss_and_gradients(tmp_path / storage, config, **arguments)
+    loss, gradients, _ = found["none"]
+    for storage in ("memory", "disk"):
+        assert torch.equal(loss, found[storage][0])
+        assert all(torch.equal(gradient, found[storage][1][name]) for name, gradient in gradients.items())
+    assert loss != exact
+    torch.testing.assert_close(loss, exact, rtol=1e-2, atol=0)
+
+
+def test_half_precision_takes_half_the_memory(tmp_path):
+    kept, bytes_kept = {}, {}
+    for dtype in ("float32", "float16"):
+        trainer = tiny_trainer(tmp_path / dtype, feature_cache_dtype=dtype, random_flip=False)
+        for _ in range(2):  # computed, and from the cache
+            kept[dtype] = trainer.features.get(trainer.train_examples, 0)
+        assert (trainer.feature_cache.misses, trainer.feature_cache.hits) == (1, 1)
+        (in_memory,) = trainer.feature_cache._memory.values()
+        assert {tensor.dtype for tensor in in_memory.values()} == {getattr(torch, dtype), torch.int64}
+        bytes_kept[dtype] = trainer.feature_cache.memory_bytes - features_bytes({"": in_memory["padded_size"]})
+    assert bytes_kept["float32"] == 2 * bytes_kept["float16"]
+    for name, tensor in kept["float32"].items():
+        rounded = kept["float16"][name]
+        assert rounded.dtype == tensor.dtype
+        if tensor.is_floating_point():
+            assert torch.equal(rounded, tensor.half().float()) and not torch.equal(rounded, tensor)
 
 
 @pytest.mark.parametrize("storage", ["memory", "disk"])
 def test_limit(tmp_path, storage):
-    size = entry_bytes(entry())
+    size = features_bytes(features())
     cache = FeatureCache(storage, tmp_path, max_bytes=3 * size + (600 if storage == "disk" else 0))
     calls = []
     for _ in range(2):
         for key in "abcde":
-            value = cache.get_or_compute(digest(key), lambda key=key: calls.append(key) or entry(float(ord(key))))
+            value = cache.get_or_compute(digest(key), lambda key=key: calls.append(key) or features(float(ord(key))))
             assert value["mask_features"][0, 0] == ord(key)
-    # the first entries stay: whatever replaced them would be gone itself before its turn came again
+    # the first stay: whatever replaced them would be gone itself before its turn came again
     assert calls[:5] == list("abcde")
     assert set(calls[5:]) <= set("de") and "e" in calls[5:]
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= cache.max_bytes
@@ -132,12 +208,12 @@ def test_limit(tmp_path, storage):
 def test_files_of_earlier_runs_make_room(tmp_path):
     old = FeatureCache("disk", tmp_path)
     for key in "ab":
-        old.get_or_compute(digest(key), entry)
+        old.get_or_compute(digest(key), features)
         os.utime(tmp_path / f"{digest(key)}.safetensors", ns=(ord(key), ord(key)))
     size = sum(path.stat().st_size for path in tmp_path.iterdir()) // 2
     cache = FeatureCache("disk", tmp_path, max_bytes=2 * size)
     cache.get_or_compute(digest("b"), lambda: pytest.fail("b is there"))
-    cache.get_or_compute(digest("c"), entry)
+    cache.get_or_compute(digest("c"), features)
     assert {path.stem for path in tmp_path.iterdir()} == {digest("b"), digest("c")}
 
 
@@ -161,7 +237,7 @@ def test_files_of_others_are_neither_counted_nor_deleted(tmp_path):
     os.utime(half, ns=(1, 1))
     cache = FeatureCache("disk", tmp_path, max_bytes=1500)
     for key in "abc":
-        cache.get_or_compute(digest(key), entry)
+        cache.get_or_compute(digest(key), features)
     assert len(cache._used) == 2 and not half.exists()
     cache.remove(whole_directory=True)
     assert sorted(tmp_path.iterdir()) == sorted(others)
@@ -169,18 +245,18 @@ def test_files_of_others_are_neither_counted_nor_deleted(tmp_path):
 
 def test_removing_what_was_written(tmp_path):
     named = tmp_path / "named"
-    FeatureCache("disk", named).get_or_compute(digest("earlier"), entry)
+    FeatureCache("disk", named).get_or_compute(digest("earlier"), features)
     cache, other_process = FeatureCache("disk", named), FeatureCache("disk", named)
     cache.get_or_compute(digest("earlier"), lambda: pytest.fail("it is there"))
     for key, one in (("a", cache), ("b", other_process)):
-        one.get_or_compute(digest(key), entry)
+        one.get_or_compute(digest(key), features)
         one.remove()
     assert [path.stem for path in named.iterdir()] == [digest("earlier")]
     FeatureCache("disk", named).remove(whole_directory=True)
     assert not named.exists()
 
     made = FeatureCache("disk", named)
-    made.get_or_compute(digest("a"), entry)
+    made.get_or_compute(digest("a"), features)
     made.remove()
     assert not named.exists()
     named.mkdir()
@@ -202,7 +278,7 @@ def test_training_removes_its_own_files_only(tmp_path, is_named):
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "text"])
 def test_damaged_files_are_computed_again(tmp_path, damage):
-    FeatureCache("disk", tmp_path).get_or_compute("key", lambda: entry(1.0))
+    FeatureCache("disk", tmp_path).get_or_compute("key", lambda: features(1.0))
     path = tmp_path / "key.safetensors"
     data = bytearray(path.read_bytes())
     if damage == "truncate":
@@ -213,7 +289,7 @@ def test_damaged_files_are_computed_again(tmp_path, damage):
         data = b"" if damage == "empty" else b"no tensors at all, but some text"
     path.write_bytes(data)
     cache = FeatureCache("disk", tmp_path)
-    assert cache.get_or_compute("key", lambda: entry(2.0))["mask_features"][0, 0] == 2
+    assert cache.get_or_compute("key", lambda: features(2.0))["mask_features"][0, 0] == 2
     assert (cache.misses, cache.hits) == (1, 0)
     assert cache.get_or_compute("key", lambda: pytest.fail("written anew"))["mask_features"][0, 0] == 2
 
@@ -225,7 +301,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(feature_cache, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        FeatureCache("disk", tmp_path).get_or_compute("key", entry)
+        FeatureCache("disk", tmp_path).get_or_compute("key", features)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -236,46 +312,59 @@ def test_half_precision_survives_the_disk(tmp_path):
     assert torch.equal(read["mask_features"], kept["mask_features"]) and read["mask_features"].dtype == torch.bfloat16
 
 
-def test_another_model_image_or_preprocessing_is_another_entry(tmp_path):
+def test_another_model_image_or_preprocessing_has_other_features(tmp_path):
     model = tiny_adapted().get_base_model()
-    source = FeatureSource(model, FeatureCache("disk", tmp_path), "settings")
-    assert source.fingerprint == FeatureSource(tiny_adapted().get_base_model(), FeatureCache(), "settings").fingerprint
-    assert source.fingerprint != FeatureSource(model, FeatureCache(), "others").fingerprint
-    assert source.fingerprint != FeatureSource(model, FeatureCache(), "settings", keep_projections=True).fingerprint
-    assert source.fingerprint != FeatureSource(tiny_seem(), FeatureCache(), "settings").fingerprint  # another kind
+    source = ImageFeatures(model, FeatureCache("disk", tmp_path), "settings", "features")
+    assert source.fingerprint == fingerprint(tiny_adapted().get_base_model(), "settings")
+    assert source.fingerprint != fingerprint(model, "others")
+    assert source.fingerprint != fingerprint(model, "settings", "projections")
+    assert source.fingerprint != fingerprint(model, "settings", "predictions")
+    assert source.fingerprint != fingerprint(model, "settings", dtype="float16")
     weight = next(model.model.backbone.parameters())
     with torch.no_grad():
         weight.view(-1)[-1] += 1e-3
-    assert source.fingerprint != FeatureSource(model, FeatureCache(), "settings").fingerprint
+    assert source.fingerprint != fingerprint(model, "settings")
 
-    for digest, flipped in (("one", False), ("one", True), ("two", False)):
-        source(digest, flipped, lambda: torch.zeros(1, 3, 32, 64))
-    assert source.cache.misses == 3 and len(list(tmp_path.iterdir())) == 3
+    images = Named("one", "two")
+    for _ in range(2):
+        for index, flipped in ((0, False), (0, True), (1, False)):
+            source.get(images, index, flipped)
+    assert (source.cache.misses, source.cache.hits) == (3, 3) and len(list(tmp_path.iterdir())) == 3
 
     images = SegmentationExamples(tiny_images(2), tiny_processor())
     assert images.image_digest(0) != images.image_digest(1)
     assert images.image_digest(0) == SegmentationExamples(tiny_images(2), tiny_processor()).image_digest(0)
 
 
-def test_what_computes_otherwise_has_other_entries():
+def test_pixels_at_hand_that_are_not_to_be_kept_need_no_digest():
+    source = ImageFeatures(tiny_adapted().get_base_model(), FeatureCache(), "", "features")
+    pixels = torch.ones(1, 3, 32, 64)
+    with pytest.raises(AttributeError):
+        source.get(None, 0, pixel_values=pixels)
+    found = source.get(None, 0, pixel_values=pixels, store=False)
+    assert source.cache.memory_bytes == 0
+    assert not torch.equal(found["mask_features"], source.get(Named("black"), 0)["mask_features"])
+    assert torch.equal(found["mask_features"], source.get(Named("white"), 0, pixel_values=pixels)["mask_features"])
+    assert source.cache.memory_bytes > 0
+
+
+def test_what_computes_otherwise_has_other_features():
     model = tiny_adapted().get_base_model()
-    source = FeatureSource(model, FeatureCache(), "")
+    source = ImageFeatures(model, FeatureCache(), "", "features")
     prints = [source.fingerprint]
     for dtype in (torch.bfloat16, torch.float16):
         with torch.autocast("cpu", dtype):
             prints.append(source.fingerprint)
     model.to(torch.bfloat16)  # as a trainer may do between two evaluations
     prints.append(source.fingerprint)
-    assert source("image", False, lambda: torch.zeros(1, 3, 32, 64))["mask_features"].dtype == torch.bfloat16
+    pixels = torch.zeros(1, 3, 32, 64, dtype=torch.bfloat16)
+    assert source.get(Named("image"), 0, pixel_values=pixels)["mask_features"].dtype == torch.bfloat16
     model = tiny_adapted().get_base_model()
     model.config.num_attention_heads = 4
-    prints.append(FeatureSource(model, FeatureCache(), "").fingerprint)
+    prints.append(fingerprint(model))
     assert len(set(prints)) == len(prints)
     model.config.num_attention_heads, model.config.class_names = 2, None
-    assert (
-        FeatureSource(model, FeatureCache(), "").fingerprint
-        == FeatureSource(tiny_adapted().get_base_model(), FeatureCache(), "").fingerprint
-    )
+    assert fingerprint(model) == fingerprint(tiny_adapted().get_base_model())
 
 
 def test_predictions_depend_on_all_spatial_prompts():
@@ -284,9 +373,8 @@ def test_predictions_depend_on_all_spatial_prompts():
         model = get_peft_model(tiny_seem(), SSPromptConfig(**SEMANTIC_ONLY)).get_base_model()
         if value is not None:
             model.model.point_tokens.weight = torch.nn.Parameter(torch.full((4, 32), value))
-        source = FeatureSource(model, FeatureCache(), "")
-        assert source.kind == "predictions"
-        prints.add(source.fingerprint)
+        assert model.feature_stages(adapted_kinds(model)) == ("predictions",)
+        prints.add(fingerprint(model, stage="predictions"))
     assert len(prints) == 3
 
 
@@ -306,7 +394,7 @@ def test_files_in_place_of_memory_do_not_come_back(tmp_path):
     )
     trainer.feature_cache = FeatureCache("disk", tmp_path / "feature_cache")  # as several processes have it
     trainer.train()
-    trainer.evaluate_with_zero_shot()
+    trainer.evaluate_by_class(with_zero_shot=True)
     assert not (tmp_path / "feature_cache").exists()
 
 

@@ -8,12 +8,12 @@ from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from ssprompt_hf.errors import SSPromptError
+from ssprompt_hf.segmentation.predictions import QueryPrediction, mix_scores
 from ssprompt_hf.training.losses import (
     SEMANTIC_LOSSES,
     MatchingLoss,
     MatchingWeights,
     SemanticLoss,
-    class_scores,
     label_shares,
 )
 
@@ -28,6 +28,11 @@ def logits():
         torch.randn(BATCH, QUERIES, CLASSES + 1, generator=generator, dtype=torch.float64),
         2 * torch.randn(BATCH, QUERIES, HEIGHT, WIDTH, generator=generator, dtype=torch.float64),
     )
+
+
+def queries(class_logits, mask_logits) -> QueryPrediction:
+    """A prediction over images of the size of the labels."""
+    return QueryPrediction(class_logits, mask_logits, (HEIGHT, WIDTH))
 
 
 def make_labels(scale: int = 1):
@@ -75,14 +80,14 @@ def naive_loss(form, scores, label):
 
 
 def test_class_scores_equal_the_sum_over_queries(logits):
-    torch.testing.assert_close(class_scores(*logits), naive_scores(*logits))
+    torch.testing.assert_close(mix_scores(*logits), naive_scores(*logits))
 
 
 @pytest.mark.parametrize("form", SEMANTIC_LOSSES)
 def test_semantic_loss_equals_a_loop_over_pixels(form, logits):
     labels = make_labels()
     expected = [naive_loss(form, scores, label) for scores, label in zip(naive_scores(*logits), labels)]
-    losses = SemanticLoss(form, FREQUENCIES)(*logits, labels)
+    losses = SemanticLoss(form, FREQUENCIES)(queries(*logits), labels)
     torch.testing.assert_close(losses, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
@@ -94,30 +99,28 @@ def test_gradients_agree_with_finite_differences(form, resolution, logits):
     if resolution == "label":
         loss = SemanticLoss(form, FREQUENCIES, resolution)
         labels = make_labels(2)
-        value = loss(*inputs, labels).sum()
+        value = loss(queries(*inputs), labels).sum()
         gradient = torch.autograd.grad(value, inputs)
         direction = [torch.randn(item.shape, generator=torch.Generator().manual_seed(2)).double() for item in inputs]
         step = 1e-2
         ahead, behind = (
-            loss(*(item + sign * step * move for item, move in zip(inputs, direction)), labels).sum()
+            loss(queries(*(item + sign * step * move for item, move in zip(inputs, direction))), labels).sum()
             for sign in (1, -1)
         )
         slope = sum((grad * move).sum() for grad, move in zip(gradient, direction))
         torch.testing.assert_close(slope.item(), ((ahead - behind) / (2 * step)).item(), rtol=2e-3, atol=2e-4)
         return
-    assert torch.autograd.gradcheck(lambda *x: SemanticLoss(form, FREQUENCIES)(*x, make_labels()), inputs)
+    assert torch.autograd.gradcheck(lambda *x: SemanticLoss(form, FREQUENCIES)(queries(*x), make_labels()), inputs)
 
 
 def test_nll_is_the_cross_entropy_of_log_scores(logits):
     labels = make_labels()
-    scores = class_scores(*logits)
+    scores = mix_scores(*logits)
     for image in range(BATCH):
         expected = torch.nn.functional.cross_entropy(
             scores[image : image + 1].log(), labels[image : image + 1], ignore_index=255
         )
-        loss = SemanticLoss("nll")(
-            logits[0][image : image + 1], logits[1][image : image + 1], labels[image : image + 1]
-        )
+        loss = SemanticLoss("nll")(queries(*logits).image(image), labels[image : image + 1])
         torch.testing.assert_close(loss[0], expected)
 
 
@@ -135,20 +138,20 @@ def test_mask_resolution_is_the_loss_of_scores_constant_in_a_cell(form, logits):
     labels = make_labels(2)
     large = logits[1].repeat_interleave(2, 2).repeat_interleave(2, 3)
     loss = SemanticLoss(form, FREQUENCIES)
-    torch.testing.assert_close(loss(logits[0], logits[1], labels), loss(logits[0], large, labels))
+    torch.testing.assert_close(loss(queries(*logits), labels), loss(queries(logits[0], large), labels))
 
 
 def test_label_resolution_enlarges_the_masks_as_inference_does(logits):
     labels = make_labels(2)
     enlarged = torch.nn.functional.interpolate(logits[1].float(), scale_factor=2, mode="bilinear", align_corners=False)
-    expected = SemanticLoss("nll")(logits[0], enlarged, labels)
-    torch.testing.assert_close(SemanticLoss("nll", resolution="label")(*logits, labels), expected)
+    expected = SemanticLoss("nll")(queries(logits[0], enlarged), labels)
+    torch.testing.assert_close(SemanticLoss("nll", resolution="label")(queries(*logits), labels), expected)
 
 
 @pytest.mark.parametrize("form", SEMANTIC_LOSSES)
 def test_images_without_labels_have_no_loss_and_no_gradient(form, logits):
     inputs = [item.requires_grad_() for item in logits]
-    loss = SemanticLoss(form, FREQUENCIES)(*inputs, torch.full((BATCH, HEIGHT, WIDTH), 255))
+    loss = SemanticLoss(form, FREQUENCIES)(queries(*inputs), torch.full((BATCH, HEIGHT, WIDTH), 255))
     assert loss.tolist() == [0, 0]
     assert all(gradient.abs().max() == 0 for gradient in torch.autograd.grad(loss.sum(), inputs))
 
@@ -159,7 +162,7 @@ def test_confident_mistakes_have_finite_gradients(form):
     class_logits[..., 0] = 100.0
     masks = torch.full((1, 1, 2, 2), 50.0).requires_grad_()
     class_logits.requires_grad_()
-    loss = SemanticLoss(form, FREQUENCIES)(class_logits, masks, torch.ones(1, 2, 2, dtype=torch.long)).sum()
+    loss = SemanticLoss(form, FREQUENCIES)(queries(class_logits, masks), torch.ones(1, 2, 2, dtype=torch.long)).sum()
     assert loss.isfinite()
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, [class_logits, masks]))
 
@@ -172,7 +175,7 @@ def test_semantic_loss_refuses_what_it_cannot_use(logits):
     with pytest.raises(SSPromptError, match="'image'"):
         SemanticLoss("dice", resolution="image")
     with pytest.raises(SSPromptError, match="class index 3, but the model has 3 classes"):
-        SemanticLoss("dice")(*logits, make_labels() * 0 + 3)
+        SemanticLoss("dice")(queries(*logits), make_labels() * 0 + 3)
 
 
 def segments():
@@ -187,7 +190,7 @@ def test_matching_loss_is_that_of_mask2former(logits):
     class_logits, mask_logits = (item.float() for item in logits)
     class_labels, mask_labels = segments()
     weights = MatchingWeights(train_num_points=64)
-    losses = MatchingLoss(CLASSES, weights)(class_logits, mask_logits, class_labels, mask_labels, [7, 8])
+    losses = MatchingLoss(CLASSES, weights)(queries(class_logits, mask_logits), class_labels, mask_labels, [7, 8])
     config = Mask2FormerConfig(num_labels=CLASSES, train_num_points=64, no_object_weight=0.1)
     parts = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
     torch.manual_seed(7)
@@ -206,9 +209,10 @@ def test_random_points_depend_on_the_seed_of_the_image_alone(logits):
     loss = MatchingLoss(CLASSES, MatchingWeights(train_num_points=16))
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    together = loss(class_logits, mask_logits, class_labels, mask_labels, [1, 2])
+    prediction = queries(class_logits, mask_logits)
+    together = loss(prediction, class_labels, mask_labels, [1, 2])
     assert torch.equal(before, torch.get_rng_state())
-    second = loss(class_logits[1:], mask_logits[1:], class_labels[1:], mask_labels[1:], [2])
+    second = loss(prediction.image(1), class_labels[1:], mask_labels[1:], [2])
     assert torch.equal(together[1:], second)
-    other = loss(class_logits[1:], mask_logits[1:], class_labels[1:], mask_labels[1:], [3])
+    other = loss(prediction.image(1), class_labels[1:], mask_labels[1:], [3])
     assert not torch.equal(other, second)

@@ -13,7 +13,6 @@ from tiny_training import SCRIPT, interrupted, run_python, save_tiny_base
 from ssprompt_hf.cli.main import main
 from ssprompt_hf.data.loading import load_street_scenes
 from ssprompt_hf.model import SSPromptModel
-from ssprompt_hf.training import runs
 from ssprompt_hf.tuners.ssprompt import SSPromptConfig
 
 EXAMPLES = SCRIPT.parents[2] / "examples"
@@ -216,7 +215,7 @@ def test_the_limit_of_the_longer_side_allows_the_same_shapes_at_every_size(base,
     """The processor of `base` has a shorter side of 32 pixels and a longer of at most 128."""
     model = SSPromptModel.from_pretrained(base, class_names=["road", "sky"])
     image = np.random.default_rng(0).integers(0, 255, (40, 90, 3), dtype=np.uint8)
-    processor = runs.sized_image_processor(model, image_size)
+    processor = model.sized_image_processor(image_size)
     assert processor(image, return_tensors="pt")["image_sizes"].tolist() == [list(size)]
     wide = processor(np.zeros((10, 40, 3), np.uint8), return_tensors="pt")["image_sizes"][0]
     assert wide[1] == 4 * wide[0]

@@ -66,8 +66,7 @@ def test_prompts_stop_on_the_way_where_the_loss_may_be(tmp_path, task):
         torch.testing.assert_close(prompt, torch.lerp(start[name], ends[name], share))
 
     def loss(trainer):
-        places = [(0, index) for index in range(len(trainer.train_examples))]
-        batch = trainer.data_collator([trainer.train_examples[place] for place in places])
+        batch = trainer.data_collator([trainer.train_examples[0, index] for index in range(len(trainer.train_examples))])
         return float(trainer.compute_loss(trainer.model.eval(), trainer._prepare_inputs(batch)).detach())
 
     first, last, here = loss(tiny_trainer(tmp_path, **settings)), loss(whole), loss(shrunk)
@@ -126,7 +125,7 @@ def test_an_interrupt_while_looking_for_the_point_loses_nothing(tmp_path):
             raise KeyboardInterrupt
         return losses(*args)
 
-    losses, trainer._batch_losses = trainer._batch_losses, interrupted
+    losses, trainer.batch_losses = trainer.batch_losses, interrupted
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     ends = prompts(whole.model)

@@ -71,17 +71,17 @@ def mixed_images():
 
 def test_rounds_without_gaps():
     sampler = TrainingBatchSampler(5, batch_size=2, steps=2, seed=3)
-    places = []
+    order = []
     for epoch in range(5):
         sampler.set_epoch(epoch)
         batches = list(sampler)
         assert len(batches) == len(sampler) == 4
-        places += [place for batch in batches for place in batch]
-    assert len(places) == 40
+        order += [image for batch in batches for image in batch]
+    assert len(order) == 40 and order == [sampler.at(position) for position in range(40)]
     for round_ in range(8):
-        assert {place[0] for place in places[5 * round_ : 5 * round_ + 5]} == {round_}
-        assert sorted(place[1] for place in places[5 * round_ : 5 * round_ + 5]) == list(range(5))
-    assert len({tuple(place[1] for place in places[5 * r : 5 * r + 5]) for r in range(8)}) > 1
+        assert {image[0] for image in order[5 * round_ : 5 * round_ + 5]} == {round_}
+        assert sorted(image[1] for image in order[5 * round_ : 5 * round_ + 5]) == list(range(5))
+    assert len({tuple(image[1] for image in order[5 * r : 5 * r + 5]) for r in range(8)}) > 1
     other = TrainingBatchSampler(5, batch_size=2, steps=2, seed=4)
     assert list(other) != list(TrainingBatchSampler(5, batch_size=2, steps=2, seed=3))
 
@@ -91,7 +91,7 @@ def test_processes_and_accumulation_divide_the_same_steps():
     steps = [sorted(batch) for batch in whole]
     parts = [list(TrainingBatchSampler(7, 2, 2, num_processes=2, process_index=rank)) for rank in (0, 1)]
     for step, expected in enumerate(steps):
-        group = [place for part in parts for batch in part[2 * step : 2 * step + 2] for place in batch]
+        group = [image for part in parts for batch in part[2 * step : 2 * step + 2] for image in batch]
         assert sorted(group) == expected
 
 
@@ -289,7 +289,7 @@ def test_evaluation_equals_a_plain_loop(tmp_path):
     trainer = tiny_trainer(tmp_path, train=images, evaluation=images, **settings)
     trainer.train()
     metrics = trainer.evaluate()
-    both = trainer.evaluate_with_zero_shot()
+    both = trainer.evaluate_by_class(with_zero_shot=True)
     for name, model in (("adapted", trainer.model), ("zero_shot", tiny_seem())):
         total = 0
         for index in range(len(images)):

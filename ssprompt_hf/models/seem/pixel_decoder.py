@@ -16,6 +16,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from ...utils.cpu_ops import Conv1x1, Conv3x3, Linear, scaled_dot_product_attention
+from ..transformers_compat import replace_modules
 from .configuration_seem import SeemConfig
 
 NUM_GROUPS = 32  # of every group norm
@@ -247,8 +248,14 @@ class SeemDeformablePixelDecoder(Mask2FormerPixelDecoder):
         )
         super().__init__(mask2former, in_channels)
         self.position_embedding = SeemDeformablePositions(config.feature_size)
-        for layer in self.encoder.layers:
-            layer.self_attn.__class__ = SeemDeformableAttention  # the same parameters
+        replace_modules(
+            self.encoder,
+            {
+                Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention: lambda old: SeemDeformableAttention(
+                    old.d_model, old.n_heads, old.n_levels, old.n_points
+                )
+            },
+        )
 
     def forward(self, feature_maps: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Takes and returns what [`SeemFPNPixelDecoder`] does."""

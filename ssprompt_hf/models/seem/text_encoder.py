@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput
 
 from ...utils.cpu_ops import Linear
 from ...utils.names import clean_class_name
+from ..transformers_compat import replace_modules
 from .configuration_seem import SeemTextConfig
 from .prompt_templates import PROMPT_TEMPLATES
 
@@ -85,9 +86,11 @@ class SeemTextModel(nn.Module):
         super().__init__()
         self.config = config
         self.text_encoder = CLIPTextModel(config)
-        for module in self.text_encoder.modules():
-            if type(module) is nn.Linear:
-                module.__class__ = Linear  # same parameters, a faster product on the CPU
+        # a faster product on the CPU
+        replace_modules(
+            self.text_encoder,
+            {nn.Linear: lambda old: Linear(old.in_features, old.out_features, bias=old.bias is not None)},
+        )
         self.projection = Linear(config.hidden_size, projection_dim, bias=False)
 
     def get_input_embeddings(self) -> nn.Embedding:

@@ -3,7 +3,7 @@
 import importlib.metadata
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from peft import PeftConfig
@@ -14,6 +14,20 @@ from ...utils.tasks import TASKS
 from ..peft_compat import peft_type_name
 
 SSPROMPT_PAPER = "Learning to Prompt Segment Anything Models"
+RECORDS = (
+    "image_size",
+    "dataset",
+    "shots",
+    "seed",
+    "chosen_images",
+    "colors",
+    "task",
+    "training",
+    "metrics",
+    "versions",
+)
+"""Fields that tell how an adapter was made, and change nothing in what its weights mean."""
+
 ANY_BASE_MODEL = "any"
 """As `base_model_fingerprint`: load the adapter onto whatever model has the right shapes."""
 
@@ -167,6 +181,34 @@ class PromptConfig(PeftConfig):
             "learning_rate": self.default_learning_rate,
             "shrinkage": self.default_shrinkage,
         }
+
+    def take_records(self, other: "PromptConfig", source: str, adapter_name: str, check_base_model: bool) -> None:
+        """
+        Tell what `other` tells of data and scores, before the adapter is given the weights that belong to it.
+
+        Args:
+            other: the configuration beside those weights.
+            source, adapter_name: for messages: where it comes from, and what this adapter is called.
+            check_base_model: refuse weights that were made for another base model.
+
+        Raises:
+            AdapterError: the weights mean something else there, or were made for another base model.
+        """
+        shared = {field.name for field in fields(PromptConfig)} - {"class_names", "thing_class_ids"}
+        own = {field.name for field in fields(other)} - shared
+        if type(other) is not type(self) or any(getattr(other, name) != getattr(self, name) for name in own):
+            raise AdapterError(
+                f"{source} has other classes or settings than the adapter {adapter_name!r} that is already loaded: "
+                "load it under another name"
+            )
+        prints = {one.base_model_fingerprint for one in (other, self)} - {ANY_BASE_MODEL}
+        if check_base_model and len(prints) > 1:
+            raise AdapterError(
+                f"{source} was made for another base model (fingerprint {other.base_model_fingerprint}) than the "
+                f"adapter {adapter_name!r} (fingerprint {self.base_model_fingerprint}): load that base model"
+            )
+        for name in RECORDS:
+            setattr(self, name, getattr(other, name))
 
     def prompt_encoders(self, is_new: bool, is_trainable: bool) -> tuple[str, ...]:
         """

@@ -27,7 +27,7 @@ def load_tokenizer(name: str, **access: Any) -> Any:
     if not name:
         raise AdapterError(f"the base model does not say where its tokenizer is: {remedy}")
     try:
-        if name in BASE_MODELS and not os.path.exists(name):
+        if (name in BASE_MODELS and not os.path.exists(name)) or os.path.isfile(os.path.join(name, "config.json")):
             source = find_source(name, **access)
             return source.family.load_tokenizer(source.path, **source.access)
         check_name(name)

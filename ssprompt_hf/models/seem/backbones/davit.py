@@ -13,11 +13,17 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.models.florence2.modeling_florence2 import Florence2VisionBlock, Florence2VisionConvEmbed
 from transformers.utils.generic import can_return_tuple
 
+from ...transformers_compat import replace_modules
 from ..configuration_seem import SeemDavitConfig
 
 
 class SeemDavitConv2d(nn.Conv2d):
     """Computes in float32 if its weights are float16, whose range the sums along DaViT's trunk can leave."""
+
+    @classmethod
+    def like(cls, old: nn.Conv2d) -> "SeemDavitConv2d":
+        """One for the parameters of `old`."""
+        return cls(old.in_channels, old.out_channels, old.kernel_size, padding=old.padding, groups=old.groups)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self.weight.dtype != torch.float16:
@@ -27,6 +33,11 @@ class SeemDavitConv2d(nn.Conv2d):
 
 class SeemDavitLayerNorm(nn.LayerNorm):
     """Takes a trunk of higher precision than its weights, and returns theirs."""
+
+    @classmethod
+    def like(cls, old: nn.LayerNorm) -> "SeemDavitLayerNorm":
+        """One for the parameters of `old`."""
+        return cls(old.normalized_shape, eps=old.eps)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         dtype = hidden_states.dtype
@@ -41,9 +52,7 @@ class SeemDavitBlock(GradientCheckpointingLayer, Florence2VisionBlock):
 
     def __init__(self, *args):
         super().__init__(*args)
-        for block in (self.spatial_block, self.channel_block):
-            block.conv1.__class__ = block.conv2.__class__ = SeemDavitConv2d
-            block.norm1.__class__ = block.norm2.__class__ = SeemDavitLayerNorm
+        replace_modules(self, {nn.Conv2d: SeemDavitConv2d.like, nn.LayerNorm: SeemDavitLayerNorm.like})
 
 
 class SeemDavitPreTrainedModel(PreTrainedModel):
@@ -69,7 +78,7 @@ class SeemDavitBackbone(BackboneMixin, SeemDavitPreTrainedModel):
         self.num_features = list(config.embed_dim)
         self.convs = nn.ModuleList(Florence2VisionConvEmbed(config, stage) for stage in range(num_stages))
         for convolution in self.convs:
-            convolution.norm.__class__ = SeemDavitLayerNorm
+            replace_modules(convolution, {nn.LayerNorm: SeemDavitLayerNorm.like})
         rates = iter(torch.linspace(0, config.drop_path_rate, 2 * sum(config.depths), device="cpu").tolist())
         self.blocks = nn.ModuleList(
             nn.ModuleList(SeemDavitBlock(config, stage, next(rates), next(rates)) for _ in range(depth))
