@@ -178,8 +178,8 @@ def base_model_facts(name: str | os.PathLike, size: tuple[int, int] = EXAMPLE_SI
     with _told_errors(name, access):
         family = find_family(name, **access)
         with torch.random.fork_rng([]), torch.device("meta"):
-            model, _ = family.random_model(name, ["class"], ("text", "spatial"))
-    processor = model.default_image_processor()
+            model, processor = family.random_model(name, ["class"], ("text", "spatial"))
+    processor = model.default_image_processor() or processor
     padded_size = processor.padded_size(processor.resized_size(size))
     parameters = {part: sum(p.numel() for p in module.parameters()) for part, module in _parts(model).items()}
     stages = dict.fromkeys(model.feature_stages(KINDS) + model.feature_stages((SEMANTIC,)))

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_sam3 import CLASS_NAMES, images, phrase, theirs, tiny_config, tiny_sam3, tokenizer
+from tiny_sam3 import CLASS_NAMES, aligned, images, phrase, theirs, tiny_config, tiny_sam3, tokenizer
 from transformers import Sam3Config, Sam3Model, Sam3VideoConfig
 
 from ssprompt_hf.errors import AdapterError, CheckpointError, DownloadError
@@ -31,7 +31,7 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 
 def answers(model) -> torch.Tensor:
     with torch.no_grad():
-        return model(images(1)).class_maps
+        return aligned(model)(images(1)).class_maps
 
 
 @pytest.fixture
@@ -73,8 +73,8 @@ def test_published_checkpoints_load_as_in_transformers(video_folder):
     info = FAMILY.info(video_folder)
     assert (info.model_type, info.class_names, info.has_text_encoder) == ("sam3", None, True)
     with torch.no_grad():
-        expected = plain(images(1), **phrase("sky"))
-        assert torch.equal(model(images(1), **phrase("sky")).pred_masks, expected.pred_masks)
+        expected = aligned(plain)(images(1), **phrase("sky"))
+        assert torch.equal(aligned(model)(images(1), **phrase("sky")).pred_masks, expected.pred_masks)
 
 
 def test_a_model_can_be_built_from_the_configuration_of_a_video_model():

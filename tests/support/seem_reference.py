@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
+from class_scores import semantic_scores
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F

@@ -1,6 +1,7 @@
 """Small SAM 3 models, the models of transformers with the same weights, and what these say of one class."""
 
 import contextlib
+import copy
 import importlib
 import sys
 import types
@@ -70,6 +71,12 @@ def theirs(model: torch.nn.Module) -> torch.nn.Module:
     weights = {name: value for name, value in model.state_dict().items() if not name.startswith("class_tokens")}
     plain.load_state_dict(weights)
     return plain.to(next(model.parameters()).dtype)
+
+
+def aligned(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy whose weights lie as if they had been made in memory. `from_pretrained` leaves them where they are in the
+    file, at odd addresses, from which products are computed in other steps and rounded differently."""
+    return copy.deepcopy(model)
 
 
 def images(count: int = 2, side: int = SIDE, seed: int = 1) -> torch.Tensor:

@@ -7,8 +7,9 @@ from peft import PeftModel, get_peft_model
 from prompted_seem import logits, pixels, same, train
 
 from ssprompt_hf.errors import AdapterError
+from ssprompt_hf.models.seem.prompting import grid_mask
 from ssprompt_hf.tuners import VSPLConfig, point_grid_tokens
-from ssprompt_hf.tuners.ssprompt.point_grid import grid_mask
+
 
 
 def coordinates(model) -> torch.Tensor:
