@@ -75,12 +75,12 @@ def learn_weights(trainer: SSPromptTrainer, learned: str) -> dict:
             image_losses = []
             for pixel_values, size, label in zip(batch["pixel_values"], batch["image_size"], batch["label"]):
                 outputs = model(pixel_values=pixel_values.to(model.device), image_sizes=torch.tensor([size]))
-                logits = outputs.class_queries_logits, outputs.masks_queries_logits
-                image_losses.append(trainer.semantic_loss(*logits, label[None].to(model.device)))
+                prediction = trainer.base_model.predictions(outputs)[0]
+                image_losses.append(trainer.semantic_loss(prediction, label[None].to(model.device)))
             yield torch.cat(image_losses).mean()
 
     fit(parameters, losses(), steps, learning_rate)
-    return trainer.evaluate_by_class()
+    return trainer.evaluate_by_class()["adapted"]
 
 
 def learn_classifier(trainer: SSPromptTrainer) -> tuple[dict, int]:
@@ -101,10 +101,10 @@ def learn_classifier(trainer: SSPromptTrainer) -> tuple[dict, int]:
     def losses():
         for batch in batches(trainer, steps):
             image_losses = []
-            for place, view in enumerate(zip(batch["index"].tolist(), batch["flipped"])):
+            for position, view in enumerate(zip(batch["index"].tolist(), batch["flipped"])):
                 if view not in known:
-                    maps = features(batch["pixel_values"][place])
-                    label = batch["label"][place][None].to(device)
+                    maps = features(batch["pixel_values"][position])
+                    label = batch["label"][position][None].to(device)
                     known[view] = maps, label_shares(label, len(names), maps.shape[-2:])
                 maps, shares = known[view]
                 wanted = weights * shares
@@ -117,7 +117,7 @@ def learn_classifier(trainer: SSPromptTrainer) -> tuple[dict, int]:
     for index in range(len(examples)):
         example = examples[index]
         label = example["label"]
-        height, width = (side // 4 for side in examples.resized_size(tuple(label.shape)))
+        height, width = (side // 4 for side in trainer.image_processor.resized_size(tuple(label.shape)))
         with torch.no_grad():
             logits = head(features(example["pixel_values"]))[..., :height, :width]
         logits = F.interpolate(logits, label.shape, mode="bilinear", align_corners=False)
@@ -145,7 +145,7 @@ def learn(learned: str, data: DataArguments, shots: int, seed: int) -> tuple[dic
         trainer.remove_callback(PrinterCallback)
         if learned == "prompts":
             trainer.train()
-            scores = trainer.evaluate_with_zero_shot()
+            scores = trainer.evaluate_by_class(with_zero_shot=True)
             return scores["zero_shot"], scores["adapted"], trainer.get_num_trainable_parameters()
         if learned == "linear":
             return {}, *learn_classifier(trainer)

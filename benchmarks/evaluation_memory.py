@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from metrics import scene
-from train_step import PeakMemory
 from transformers import PrinterCallback, TrainerCallback
 
 from ssprompt_hf import SSPromptModel
 from ssprompt_hf.data.dataset import SegmentationDataset
 from ssprompt_hf.data.datasets.cityscapes import CLASSES
+from ssprompt_hf.reproduce.step_cost import PeakMemory
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.training.trainer import SSPromptTrainer
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from ssprompt_hf.models.registry import base_model_config
 from ssprompt_hf.models.seem import SeemForUniversalSegmentation
+from ssprompt_hf.models.seem.architectures import base_model_config
 
 IMAGE_SIZE = (512, 1024)  # height and width in pixels
 CLASS_NAMES = (

@@ -20,13 +20,13 @@ import torch
 from ssprompt_hf.models.seem import SeemConfig
 from ssprompt_hf.plotting.tables import markdown_table
 from ssprompt_hf.reproduce.paper import PAPER
-from ssprompt_hf.reproduce.plans import METHODS
+from ssprompt_hf.reproduce.plans import ROWS
 from ssprompt_hf.reproduce.presets import StepSetting
-from ssprompt_hf.reproduce.step_cost import base_config, measure_step
+from ssprompt_hf.reproduce.step_cost import measure_step
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.utils.files import write_json
 
-COMPARED = {METHODS[method].title: method for method in ("coop", "locn", "ssprompt")}
+COMPARED = {ROWS[method].title: method for method in ("coop", "locn", "ssprompt")}
 
 
 def small_config() -> SeemConfig:
@@ -40,11 +40,14 @@ def small_config() -> SeemConfig:
 
 def measure(method: str, cached: bool, options: argparse.Namespace) -> dict[str, float]:
     """See `measure_step`."""
-    config = small_config() if options.small else base_config("seem-t")
     setting = StepSetting(options.height, options.width, options.classes, name_tokens=2, template_tokens=4)
     with tempfile.TemporaryDirectory() as folder:
+        base_model = "seem-t"
+        if options.small:
+            base_model = folder
+            small_config().save_pretrained(folder)
         args = SSPromptTrainingArguments(output_dir=folder, use_cpu=not options.cuda)
-        return measure_step(config, method, cached, setting, args, options.batch_size, options.steps)
+        return measure_step(base_model, method, cached, setting, args, options.batch_size, options.steps)
 
 
 def table(results: dict[str, dict]) -> str:

@@ -21,7 +21,14 @@ from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.training.feature_cache import FeatureCache
 from ssprompt_hf.training.runs import prepare_training, select_training_images
 from ssprompt_hf.training.settings import PromptArguments
-from ssprompt_hf.training.shrinkage import INTERVALS, MAX_IMAGES, TrainingPath, nearest_share
+from ssprompt_hf.training.shrinkage import (
+    INTERVALS,
+    MAX_IMAGES,
+    TrainingPath,
+    first_images,
+    losses_along,
+    nearest_share,
+)
 from ssprompt_hf.tuners import SSPromptConfig
 
 
@@ -47,11 +54,11 @@ def scores_on_the_way(domain: Domain, seed: int, learning_rate: float, folder: s
     trainer.remove_callback(PrinterCallback)
     path = TrainingPath(trainer.model)
     trainer.train()
-    losses = trainer.losses_along(path, trainer.first_places(MAX_IMAGES)[0]).tolist()
+    losses = losses_along(trainer, path, first_images(trainer, MAX_IMAGES)[0]).tolist()
     scores = []
     for point in range(INTERVALS + 1):
         path.set_share(point / INTERVALS)
-        scores.append(100 * trainer.evaluate_by_class()["mean_iou"])
+        scores.append(100 * trainer.evaluate_by_class()["adapted"]["mean_iou"])
     return losses, scores
 
 

@@ -18,9 +18,9 @@ from statistics import mean
 
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.reproduce.cells import CellRunner
-from ssprompt_hf.reproduce.plans import METHODS, Score, Training
+from ssprompt_hf.reproduce.plans import ROWS, Score, Training
 from ssprompt_hf.reproduce.presets import Domain, make_preset
-from ssprompt_hf.training.settings import METHODS as PROMPT_METHODS
+from ssprompt_hf.training.settings import METHODS
 from ssprompt_hf.tuners import PromptConfig
 from ssprompt_hf.utils.files import write_json
 
@@ -74,7 +74,7 @@ def held_out_photographs(data_dir: Path, folder: Path) -> Domain:
 
 def split_trial(method: str, trial: dict) -> tuple[dict, tuple]:
     """A trial's training arguments, and its fields of the method's configuration."""
-    config = PROMPT_METHODS[METHODS[method].prompts["method"]].__dataclass_fields__
+    config = METHODS[ROWS[method].prompts["method"]].__dataclass_fields__
     config = set(config) - set(PromptConfig.__dataclass_fields__)
     options = tuple((name, value) for name, value in trial.items() if name in config)
     return {name: value for name, value in trial.items() if name not in config}, options
@@ -110,7 +110,7 @@ def sweep(method: str, trials: list[dict], domains: list[Domain], seeds: list[in
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", choices=[name for name in METHODS if name != "zero_shot"], default="ssprompt")
+    parser.add_argument("--method", choices=[name for name in ROWS if name != "zero_shot"], default="ssprompt")
     parser.add_argument(
         "--grid",
         nargs="+",

@@ -5,8 +5,7 @@ python benchmarks/train_step.py --model seem-t --height 512 --width 1024 --batch
 
 A step is what a step of training is: the images are read (here: drawn street scenes) and preprocessed, the frozen part
 and the decoder run, the prompts move. With the cache, only labels are read and only the decoder runs. The column
-"computing" leaves reading and preprocessing out. Official models get random weights, on which time and memory do not
-depend.
+"computing" leaves reading and preprocessing out. Weights are random, on which neither time nor memory depends.
 """
 
 import argparse
@@ -19,41 +18,22 @@ from peft import get_peft_model
 
 from ssprompt_hf.data.dataset import SegmentationDataset
 from ssprompt_hf.data.loading import load_street_scenes
-from ssprompt_hf.models.registry import BASE_MODELS, base_model_config
-from ssprompt_hf.models.seem import SeemForUniversalSegmentation, SeemImageProcessor
-from ssprompt_hf.models.seem.pretrained import resolve_base_model
+from ssprompt_hf.models.registry import find_family
 from ssprompt_hf.reproduce.shared_work import KeptSource
 from ssprompt_hf.reproduce.step_cost import PeakMemory
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.training.trainer import SSPromptTrainer
 from ssprompt_hf.tuners import SSPromptConfig
 
-NUM_CLASSES = 11  # of the street scenes
-
-
-def build_model(name: str) -> SeemForUniversalSegmentation:
-    """The model called `name`, with its own weights if they are in the package, else with random ones; 11 classes."""
-    parts = {"use_text_model": False, "use_spatial_prompt_encoder": False}
-    if name in BASE_MODELS and not BASE_MODELS[name].embedded:
-        config = base_model_config(name)
-        for key, value in parts.items():
-            setattr(config, key, value)
-        torch.manual_seed(0)
-        model = SeemForUniversalSegmentation(config)
-    else:
-        model = SeemForUniversalSegmentation.from_pretrained(resolve_base_model(name), **parts)
-    embeddings = torch.nn.functional.normalize(torch.randn(NUM_CLASSES + 1, model.config.projection_dim), dim=-1)
-    model.set_class_embeddings(embeddings, [f"class {index}" for index in range(NUM_CLASSES)])
-    return model.requires_grad_(False).eval()
-
 
 def measure(options: argparse.Namespace, **arguments) -> dict[str, float]:
     """Median seconds of a step, of the part of it that computes, and peak memory, after one step of warming up."""
     torch.manual_seed(0)
-    model = get_peft_model(build_model(options.model), SSPromptConfig(**arguments.pop("prompts", {})))
-    processor = SeemImageProcessor(do_resize=False, size_divisibility=model.get_base_model().config.size_divisibility)
     size = (options.height, options.width)
     scenes = load_street_scenes("street-scenes/fog", num_images=options.batch_size, size=size)
+    names = [f"class {index}" for index in range(len(scenes.classes))]
+    base, processor = find_family(options.model).random_model(options.model, names)
+    model = get_peft_model(base, SSPromptConfig(**arguments.pop("prompts", {})))
     dataset = SegmentationDataset(scenes.classes, KeptSource(scenes.source), "kept scenes") if options.kept else scenes
     with tempfile.TemporaryDirectory() as folder:
         args = SSPromptTrainingArguments(
@@ -88,9 +68,9 @@ def measure(options: argparse.Namespace, **arguments) -> dict[str, float]:
             for _ in range(options.steps):
                 step()
         memory = torch.cuda.max_memory_allocated() / 2**30 if options.cuda else peak.value
-        entries = trainer.feature_cache.memory_bytes / 2**20 / options.batch_size
+        features = trainer.feature_cache.memory_bytes / 2**20 / options.batch_size
     read, compute = (median(seconds[name][1:]) for name in ("read", "compute"))
-    return {"step": read + compute, "compute": compute, "memory": memory, "entry": entries}
+    return {"step": read + compute, "compute": compute, "memory": memory, "features": features}
 
 
 def main():
@@ -123,7 +103,7 @@ def main():
         ratios = [f"{result[key] / full[key]:.3f}" if full else "-" for key in ("step", "compute")]
         print(
             f"{title:<30} {result['step']:8.3f} {ratios[0]:>7} {result['compute']:10.3f} {ratios[1]:>7} "
-            f"{result['memory']:6.2f} {result['entry']:10.1f}",
+            f"{result['memory']:6.2f} {result['features']:10.1f}",
             flush=True,
         )
 

@@ -35,7 +35,8 @@ from ssprompt_hf.metrics import confusion_matrix, scores_from_confusion
 from ssprompt_hf.models.seem import SeemConfig, SeemForUniversalSegmentation, SeemImageProcessor, SeemProcessor
 from ssprompt_hf.models.seem.byte_tokenizer import byte_tokenizer
 from ssprompt_hf.models.seem.mask_decoder import SeemImageFeatures, SeemQueryStates
-from ssprompt_hf.training.losses import SemanticLoss, class_scores
+from ssprompt_hf.segmentation.predictions import QueryPrediction, mix_scores
+from ssprompt_hf.training.losses import SemanticLoss
 from ssprompt_hf.utils.files import atomic_path
 
 
@@ -114,7 +115,8 @@ class Pretraining(nn.Module):
         mask_logits = (answers[-1].mask_embeds @ features.mask_features.flatten(2)).unflatten(
             2, features.mask_features.shape[-2:]
         )
-        loss = loss + 3.0 * sum(form(class_logits, mask_logits, batch["labels"]).mean() for form in self.semantic)
+        prediction = QueryPrediction(class_logits, mask_logits, features.padded_size)
+        loss = loss + 3.0 * sum(form(prediction, batch["labels"]).mean() for form in self.semantic)
         if step % 4 == 1:
             loss = loss + stroke_loss(model, features, batch, generator)
         if step % 4 == 3:
@@ -150,7 +152,7 @@ def evaluate(model, tokenizer, scenes: dict[str, np.ndarray], batch_size: int = 
         images = F.interpolate(normalise(images), IMAGE_SIZES[0], mode="bilinear", align_corners=False)
         output = model(pixel_values=images.to(model.device), class_embeddings=embeddings)
         masks = F.interpolate(output.masks_queries_logits, SIZE, mode="bilinear", align_corners=False)
-        prediction = class_scores(output.class_queries_logits, masks).argmax(1)
+        prediction = mix_scores(output.class_queries_logits, masks).argmax(1)
         labels = torch.from_numpy(scenes["label"][start : start + batch_size].copy()).to(model.device)
         matrix = matrix + confusion_matrix(prediction, labels, len(STREET_CLASSES))
     model.train()

@@ -10,7 +10,7 @@ from torch import nn
 from .adapters.files import AdapterFiles, fetch_adapter, read_adapter
 from .errors import AdapterError, DownloadError, SSPromptError, UnknownNameError
 from .models.interface import KINDS, SEMANTIC, BaseModelInfo, PromptableImageProcessor
-from .models.registry import ADAPTER_CONFIG, BASE_MODELS, ModelSource, find_family, find_source
+from .models.registry import ADAPTER_CONFIG, BASE_MODELS, HUB_ID, ModelSource, find_family, find_source
 from .models.transformers_compat import find_adapter_config_file
 from .tuners import PromptConfig, SSPromptConfig
 from .tuners.base.config import ANY_BASE_MODEL, checked_class_names
@@ -128,7 +128,8 @@ def _find(name: str | os.PathLike, revision: str | None, access: dict[str, Any])
 
 
 class _told_errors:
-    """What transformers raises when files cannot be had, as one of our errors."""
+    """What transformers raises when files cannot be had, as one of our errors; and where an adapter is taken for a base
+    model, a message that says so."""
 
     def __init__(self, name: str | os.PathLike, access: dict[str, Any]):
         self.name, self.access = os.fspath(name), access
@@ -137,12 +138,15 @@ class _told_errors:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if not isinstance(error, OSError) or isinstance(error, SSPromptError) or error.errno is not None:
-            return
-        if not os.path.exists(self.name) and self._is_adapter():
+        is_told = isinstance(error, SSPromptError)
+        is_missing = isinstance(error, OSError) and not is_told and error.errno is None
+        is_unknown = isinstance(error, UnknownNameError) and HUB_ID.fullmatch(self.name)
+        if (is_missing or is_unknown) and not os.path.exists(self.name) and self._is_adapter():
             raise AdapterError(
                 f"{self.name!r} is an adapter and no base model: pass it as adapter={self.name!r}"
             ) from error
+        if not is_missing:
+            return
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DownloadError(f"the base model {self.name!r} cannot be loaded: {reason}") from error
 
@@ -157,19 +161,25 @@ EXAMPLE_SIZE = (1024, 2048)
 """(height, width) of the image that memory is told for, where there is no other: Cityscapes'."""
 
 
-def base_model_facts(name: str | os.PathLike, size: tuple[int, int] = EXAMPLE_SIZE, **access: Any) -> dict[str, Any]:
+def base_model_facts(
+    name: str | os.PathLike, size: tuple[int, int] = EXAMPLE_SIZE, shorter_side: int | None = None, **access: Any
+) -> dict[str, Any]:
     """
-    What a base model takes, told from its architecture: nothing but its configuration is read.
+    What a base model takes, told from its architecture: nothing but its configuration is read, and that of its image
+    processor if it is a folder or a Hub id.
 
     Args:
         name: a name of `models/registry.py`, a folder or a Hub id.
         size: (height, width) of the images.
+        shorter_side: that they are given; by default the image processor's.
         access: as of [`load_base_model`].
 
     Returns:
         ready for JSON: `name`, `description`, `family`, `parameters` by part and `total`, `image_size` and
-        `padded_size` (of pixel values), `cached_bytes` of an image by stage, in float32, and `decoder_bytes`
-        (`inference`, `training`; None where they are small beside the weights), of one image with one class more.
+        `padded_size` (of pixel values), `cached_bytes` of an image by stage, in float32, `stages` (`spatial`: what can
+        be cached while spatial prompts are learned, `semantic`: while no others are; smallest first), and
+        `decoder_bytes` (`inference`, `training`; None where they are small beside the weights), of one image with one
+        class more.
 
     Raises:
         as [`load_base_model`].
@@ -179,11 +189,17 @@ def base_model_facts(name: str | os.PathLike, size: tuple[int, int] = EXAMPLE_SI
         family = find_family(name, **access)
         with torch.random.fork_rng([]), torch.device("meta"):
             model, processor = family.random_model(name, ["class"], ("text", "spatial"))
-    processor = model.default_image_processor() or processor
+        known = BASE_MODELS.get(name)
+        if known is not None and not known.embedded and not os.path.exists(name):
+            processor = model.default_image_processor() or processor  # it may not have been downloaded
+        else:
+            processor = family.load_image_processor(family.resolve(name, **access), model, **access) or processor
+    if shorter_side is not None:
+        processor = processor.with_image_size(shorter_side)
     padded_size = processor.padded_size(processor.resized_size(size))
     parameters = {part: sum(p.numel() for p in module.parameters()) for part, module in _parts(model).items()}
-    stages = dict.fromkeys(model.feature_stages(KINDS) + model.feature_stages((SEMANTIC,)))
-    known = BASE_MODELS.get(name)
+    stages = {"spatial": list(model.feature_stages(KINDS)), "semantic": list(model.feature_stages((SEMANTIC,)))}
+    cached = {stage: model.feature_bytes(padded_size, stage) for stage in stages["spatial"] + stages["semantic"]}
     return {
         "name": name,
         "description": None if known is None else known.description,
@@ -192,7 +208,8 @@ def base_model_facts(name: str | os.PathLike, size: tuple[int, int] = EXAMPLE_SI
         | {"total": sum(p.numel() for p in model.parameters())},
         "image_size": list(size),
         "padded_size": list(padded_size),
-        "cached_bytes": {stage: model.feature_bytes(padded_size, stage) for stage in stages},
+        "cached_bytes": cached,
+        "stages": stages,
         "decoder_bytes": {
             use: model.decoder_bytes(padded_size, with_gradient=use == "training") for use in ("inference", "training")
         },

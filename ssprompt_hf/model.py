@@ -128,6 +128,10 @@ class SSPromptModel(PeftModel):
         loaded._merge_if_kept()
         return loaded
 
+    def get_base_model(self) -> nn.Module:
+        """As in PEFT, also when no adapter is left."""
+        return self.base_model.model
+
     # Merging, for inference
 
     def _merge_if_kept(self) -> None:

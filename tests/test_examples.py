@@ -10,7 +10,6 @@ from PIL import Image
 
 from ssprompt_hf import SSPromptModel
 from ssprompt_hf.errors import SSPromptError
-from ssprompt_hf.tuners.ssprompt.layer import SSPromptLayer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -64,8 +63,7 @@ def test_the_space_compares_an_adapter_with_the_base_model(space, image, nano_ad
 def nano_adapter(tmp_path_factory):
     """An adapter that takes the first class for the second."""
     model = SSPromptModel.from_pretrained("seem-nano", class_names=["road", "sky"], is_trainable=True)
-    (layer,) = (m for m in model.modules() if isinstance(m, SSPromptLayer) and m.kind == "semantic")
-    embedding = layer.ssprompt_embedding["default"].data
+    embedding = model.get_base_model().class_embeddings.ssprompt_embedding["default"].data
     embedding.copy_(3 * embedding.flip(0))  # outweighs the default, which has a weight of a half
     folder = tmp_path_factory.mktemp("space") / "adapter"
     model.save_pretrained(folder)

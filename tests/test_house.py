@@ -13,7 +13,8 @@ ROOT = Path(ssprompt_hf.__file__).parent
 
 FLOORS: list[dict[str, tuple[str, ...]]] = [
     {"utils": ("errors", "utils")},
-    {"data": ("data",), "plotting": ("plotting",)},
+    {"data": ("data",)},
+    {"plotting": ("plotting",)},
     {"segmentation": ("segmentation",)},
     {"metrics": ("metrics",)},
     {
@@ -190,8 +191,7 @@ def test_private_parts_of_other_libraries_are_taken_in_one_place_each():
         for name, path in FILES.items()
         if not path.name.endswith("_compat.py")
         for module, attribute in sorted(imports(name))
-        if module.split(".")[0] in libraries
-        and any(part.startswith("_") for part in (*module.split("."), attribute))
+        if module.split(".")[0] in libraries and any(part.startswith("_") for part in (*module.split("."), attribute))
     ]
     assert not wrong, "\n".join(wrong)
 

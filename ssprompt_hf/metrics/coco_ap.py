@@ -6,8 +6,9 @@ import numpy as np
 
 from ..data.classes import IGNORE_INDEX
 from ..errors import SSPromptError
+from ..utils.arrays import as_array
 from .run_masks import RunMasks, is_coded, run_masks, run_overlaps
-from .segments import PredictedInstances, as_array, instance_overlaps, predicted_instances, true_segments
+from .segments import PredictedInstances, instance_overlaps, predicted_instances, true_segments
 from .streaming import ImageRecords
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)

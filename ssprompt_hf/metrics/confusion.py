@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from ..errors import LabelIdError, SSPromptError
-from .segments import as_array, counts, runs
+from ..utils.arrays import as_array
+from .segments import counts, runs
 
 
 def confusion_matrix(

@@ -7,7 +7,8 @@ import numpy as np
 
 from ..data.classes import IGNORE_INDEX
 from ..errors import SSPromptError
-from .segments import as_array, counts, segment_table, true_segments, unique_inverse
+from ..utils.arrays import as_array
+from .segments import counts, segment_table, true_segments, unique_inverse
 from .streaming import ImageRecords
 
 

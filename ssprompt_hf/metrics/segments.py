@@ -5,16 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..data.classes import IGNORE_INDEX
 from ..errors import SSPromptError
+from ..utils.arrays import as_array
 from .run_masks import RunMasks, counts, is_coded, mask_runs, run_masks
-
-
-def as_array(value: Any) -> np.ndarray:
-    """A numpy array of a tensor on any device, an array or nested lists."""
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
 def runs(*maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -197,6 +197,12 @@ class PromptableModel:
 
     # Points; for methods whose spatial prompts are places in the image
 
+    def point_shape(self, num_points: int) -> tuple[int | None, ...]:
+        """The shape that prompts of so many points have in the slot with source `"point_grid"`; None where any number
+        will do."""
+        slot = self.prompt_slots[self.spatial_slot("point_grid")]
+        return (*[None] * slot.row_dim, num_points, None)
+
     def point_prompts(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor, grid_size: int) -> torch.Tensor:
         """
         What the prompt encoder makes of a grid of points, for each image: `(B, ...)`, in the shape of the slot with
@@ -363,6 +369,10 @@ class ModelFamily(abc.ABC):
             AdapterError: the files lack a prompt encoder.
             OSError: as transformers raises it.
         """
+
+    def load_image_processor(self, source: str, model: nn.Module, **access: Any) -> PromptableImageProcessor | None:
+        """The image processor that lies beside the weights of `model`, or its default one."""
+        return model.default_image_processor()
 
     def load_tokenizer(self, source: str, **access: Any) -> Any:
         """The tokenizer of a folder or Hub id; raises as transformers."""

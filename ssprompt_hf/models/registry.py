@@ -155,6 +155,8 @@ def find_family(name: str | os.PathLike, **access: Any) -> "ModelFamily":
     from transformers import PretrainedConfig
 
     model_type = PretrainedConfig.get_config_dict(name, **access)[0].get("model_type")
+    if model_type is None:
+        raise UnknownNameError(f"{name!r} holds no model: there is no config.json in it that says of which type it is")
     if model_type not in MODEL_TYPES:
         raise UnknownNameError(
             f"{name!r} is a model of the type {model_type!r}; prompts can be learned for {', '.join(MODEL_TYPES)}"

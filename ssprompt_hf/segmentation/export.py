@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..data.classes import IGNORE_INDEX
 from ..errors import SSPromptError
-from ..metrics.segments import as_array
+from ..utils.arrays import as_array
 from ..utils.files import atomic_path
 from .run_length import coco_rle
 

@@ -1,6 +1,7 @@
 """What a training would take, before it takes it."""
 
 import os
+from typing import Any
 
 from ..errors import SSPromptError
 from ..loading import base_model_facts
@@ -10,6 +11,7 @@ from .runs import select_training_images
 from .settings import DataArguments, PromptArguments
 
 GIB = 2**30
+SPATIAL_METHODS = ("ssprompt", "spaprompt", "vspl")
 
 
 def plan_training(data: DataArguments, prompts: PromptArguments, args: SSPromptTrainingArguments) -> str:
@@ -33,25 +35,23 @@ def plan_training(data: DataArguments, prompts: PromptArguments, args: SSPromptT
     selection = select_training_images(images, prompts, args.seed)
     chosen = images if selection is None else images.select(selection.indices)
     size = chosen.read_label(0).shape
-    facts = base_model_facts(data.base_model or DEFAULT_BASE_MODEL, size)
+    facts = base_model_facts(data.base_model or DEFAULT_BASE_MODEL, size, data.image_size)
     views = len(chosen) * (2 if args.random_flip else 1)
     config = prompts.config(task=args.task)
     encoders = config.prompt_encoders(is_new=True, is_trainable=True)
     parameters = facts["parameters"]["total"]
     if "text" not in encoders:
         parameters -= sum(count for part, count in facts["parameters"].items() if part.startswith("text_"))
-    share = 2 if args.feature_cache_dtype == "float16" else 1
-    cached = {stage: count / share for stage, count in facts["cached_bytes"].items()}
-    smallest = min(cached.values()) if prompts.method not in ("ssprompt", "spaprompt", "vspl") else cached["features"]
-    total = smallest * views
     limit = args.feature_cache_gb * GIB
+    image_bytes = _cached_bytes(facts, prompts, args, limit / views)
+    total = image_bytes * views
     lines = [
         f"data         {len(chosen)} of {len(images)} images of {images.name} to learn from, {len(images.classes)} "
         f"classes, {len(evaluation)} images to evaluate on; the first is {size[0]}x{size[1]} pixels",
         f"steps        {_steps(args, len(chosen))} of {_step_size(args)} images",
         f"base model   {facts['name']}: {parameters / 1e6:.1f} M parameters held, {4 * parameters / GIB:.2f} GiB in "
         "float32",
-        f"cache        {smallest / 2**20:.0f} MiB an image in {args.feature_cache_dtype}, {views} images"
+        f"cache        {image_bytes / 2**20:.1f} MiB an image in {args.feature_cache_dtype}, {views} images"
         f"{' and mirror images' if args.random_flip else ''}: {total / GIB:.2f} GiB; "
         + _cache_advice(args, total, limit),
     ]
@@ -66,6 +66,18 @@ def plan_training(data: DataArguments, prompts: PromptArguments, args: SSPromptT
     lines.append(f"peak         about {needed / GIB:.2f} GiB, PyTorch itself not counted")
     lines.append(f"output       {os.path.abspath(args.output_dir)}; nothing was written")
     return "\n".join(lines)
+
+
+def _cached_bytes(
+    facts: dict[str, Any], prompts: PromptArguments, args: SSPromptTrainingArguments, limit: float
+) -> float:
+    """Of an image, in the stage that the trainer would choose; see `choose_stage`."""
+    share = 2 if args.feature_cache_dtype == "float16" else 1
+    stages = facts["stages"]["spatial" if prompts.method in SPATIAL_METHODS else "semantic"]
+    sizes = [facts["cached_bytes"][stage] / share for stage in stages]
+    if args.keep_projections is not None:
+        return sizes[-1 if args.keep_projections else 0]
+    return max([size for size in sizes if size <= limit], default=sizes[0])
 
 
 def _step_size(args: SSPromptTrainingArguments) -> int:

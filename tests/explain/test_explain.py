@@ -221,7 +221,7 @@ def test_findings():
     [
         (CoOpConfig(num_context_tokens=2, init_std=0.5, **DATA), "CoOp learns words in front of the text encoder"),
         (LOCNConfig(**DATA), "LOCN learns words"),
-        (VSPLConfig(point_grid_size=2, **DATA), "VSPL learns places in the image"),
+        (VSPLConfig(point_grid_size=2, **DATA), "VSPL learns positions in the image"),
         (SSPromptConfig(semantic_embedding=False, semantic_weight=False, **DATA), "SpaPrompt leaves the semantic"),
         (
             SSPromptConfig(spatial_source="point_grid", point_grid_size=2, init_embeddings="noise", **DATA),
@@ -281,7 +281,7 @@ def test_a_base_without_text_encoder(base, tmp_path):
     seem = model.get_base_model()
     model.save_pretrained(tmp_path / "adapter")
     lean = model.unload()
-    lean.drop_text_model()
+    lean.drop_text_encoder()
     lean.save_pretrained(tmp_path / "lean")
     assert seem is lean
     options = ["--base_model", str(tmp_path / "lean"), "--examples", "0", "--output_dir", str(tmp_path / "out")]

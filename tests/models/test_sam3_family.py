@@ -146,6 +146,7 @@ def test_random_models_of_full_size(name, kind, millions):
     assert not any(p.requires_grad for p in model.parameters()) and not model.training
     with torch.device("meta"):
         slim, _ = FAMILY.random_model(name, ["road"])
+    assert slim.config.text_config.num_hidden_layers == model.config.text_config.num_hidden_layers
     parameters = memory.memory(kind, model.config).parameters
     assert parameters["total"] - sum(p.numel() for p in slim.parameters()) == sum(
         parameters[part] for part in ("text_encoder", "text_projection")

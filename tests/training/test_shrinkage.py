@@ -66,7 +66,8 @@ def test_prompts_stop_on_the_way_where_the_loss_may_be(tmp_path, task):
         torch.testing.assert_close(prompt, torch.lerp(start[name], ends[name], share))
 
     def loss(trainer):
-        batch = trainer.data_collator([trainer.train_examples[0, index] for index in range(len(trainer.train_examples))])
+        examples = trainer.train_examples
+        batch = trainer.data_collator([examples[0, index] for index in range(len(examples))])
         return float(trainer.compute_loss(trainer.model.eval(), trainer._prepare_inputs(batch)).detach())
 
     first, last, here = loss(tiny_trainer(tmp_path, **settings)), loss(whole), loss(shrunk)

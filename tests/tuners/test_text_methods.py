@@ -138,7 +138,7 @@ def test_without_the_text_encoder(method, tmp_path):
     model.save_pretrained(tmp_path)
     expected = logits(model)
     lean = base_model()
-    lean.drop_text_model()
+    lean.drop_text_encoder()
     loaded = PeftModel.from_pretrained(lean, tmp_path, is_trainable=True)
     assert same(logits(loaded), expected)
     loaded.save_pretrained(tmp_path / "again")
@@ -150,8 +150,8 @@ def test_without_the_text_encoder(method, tmp_path):
     with pytest.raises(AdapterError, match="was loaded without: load it with use_text_model=True"):
         get_peft_model(lean, {"CoOp": CoOpConfig, "LOCN": LOCNConfig}[method]())
     train(model)
-    model.get_base_model().drop_text_model()
-    with pytest.raises(AdapterError, match=r"save the adapter before drop_text_model\(\)"):
+    model.get_base_model().drop_text_encoder()
+    with pytest.raises(AdapterError, match=r"save the adapter before drop_text_encoder\(\)"):
         model.save_pretrained(tmp_path / "late")
 
 
@@ -213,7 +213,7 @@ def test_models_that_words_cannot_be_learned_for():
 def test_a_configuration_alone_gives_no_class_embeddings(tmp_path):
     train(adapted("LOCN")).save_pretrained(tmp_path)
     lean = base_model()
-    lean.drop_text_model()
+    lean.drop_text_encoder()
     model = get_peft_model(lean, PeftConfig.from_pretrained(tmp_path))
-    with pytest.raises(AdapterError, match="without the text encoder"):
+    with pytest.raises(AdapterError, match="no semantic prompts yet: load them with the adapter's files"):
         logits(model)

@@ -11,7 +11,6 @@ from ssprompt_hf.models.seem.prompting import grid_mask
 from ssprompt_hf.tuners import VSPLConfig, point_grid_tokens
 
 
-
 def coordinates(model) -> torch.Tensor:
     return model.get_base_model().model.point_coordinates().detach()
 

@@ -85,7 +85,18 @@ class Sam3Family(ModelFamily):
                     "one, or do without new class names and words"
                 )
             model = model_class.from_pretrained(source, config=config, **kwargs)
-            return model.eval(), _image_processor(source, model, **access)
+            return model.eval(), self.load_image_processor(source, model, **access)
+
+    def load_image_processor(self, source: str, model: Sam3Decoding, **access: Any) -> Sam3ImageProcessorPil:
+        """See [`ModelFamily.load_image_processor`]; raises OSError, as transformers does, if a Hub id has none."""
+        try:
+            processor = Sam3ImageProcessorPil.from_pretrained(source, **access)
+        except OSError:
+            if not os.path.isdir(source):
+                raise
+            return model.default_image_processor()  # `model.save_pretrained` alone writes none
+        processor.patch_size = model.config.vision_config.backbone_config.patch_size
+        return processor
 
     def load_tokenizer(self, source: str, **access: Any) -> Any:
         """
@@ -111,8 +122,13 @@ class Sam3Family(ModelFamily):
         else:
             config = _model_class(_config_dict(name)["model_type"]).config_class.from_pretrained(name)
         config.has_text_encoder = "text" in prompt_encoders
-        config.class_tokens_shape = None  # those of its files, if it is a folder's
+        config.class_tokens_shape = None  # that of its files, if it is a folder's
+        text_layers = config.text_config.num_hidden_layers
+        if not config.has_text_encoder:
+            config.text_config.num_hidden_layers = 0  # they would be made and thrown away, 1.2 GB of them
+        torch.manual_seed(0)
         model = _model_class(config.model_type)(config)
+        config.text_config.num_hidden_layers = text_layers
         width = model.config.detr_encoder_config.hidden_size
         model.class_tokens.weight = torch.randn(len(class_names), RANDOM_TOKENS, width)
         model.name_classes(class_names)
@@ -135,17 +151,6 @@ def _config_dict(source: str, **access: Any) -> dict:
     if "model_type" not in config:
         raise CheckpointError(f"{source!r} has no config.json that names a model_type: it is no model of transformers")
     return config
-
-
-def _image_processor(source: str, model: Sam3Decoding, **access: Any) -> Sam3ImageProcessorPil:
-    try:
-        processor = Sam3ImageProcessorPil.from_pretrained(source, **access)
-    except OSError:
-        if not os.path.isdir(source):
-            raise
-        return model.default_image_processor()  # `model.save_pretrained` alone writes none
-    processor.patch_size = model.config.vision_config.backbone_config.patch_size
-    return processor
 
 
 @contextlib.contextmanager

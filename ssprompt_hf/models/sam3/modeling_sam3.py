@@ -66,8 +66,8 @@ class Sam3Decoding(Sam3Prompting):
             the default on a CPU. With more they differ by rounding (5e-7 in the logits), as matrix products of other
             shapes are summed in another order.
         checkpoint_chunks (`bool`, *optional*): whether training forgets what a chunk computed and computes it again
-            for the gradient, which is the same to the bit, takes a third more time, and memory for one chunk only. By
-            default if memory would not suffice otherwise.
+            for the gradient, which is the same to the bit, takes a third more time, and memory for one chunk and the
+            outputs of the others. By default if memory would not suffice otherwise.
     """
 
     def __init__(self, config: PretrainedConfig):

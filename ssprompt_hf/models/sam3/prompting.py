@@ -47,9 +47,7 @@ class Sam3ClassTokens(nn.Module):
 
 
 class Sam3Prompting(LoadsPromptAdapters, PromptableModel):
-    """
-    What makes one of transformers' two SAM 3 models a base model, but for the prediction.
-    """
+    """What makes one of transformers' two SAM 3 models a base model, but for the prediction."""
 
     prompt_slots = {
         "object_queries": PromptSlot("detr_decoder.query_embed", SPATIAL, is_part_of_model=True),

@@ -52,15 +52,18 @@ class SeemFamily(ModelFamily):
             use_spatial_prompt_encoder="spatial" in prompt_encoders,
             **kwargs,
         )
+        return model, self.load_image_processor(source, model, **access)
+
+    def load_image_processor(self, source: str, model: nn.Module, **access: Any) -> SeemImageProcessor:
+        """See [`ModelFamily.load_image_processor`]."""
         try:
-            image_processor = SeemImageProcessor.from_pretrained(source, **access)
+            return SeemImageProcessor.from_pretrained(source, **access)
         except OSError:
             logger.warning(
                 f"{source} has no file for its image processor, so images are resized as for the official models, to "
                 "a shorter side of 512: save the processor of the model that it was made from beside it"
             )
-            image_processor = SeemImageProcessor(size_divisibility=model.config.size_divisibility)
-        return model, image_processor
+            return model.default_image_processor()
 
     def random_model(
         self, name: str | SeemConfig, class_names: list[str], prompt_encoders: Iterable[str] = ()

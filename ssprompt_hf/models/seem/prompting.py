@@ -80,6 +80,9 @@ class SeemPrompting(PromptableModel):
 
     # Points
 
+    def point_shape(self, num_points: int) -> tuple[int | None, ...]:
+        return NUM_LEVELS, num_points, self.config.hidden_dim
+
     @torch.no_grad()
     def point_prompts(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor, grid_size: int) -> torch.Tensor:
         """`(B, 3, grid_size**2, hidden_dim)`: the tokens that the visual sampler makes of the points."""

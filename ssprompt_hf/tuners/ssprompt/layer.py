@@ -179,6 +179,8 @@ class SSPromptLayer(PromptLayer):
             tiny = torch.finfo(fused.dtype).tiny
             length, wanted = (x.norm(dim=-1, keepdim=True).clamp(min=tiny) for x in (fused, learned))
             fused = fused * (wanted / length)
+        if self._has_tokens(learned):
+            fused = fused * _is_token(learned)[..., None]  # whatever a loss says of padding
         return torch.cat([fused, fixed], dim=self.slot.row_dim)
 
     def delete_adapter(self, adapter_name: str) -> None:

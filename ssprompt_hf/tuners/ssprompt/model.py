@@ -54,7 +54,7 @@ class SSPromptTuner(PromptTuner):
             shape = tuple(default.shape)
         else:
             # tokens of a grid of points depend on images: they are set later, or come from the adapter's files
-            default, shape = None, (*[None] * layer.slot.row_dim, config.point_grid_size**2, None)
+            default, shape = None, self.model.point_shape(config.point_grid_size**2)
         layer.update_layer(adapter_name, config, default, shape)
 
     def set_point_tokens(self, tokens: torch.Tensor, adapter_name: str | None = None) -> None:

@@ -165,8 +165,9 @@ class TextPromptLayer(PromptLayer):
             words = state_dict.get(f"{prefix}{self.adapter_layer_names[0]}.{name}")
             if words is not None and f"{prefix}{self.other_param_names[0]}.{name}" in state_dict:
                 # The embeddings in a file are those of the words in it.
+                # Those of the layer may have no memory yet (`low_cpu_mem_usage`).
                 self.encoded_words[name] = words.detach().to(
-                    self.words[name].device, self.words[name].dtype, copy=True
+                    self.reference.device, self.words[name].dtype, copy=True
                 )
 
     def delete_adapter(self, adapter_name: str) -> None:
