@@ -1,5 +1,6 @@
 """What a training would take, before it takes it."""
 
+import math
 import os
 from typing import Any
 
@@ -88,7 +89,7 @@ def _steps(args: SSPromptTrainingArguments, num_images: int) -> str:
     if args.max_steps > 0:
         return f"{args.max_steps}"
     per_epoch = -(-num_images // _step_size(args))
-    return f"{round(per_epoch * args.num_train_epochs)}"
+    return f"{math.ceil(per_epoch * args.num_train_epochs)}"
 
 
 def _cache_advice(args: SSPromptTrainingArguments, total: float, limit: float) -> str:

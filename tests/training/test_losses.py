@@ -8,7 +8,7 @@ from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from ssprompt_hf.errors import SSPromptError
-from ssprompt_hf.segmentation.predictions import QueryPrediction, mix_scores
+from ssprompt_hf.segmentation.predictions import ClassPrediction, ClassQueries, QueryPrediction, mix_scores
 from ssprompt_hf.training.losses import (
     SEMANTIC_LOSSES,
     MatchingLoss,
@@ -216,3 +216,122 @@ def test_random_points_depend_on_the_seed_of_the_image_alone(logits):
     assert torch.equal(together[1:], second)
     other = loss(prediction.image(1), class_labels[1:], mask_labels[1:], [3])
     assert not torch.equal(other, second)
+
+
+# Models that are asked about one class at a time
+
+PAIRS = {"image_of": torch.tensor([0, 0, 0, 1, 1]), "class_of": torch.tensor([0, 1, 2, 0, 2])}
+
+
+def answers(has_presence: bool = True, num_queries: int = QUERIES, requires_grad: bool = False) -> ClassPrediction:
+    """Of two images about three classes; the second image was not asked about class 1."""
+    generator = torch.Generator().manual_seed(3)
+    count = len(PAIRS["class_of"])
+    maps = torch.rand(count, HEIGHT, WIDTH, generator=generator)
+    scores = torch.randn(count, num_queries, generator=generator)
+    masks = torch.randn(count, num_queries, 16, 24, generator=generator)
+    presence = torch.randn(count, generator=generator)
+    for tensor in (maps, scores, masks, presence):
+        tensor.requires_grad_(requires_grad)
+    queries = ClassQueries(scores, masks)
+    return ClassPrediction(
+        maps, **PAIRS, batch_size=2, num_classes=CLASSES, presence_logits=presence if has_presence else None,
+        queries=queries,
+    )  # fmt: skip
+
+
+def binary(logit: float, truth: bool) -> float:
+    return math.log1p(math.exp(-logit if truth else logit))
+
+
+@pytest.mark.parametrize("form", SEMANTIC_LOSSES)
+def test_semantic_loss_of_classes_that_were_asked_about(form):
+    prediction, labels = answers(), make_labels()  # the second image has the classes 0 and 1
+    scores = torch.zeros(BATCH, CLASSES, HEIGHT, WIDTH)
+    for pair, (image, name) in enumerate(zip(PAIRS["image_of"].tolist(), PAIRS["class_of"].tolist())):
+        scores[image, name] = prediction.maps[pair]
+    labels[1][labels[1] == 1] = 0  # what is there is asked about
+    expected = torch.tensor([naive_loss(form, *pair) for pair in zip(scores, labels)])
+    logits = prediction.presence_logits.tolist()
+    present = [True, True, True, True, False]
+    told = [binary(*pair) for pair in zip(logits, present)]
+    expected += 0.1 * torch.tensor([sum(told[:3]) / 3, sum(told[3:]) / 2])
+    torch.testing.assert_close(SemanticLoss(form, FREQUENCIES)(prediction, labels), expected)
+    prediction.presence_logits = None
+    alone = SemanticLoss(form, FREQUENCIES)(prediction, labels)
+    assert (alone < expected).all()
+
+
+@pytest.mark.parametrize("resolution", ["mask", "label"])
+def test_presence_is_learned_beside_pixels(resolution):
+    prediction, labels = answers(requires_grad=True), make_labels(2)
+    labels[1][labels[1] == 1] = 0
+    loss = SemanticLoss("mixed", FREQUENCIES, resolution)(prediction, labels)
+    maps, presence = torch.autograd.grad(loss.sum(), [prediction.maps, prediction.presence_logits])
+    assert maps.flatten(1).abs().sum(1).min() > 0
+    truth, counts = torch.tensor([1.0, 1, 1, 1, 0]), torch.tensor([3.0, 3, 3, 2, 2])
+    torch.testing.assert_close(presence, 0.1 * (prediction.presence_logits.sigmoid() - truth).detach() / counts)
+
+
+def test_one_query_and_one_target_by_hand():
+    """Mask logits of 0 are 0 between pixels and at edges, too, and an empty mask is."""
+    score, presence = 0.7, torch.tensor([-0.4, 1.1])
+    prediction = ClassPrediction(
+        torch.zeros(2, 8, 8), torch.tensor([0, 0]), torch.tensor([1, 2]), 1, CLASSES, presence,
+        ClassQueries(torch.tensor([[score], [5.0]]), torch.zeros(2, 1, 8, 8)),
+    )  # fmt: skip
+    targets = [torch.tensor([1])], [torch.zeros(1, 8, 8, dtype=torch.bool)]
+    points = 1024
+    expected = 2 * (binary(-0.4, True) + binary(1.1, False)) / 2  # presence
+    expected += 2 * binary(score, True) + 5 * math.log(2) + 5 * (1 - 1 / (points / 2 + 1))
+    (loss,) = MatchingLoss(CLASSES)(prediction, *targets, [3])
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    # without presence the class that is not there teaches its score
+    prediction.presence_logits = None
+    expected += 2 * binary(5.0, False) / CLASSES - (binary(-0.4, True) + binary(1.1, False))
+    assert MatchingLoss(CLASSES)(prediction, *targets, [3]).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_matching_loss_of_single_classes_is_that_of_mask2former():
+    """Each class counts by its share in the segments of its image."""
+    prediction, (class_labels, mask_labels) = answers(), segments()  # classes 0, 2, 2 in the first image, none
+    losses = MatchingLoss(CLASSES, MatchingWeights(train_num_points=64))(prediction, class_labels, mask_labels, [7, 8])
+    parts = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
+    reference = Mask2FormerLoss(Mask2FormerConfig(num_labels=1, train_num_points=64, no_object_weight=0.1), parts)
+    told = [binary(*pair) for pair in zip(prediction.presence_logits.tolist(), [True, False, True, False, False])]
+    expected = 2 * sum(told[:3]) / 3
+    for pair, share in ((0, 1 / 3), (2, 2 / 3)):
+        name = int(PAIRS["class_of"][pair])
+        own = class_labels[0] == name
+        scores = prediction.queries.scores_logits[pair]
+        torch.manual_seed(7 + name)
+        found = reference(
+            prediction.queries.masks_logits[pair][None],
+            torch.stack([scores, torch.zeros_like(scores)], -1)[None],
+            [mask_labels[0][own].float()],
+            [torch.zeros(int(own.sum()), dtype=torch.long)],
+        )
+        expected += share * sum(weight * found[part] for part, weight in parts.items())
+    torch.testing.assert_close(losses[0], expected)
+    assert losses[1].item() == pytest.approx(2 * sum(told[3:]) / 2)
+
+
+@pytest.mark.parametrize("has_presence", [True, False])
+def test_gradients_of_single_classes(has_presence):
+    prediction = answers(has_presence, requires_grad=True)
+    MatchingLoss(CLASSES)(prediction, *segments(), [7, 8]).sum().backward()
+    learned = torch.tensor([True, False, True, False, False])
+    masks = prediction.queries.masks_logits.grad.flatten(1).abs().sum(1)
+    scores = prediction.queries.scores_logits.grad.abs().sum(1)
+    assert torch.equal(masks > 0, learned)
+    # without presence, absent classes teach the scores that there is nothing
+    assert torch.equal(scores > 0, learned if has_presence else torch.ones(5, dtype=torch.bool))
+    if has_presence:
+        assert (prediction.presence_logits.grad != 0).all()
+
+
+def test_masks_of_single_objects_are_needed():
+    prediction = answers()
+    prediction.queries = None
+    with pytest.raises(SSPromptError, match="no masks of single objects: train with task='semantic'"):
+        MatchingLoss(CLASSES)(prediction, *segments(), [7, 8])

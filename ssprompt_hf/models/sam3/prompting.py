@@ -183,6 +183,10 @@ class Sam3Prompting(LoadsPromptAdapters, PromptableModel):
         """See [`PromptableModel.feature_bytes`]; `padded_size` itself, 16 bytes, is counted."""
         return memory.feature_bytes(self.config, tuple(padded_size))
 
+    def decoder_bytes(self, padded_size: tuple[int, int], with_gradient: bool) -> int:
+        """See [`PromptableModel.decoder_bytes`]."""
+        return memory.decode_bytes(self.config, tuple(padded_size), with_gradient)
+
     def feature_modules(self, stage: str = "features") -> list[nn.Module]:
         """See [`PromptableModel.feature_modules`]: the vision encoder."""
         return [self.vision_encoder]

@@ -10,8 +10,8 @@ from ..peft_compat import BufferDict
 from .config import TextLayout, TextPromptConfig
 
 NO_TEXT_ENCODER = (
-    "the words of adapter {!r} cannot be trained without the text encoder: load the base model with "
-    "use_text_model=True, and the adapter with is_trainable=True"
+    "the words of adapter {!r} cannot be trained without the text encoder: load the base model with it (for SEEM, "
+    "use_text_model=True), and the adapter with is_trainable=True"
 )
 
 

@@ -12,9 +12,7 @@ from prompted_seem import CLASSES, OTHER_CLASSES, logits, pixels, same, set_clas
 from safetensors.torch import load_file, save_file
 
 from ssprompt_hf import SSPromptModel
-from ssprompt_hf.adapters.card import metrics_table, render_adapter_card
 from ssprompt_hf.adapters.files import read_adapter, replacing_folder
-from ssprompt_hf.data.image_inputs import open_image
 from ssprompt_hf.data.street_scenes.source import StreetScenes
 from ssprompt_hf.errors import (
     AdapterError,
@@ -25,7 +23,7 @@ from ssprompt_hf.errors import (
     UnreadableFileError,
 )
 from ssprompt_hf.models.seem import SeemForUniversalSegmentation
-from ssprompt_hf.tuners import CoOpConfig, SSPromptConfig, SSPromptLayer
+from ssprompt_hf.tuners import SSPromptConfig, SSPromptLayer
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -345,20 +343,6 @@ def test_class_names_that_are_none(base, names):
         SSPromptConfig(class_names=names)
 
 
-def test_images_of_many_bits():
-    small = Image.fromarray(np.full((4, 6), 51, np.int32))
-    large = Image.fromarray(np.full((4, 6), 51 * 257, np.int32))
-    assert small.mode == large.mode == "I"
-    for picture in (small, large):
-        assert (np.asarray(open_image(picture)) == 51).all()
-    for picture in (
-        Image.fromarray(np.full((4, 6), 0.5, np.float32)),
-        Image.fromarray(np.full((4, 6), 70000, "int32")),
-    ):
-        with pytest.raises(UnreadableFileError, match="Save the image with 8 or 16 bits"):
-            open_image(picture)
-
-
 def test_after_the_last_adapter_there_is_the_base_model(base, adapter):
     expected = logits(SSPromptModel.from_pretrained(base))
     model = SSPromptModel.from_pretrained(base, adapter)
@@ -434,120 +418,6 @@ def test_push_and_load_by_id_and_by_bare_name(base, adapter, hub, tmp_path, monk
     assert same(logits(SSPromptModel.from_pretrained(base, "tester/fog", local_files_only=True)), expected)
     with pytest.raises(DownloadError, match="not in the cache"):
         SSPromptModel.from_pretrained(base, "tester/rain", local_files_only=True)
-
-
-# Cards
-
-CARD = """---
-base_model: user/seem
-library_name: peft
-pipeline_tag: image-segmentation
-tags:
-- ssprompt-hf
-- ssprompt
-- panoptic-segmentation
-- prompt-learning
----
-
-# SSPrompt adapter for street-scenes/fog
-
-Learned spatial and semantic prompts for the frozen promptable segmentation model `user/seem`: 12,345 numbers, 68 kB.
-The method is SSPrompt, from "Learning to Prompt Segment Anything Models"; nothing in the base model was changed.
-
-## Use
-
-```python
-from ssprompt_hf import SSPromptModel
-
-model = SSPromptModel.from_pretrained("user/seem", adapter="user/fog")
-result = model.predict("image.jpg")
-result.overlay().save("overlay.png")
-```
-
-No text encoder is needed: the embeddings of the classes are in the adapter.
-
-## Results
-
-|  | mean_iou | accuracy |
-| --- | --- | --- |
-| zero-shot | 40.12 | 80.00 |
-| adapted | 55.56 |  |
-
-| metric | value |
-| --- | --- |
-| images | 100 |
-| loss | 0.1235 |
-
-## Training
-
-- task: panoptic
-- dataset: street-scenes/fog
-- shots: 16
-- seed: 0
-- shorter image side: 512 pixels
-- spatial prompts: embeddings learned
-- semantic prompts: embeddings and weights learned
-- spatial source: point grid
-- weights: between 0 and 1
-- steps: 200
-- learning rate: 0.03
-- loss: mixed
-- kept share: 0.3712
-- 2 training images, listed in `adapter_config.json`
-
-## Classes
-
-| id | name | kind | colour |
-| --- | --- | --- | --- |
-| 0 | road | stuff | #804080 |
-| 1 | car \\| van | thing | #00008e |
-
-## Compatibility
-
-The adapter fits the base model with fingerprint `12-34`. It was made with peft 0.21.
-"""
-
-
-def test_the_whole_card():
-    config = SSPromptConfig(
-        base_model_name_or_path="user/seem",
-        task="panoptic",
-        class_names=["road", "car | van"],
-        thing_class_ids=[1],
-        colors=[[128, 64, 128], [0, 0, 142]],
-        image_size=512,
-        dataset="street-scenes/fog",
-        shots=16,
-        seed=0,
-        chosen_images=["a", "b"],
-        training={"steps": 200, "learning_rate": 0.03, "loss": "mixed", "kept_share": 0.3712},
-        spatial_weight=False,
-        spatial_source="point_grid",
-        metrics={
-            "zero-shot": {"mean_iou": 40.123, "accuracy": 80.0, "per_class": [1, 2]},
-            "adapted": {"mean_iou": 55.557},
-            "images": 100,
-            "loss": 0.123456,
-        },
-        base_model_fingerprint="12-34",
-        versions={"peft": "0.21"},
-    )
-    assert render_adapter_card(config, 12345, 67890, "user/fog") == CARD
-
-
-def test_a_card_without_facts():
-    card = render_adapter_card(SSPromptConfig(), 1, 1)
-    assert "Not evaluated yet." in card and "base_model:" not in card and "$" not in card
-    assert metrics_table({"classes": [1.0]}) == "Not evaluated yet."
-
-
-def test_cards_of_other_methods():
-    card = render_adapter_card(CoOpConfig(class_names=["car"]), parameters=8192, num_bytes=34_000)
-    assert "# CoOp adapter" in card and "- coop\n" in card
-    assert "Learned context words of the class names for the frozen" in card
-    assert 'The method is CoOp, from "Learning to Prompt for Vision-Language Models"' in card
-    half = SSPromptConfig(semantic_embedding=False, semantic_weight=False)
-    assert "# SpaPrompt adapter" in render_adapter_card(half, parameters=1, num_bytes=1)
 
 
 def test_pixels_are_those_of_the_processor(base):
