@@ -10,7 +10,7 @@ from hub_server import TOKEN
 from official_layout import official_state_dict, tiny_config
 
 from ssprompt_hf.errors import CheckpointError, DownloadError, UnknownNameError
-from ssprompt_hf.models.seem import architectures, conversion
+from ssprompt_hf.models.seem import architectures, conversion, pretrained
 from ssprompt_hf.models.seem.converted import converted_models_dir, load_tokenizer, local_model_dir
 from ssprompt_hf.models.seem.modeling_seem import SeemForUniversalSegmentation
 from ssprompt_hf.models.seem.pretrained import resolve_base_model
@@ -56,7 +56,7 @@ def test_first_load_converts_and_the_second_uses_the_cache(online, monkeypatch):
     official = official_state_dict(tiny_config())["sem_seg_head.predictor.query_feat.weight"]
     assert torch.equal(model.model.object_queries.weight, official)
 
-    monkeypatch.setattr(conversion, "convert_seem_checkpoint", None)
+    monkeypatch.setattr(pretrained, "convert_seem_checkpoint", None)
     online.requests.clear()
     assert resolve_base_model("seem-t") == folder
     assert downloads(online) == 0 and online.count("HEAD", FILE) >= 1
@@ -113,22 +113,19 @@ def test_cache_dir(online, tmp_path):
     assert not (tmp_path / "home").exists() or not list((tmp_path / "home").rglob("*.safetensors"))
 
 
-def test_two_loads_at_once_convert_once(online):
+def test_two_loads_at_once_convert_once(online, monkeypatch):
     conversions, real = [], conversion.convert_seem_checkpoint
 
     def counted(*args, **kwargs):
         conversions.append(args)
         return real(*args, **kwargs)
 
-    conversion.convert_seem_checkpoint = counted
-    try:
-        threads = [threading.Thread(target=resolve_base_model, args=("seem-t",)) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        conversion.convert_seem_checkpoint = real
+    monkeypatch.setattr(pretrained, "convert_seem_checkpoint", counted)
+    threads = [threading.Thread(target=resolve_base_model, args=("seem-t",)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert len(conversions) == 1
 
 
