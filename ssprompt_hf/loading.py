@@ -128,8 +128,8 @@ def _find(name: str | os.PathLike, revision: str | None, access: dict[str, Any])
 
 
 class _told_errors:
-    """What transformers raises when files cannot be had, as one of our errors; and where an adapter is taken for a base
-    model, a message that says so."""
+    """What transformers raises when files cannot be had, as one of our errors; one of its own where an adapter was
+    taken for a base model."""
 
     def __init__(self, name: str | os.PathLike, access: dict[str, Any]):
         self.name, self.access = os.fspath(name), access

@@ -53,6 +53,8 @@ class PromptSlot:
         row_dim: the dimension that counts prompts: 0 of `(N, D)` and of `(K, L, D)`, 1 of `(levels, N, D)`.
         num_fixed: so many last prompts are not learned, as the "background" of SEEM.
         source: for spatial slots, which `spatial_source` of a configuration they hold.
+        scale: the size of a number in a prompt, where the default prompts do not tell it because they are zeros.
+            Learning rates are in units of this size.
         is_part_of_model: whether the weights belong to the base model. Those of classes and of grids of points do not.
     """
 
@@ -61,6 +63,7 @@ class PromptSlot:
     row_dim: int = 0
     num_fixed: int = 0
     source: str = "object_queries"
+    scale: float | None = None
     is_part_of_model: bool = False
 
 

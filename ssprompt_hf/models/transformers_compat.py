@@ -10,13 +10,68 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+# Modelling: the activation functions by name, and the decorator that lets `return_dict=False` give a tuple.
+from transformers.activations import ACT2FN
+
+# A sub-configuration with a class and default values of its own.
+from transformers.configuration_utils import SubConfigSpec
+
+# The bytes of CLIP's vocabulary as characters, for the tokenizer of seem-nano.
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+# Tells before a model is loaded whether a tracker of `report_to` is there.
+from transformers.integrations import get_reporting_integration_callbacks
+
+# Attention masks for text encoders that are entered with word embeddings, which their own `forward` does not take.
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+
+# Backbones of SEEM are made of the blocks of models that are in transformers.
+from transformers.models.florence2.modeling_florence2 import Florence2VisionBlock, Florence2VisionConvEmbed
+from transformers.models.focalnet.modeling_focalnet import FocalNetDropPath
+
+# SEEM's deformable pixel decoder is Mask2Former's, and so are its matching and its losses.
+from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerLoss,
+    Mask2FormerPixelDecoder,
+    Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
+    Mask2FormerSinePositionEmbedding,
+    multi_scale_deformable_attention,
+)
+from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLayer
+
+# What `Sam3Model.forward` takes in place of pixel values.
+from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
+from transformers.utils.generic import can_return_tuple
+
 # Without it transformers would look for adapters of a Hub id only after it has looked for a whole model.
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..errors import AdapterError
 from .registry import ADAPTER_WEIGHTS, load_prompt_methods
 
-__all__ = ["LoadsPromptAdapters", "find_adapter_config_file", "replace_modules"]
+__all__ = [
+    "ACT2FN",
+    "Florence2VisionBlock",
+    "Florence2VisionConvEmbed",
+    "FocalNetDropPath",
+    "LoadsPromptAdapters",
+    "Mask2FormerLoss",
+    "Mask2FormerPixelDecoder",
+    "Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention",
+    "Mask2FormerSinePositionEmbedding",
+    "Sam3VisionEncoderOutput",
+    "SamVisionAttention",
+    "SamVisionLayer",
+    "SubConfigSpec",
+    "bytes_to_unicode",
+    "can_return_tuple",
+    "create_bidirectional_mask",
+    "create_causal_mask",
+    "find_adapter_config_file",
+    "get_reporting_integration_callbacks",
+    "multi_scale_deformable_attention",
+    "replace_modules",
+]
 
 
 def replace_modules(root: nn.Module, replacements: dict[type, Any]) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import SchedulerType, TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import OptimizerNames
 
 from ..errors import SSPromptError
+from ..models.transformers_compat import get_reporting_integration_callbacks
 from ..utils.tasks import TASKS
 from .feature_cache import STORAGES
 from .features import DTYPES

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from ..data.classes import IGNORE_INDEX
 from ..errors import SSPromptError
+from ..models.transformers_compat import Mask2FormerLoss
 from ..segmentation.predictions import ClassPrediction, Prediction, QueryPrediction
 
 SEMANTIC_LOSSES = ("mixed", "dice", "balanced", "nll", "cross_entropy")

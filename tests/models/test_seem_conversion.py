@@ -382,7 +382,10 @@ class TestCommand:
             assert_nothing_left(output)
 
     def test_help_needs_no_torch(self):
-        code = "import sys; from ssprompt_hf.cli.main import build_parser; build_parser(); assert 'torch' not in sys.modules"
+        code = (
+            "import sys; from ssprompt_hf.cli.main import build_parser; build_parser(); "
+            "assert 'torch' not in sys.modules"
+        )
         subprocess.run([sys.executable, "-c", code], check=True)
 
     @pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference models at {REFERENCE}")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from ssprompt_hf.errors import AdapterError
 from ssprompt_hf.models.interface import SEMANTIC, PromptSlot
 from ssprompt_hf.tuners import SSPromptConfig, SSPromptLayer
 
@@ -131,6 +132,18 @@ def test_a_file_says_how_many_tokens_there_are(per_token):
     other.load_tensors("default", tensors)
     other.set_adapter("default")
     assert not other.pending and torch.equal(other.weight, made.weight)
+
+
+@pytest.mark.parametrize("name", ["ssprompt_embedding", "ssprompt_default", "ssprompt_weight"])
+def test_tensors_of_a_file_that_do_not_fit_each_other(name):
+    made = layer(weight_per_token=True)
+    tensors = {name: getattr(made, name)["default"].detach() for name in made.tensor_shapes("default")}
+    tensors[name] = tensors[name][:, :3]
+    other = SSPromptLayer(Slot(), PromptSlot("classes", SEMANTIC), like=tokens())
+    other.update_layer("default", made.configs["default"], None, (3, None, WIDTH))
+    with pytest.raises(AdapterError, match="'default' do not fit each other"):
+        other.load_tensors("default", tensors)
+    assert other.pending == {"default"}
 
 
 def test_the_size_of_a_step_is_that_of_real_tokens():

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig, Sam3LiteTextModel, Sam3Model
-from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 from transformers.utils import ModelOutput
 
 from ...errors import SSPromptError
 from ...segmentation.predictions import ClassInstances, ClassPrediction, ClassQueries
+from ..transformers_compat import Sam3VisionEncoderOutput
 from . import memory
 from .prompting import TEXT_PARTS, Sam3Prompting
 from .readings import InstanceList, check_reading, class_maps

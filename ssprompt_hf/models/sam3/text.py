@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
-from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 
 from ...errors import SSPromptError
 from ...utils.names import clean_class_name
+from ..transformers_compat import create_bidirectional_mask, create_causal_mask
 
 PROCESSOR_LENGTH = 32
 """To so many tokens `Sam3Processor` pads a text, whatever the tokenizer says."""

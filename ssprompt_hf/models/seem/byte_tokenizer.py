@@ -1,7 +1,8 @@
 """A tokenizer that needs no vocabulary to be downloaded."""
 
 from transformers import CLIPTokenizer
-from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from ..transformers_compat import bytes_to_unicode
 
 
 def byte_tokenizer(model_max_length: int = 64) -> CLIPTokenizer:

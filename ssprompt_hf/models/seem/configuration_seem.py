@@ -7,7 +7,8 @@ none of it is a class of its own.
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, CLIPTextConfig, FocalNetConfig, PreTrainedConfig, SamVisionConfig
 from transformers.backbone_utils import BackboneConfigMixin
-from transformers.configuration_utils import SubConfigSpec
+
+from ..transformers_compat import SubConfigSpec
 
 
 def _return_all_stages(kwargs: dict, num_stages: int) -> dict:

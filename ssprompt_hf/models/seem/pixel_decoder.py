@@ -8,15 +8,15 @@ from torch.nn import functional as F
 from transformers import Mask2FormerConfig
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.models.mask2former.modeling_mask2former import (
+
+from ...utils.cpu_ops import Conv1x1, Conv3x3, Linear, scaled_dot_product_attention
+from ..transformers_compat import (
     Mask2FormerPixelDecoder,
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
     Mask2FormerSinePositionEmbedding,
     multi_scale_deformable_attention,
+    replace_modules,
 )
-
-from ...utils.cpu_ops import Conv1x1, Conv3x3, Linear, scaled_dot_product_attention
-from ..transformers_compat import replace_modules
 from .configuration_seem import SeemConfig
 
 NUM_GROUPS = 32  # of every group norm

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import CLIPTextModel
-from transformers.masking_utils import create_causal_mask
 from transformers.utils import ModelOutput
 
 from ...utils.cpu_ops import Linear
 from ...utils.names import clean_class_name
-from ..transformers_compat import replace_modules
+from ..transformers_compat import create_causal_mask, replace_modules
 from .configuration_seem import SeemTextConfig
 from .prompt_templates import PROMPT_TEMPLATES
 

@@ -39,6 +39,8 @@ class SSPromptLayer(PromptLayer):
         """See [`PromptLayer.learning_rate_scale`]."""
         if parameter == "ssprompt_weight":
             return WEIGHT_RATE
+        if self.slot.scale is not None:
+            return self.slot.scale
         default = self.default_prompt(adapter_name)
         return root_mean_square(default[_is_token(default)] if self._has_tokens(default) else default)
 
@@ -115,6 +117,25 @@ class SSPromptLayer(PromptLayer):
                 has_tokens = self.holds_classes and len(shape) == dim + 3
                 shapes["ssprompt_weight"] = (rows, None) if config.weight_per_token and has_tokens else (rows,)
         return shapes
+
+    def load_tensors(self, adapter_name: str, tensors: dict[str, torch.Tensor]) -> None:
+        """See [`PromptLayer.load_tensors`].
+
+        Raises:
+            AdapterError: the tensors do not fit each other.
+        """
+        default, embedding = tensors.get("ssprompt_default"), tensors.get("ssprompt_embedding")
+        if embedding is not None:
+            shapes = {"ssprompt_embedding": tuple(embedding.shape)}
+            if default is not None:
+                shapes["ssprompt_default"] = tuple(self._split(default)[0].shape)
+            if "ssprompt_weight" in tensors:
+                weight = tuple(tensors["ssprompt_weight"].shape)
+                dim = self.slot.row_dim
+                shapes["ssprompt_weight"] = (*embedding.shape[:dim], *weight, *embedding.shape[dim + len(weight) :])
+            if len(set(shapes.values())) > 1:
+                raise AdapterError(f"the tensors of adapter {adapter_name!r} do not fit each other: {shapes}")
+        super().load_tensors(adapter_name, tensors)
 
     @torch.no_grad()
     def set_default_prompt(self, adapter_name: str, default: torch.Tensor) -> None:

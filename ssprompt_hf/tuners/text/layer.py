@@ -166,9 +166,7 @@ class TextPromptLayer(PromptLayer):
             if words is not None and f"{prefix}{self.other_param_names[0]}.{name}" in state_dict:
                 # The embeddings in a file are those of the words in it.
                 # Those of the layer may have no memory yet (`low_cpu_mem_usage`).
-                self.encoded_words[name] = words.detach().to(
-                    self.reference.device, self.words[name].dtype, copy=True
-                )
+                self.encoded_words[name] = words.detach().to(self.reference.device, self.words[name].dtype, copy=True)
 
     def delete_adapter(self, adapter_name: str) -> None:
         """As in PEFT."""

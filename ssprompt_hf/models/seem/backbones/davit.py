@@ -10,10 +10,8 @@ from transformers import PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BackboneOutput
-from transformers.models.florence2.modeling_florence2 import Florence2VisionBlock, Florence2VisionConvEmbed
-from transformers.utils.generic import can_return_tuple
 
-from ...transformers_compat import replace_modules
+from ...transformers_compat import Florence2VisionBlock, Florence2VisionConvEmbed, can_return_tuple, replace_modules
 from ..configuration_seem import SeemDavitConfig
 
 

@@ -11,14 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BackboneOutput
-from transformers.models.focalnet.modeling_focalnet import FocalNetDropPath
-from transformers.utils.generic import can_return_tuple
 
 from ....utils.cpu_ops import Conv1x1, Linear, map_tokens
+from ...transformers_compat import ACT2FN, FocalNetDropPath, can_return_tuple
 from ..configuration_seem import SeemFocalNetConfig
 
 

@@ -11,9 +11,8 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
-from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLayer
-from transformers.utils.generic import can_return_tuple
 
+from ...transformers_compat import SamVisionAttention, SamVisionLayer, can_return_tuple
 from ..configuration_seem import SeemSamVitConfig
 
 
