@@ -170,7 +170,7 @@ def _findings(
     changes = class_changes(scores)
     counts = {state: len(seen.serving[state].mass) for state in STATES}
     prompt_names = {state: [f"query {index}" for index in range(count)] for state, count in counts.items()}
-    if spatial.names:
+    if len(spatial.names) == counts["adapted"]:
         prompt_names["adapted"] = spatial.names
     shown = example_images(seen, changes, names, examples)
     by_image = {state: image_scores(seen.images[state]) for state in STATES}

@@ -22,10 +22,21 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 DEFAULT_BASE_MODEL = "seem-nano"
 
-FAMILIES: dict[str, str] = {"seem": "ssprompt_hf.models.seem.family", "sam3": "ssprompt_hf.models.sam3.family"}
+FAMILIES: dict[str, str] = {
+    name: f"ssprompt_hf.models.{name}.family" for name in ("seem", "sam3", "sam2", "sam", "clipseg")
+}
 """Family -> the module that has it as `FAMILY`."""
 
-MODEL_TYPES: dict[str, str] = {"seem": "seem", "sam3": "sam3", "sam3_video": "sam3", "sam3_lite_text": "sam3"}
+MODEL_TYPES: dict[str, str] = {
+    "seem": "seem",
+    "sam3": "sam3",
+    "sam3_video": "sam3",
+    "sam3_lite_text": "sam3",
+    "sam2": "sam2",
+    "sam2_video": "sam2",
+    "sam": "sam",
+    "clipseg": "clipseg",
+}
 """`model_type` of a configuration -> family."""
 
 
@@ -96,6 +107,15 @@ BASE_MODELS = {
         BaseModel("sam3-litetext-s0", "sam3", "SAM 3 with a small text encoder", "vil-uob/sam3-litetext-s0"),
         BaseModel("sam3-litetext-s1", "sam3", "SAM 3 with a small text encoder", "vil-uob/sam3-litetext-s1"),
         BaseModel("sam3-litetext-l", "sam3", "SAM 3 with a small text encoder", "vil-uob/sam3-litetext-l"),
+        *(
+            BaseModel(f"sam2.1-{size}", "sam2", "SAM 2.1, which knows no words", f"facebook/sam2.1-hiera-{size}")
+            for size in ("tiny", "small", "base-plus", "large")
+        ),
+        *(
+            BaseModel(f"sam-vit-{size[0]}", "sam", "SAM, which knows no words", f"facebook/sam-vit-{size}")
+            for size in ("base", "large", "huge")
+        ),
+        BaseModel("clipseg", "clipseg", "CLIPSeg rd64, small, knows words", "CIDAS/clipseg-rd64-refined"),
     )
 }
 

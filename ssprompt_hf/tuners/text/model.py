@@ -26,6 +26,7 @@ class TextPromptTuner(PromptTuner):
 
     def _prepare_adapter_config(self, peft_config: TextPromptConfig, model_config: dict) -> TextPromptConfig:
         config = super()._prepare_adapter_config(peft_config, model_config)
+        limit = self.model.max_text_tokens  # a model that has no words at all says so here
         if config.class_token_ids is None:
             if self.model.word_embeddings() is None:
                 raise AdapterError(
@@ -34,7 +35,6 @@ class TextPromptTuner(PromptTuner):
                 )
             tokenizer = load_tokenizer(config.tokenizer_name or getattr(self.model, "name_or_path", ""))
             config.tokenize(config.class_names, tokenizer, self.model.class_template)
-        limit = self.model.max_text_tokens
         ends = config.layout().ends
         if int(ends.max()) >= limit:
             name = config.class_names[int(ends.argmax())]

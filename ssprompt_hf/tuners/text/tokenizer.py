@@ -1,12 +1,11 @@
 """The tokenizer of a base model."""
 
-import os
 from typing import Any
 
 from transformers import AutoTokenizer
 
-from ...errors import AdapterError
-from ...models.registry import BASE_MODELS, check_name, find_source
+from ...errors import AdapterError, UnknownNameError
+from ...models.registry import check_name, find_source
 
 
 def load_tokenizer(name: str, **access: Any) -> Any:
@@ -27,11 +26,12 @@ def load_tokenizer(name: str, **access: Any) -> Any:
     if not name:
         raise AdapterError(f"the base model does not say where its tokenizer is: {remedy}")
     try:
-        if (name in BASE_MODELS and not os.path.exists(name)) or os.path.isfile(os.path.join(name, "config.json")):
-            source = find_source(name, **access)
-            return source.family.load_tokenizer(source.path, **source.access)
         check_name(name)
-        return AutoTokenizer.from_pretrained(name, **access)
+        try:
+            source = find_source(name, **access)
+        except (OSError, UnknownNameError):  # a tokenizer alone
+            return AutoTokenizer.from_pretrained(name, **access)
+        return source.family.load_tokenizer(source.path, **source.access)
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise AdapterError(f"no tokenizer was found at {name!r} ({reason}): {remedy}") from error
