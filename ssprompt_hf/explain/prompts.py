@@ -26,6 +26,7 @@ class Prompts:
             (shares of the image) of the regular grid. None if the adapter says nothing of this kind.
         after: what the adapter makes of them, `(N, D)`.
         weights: the learned `w` `(N,)`; None if they are not learned.
+        scale: the usual size of their numbers, where `before` is zeros and cannot tell; see `PromptSlot`.
         are_points: whether the prompts are positions in the image, of which a length and a direction tell nothing.
         notes: what does not apply to this method, and why; sentences.
     """
@@ -35,6 +36,7 @@ class Prompts:
     before: torch.Tensor | None = None
     after: torch.Tensor | None = None
     weights: torch.Tensor | None = None
+    scale: float | None = None
     are_points: bool = False
     notes: list[str] = field(default_factory=list)
 
@@ -44,14 +46,20 @@ class Prompts:
         return self.after is not None and not torch.equal(self.before, self.after)
 
     def movement(self) -> torch.Tensor:
-        """How far each prompt moved, `(N,)`: `|z_hat - z| / |z|`, or, for points, the distance as a share of the
-        image's sides."""
+        """How far each prompt moved, `(N,)`: `|z_hat - z| / |z|`, or, where `z` is zeros, in units of a vector of the
+        usual size; for points, the distance as a share of the image's sides."""
         distance = (self.after - self.before).norm(dim=-1)
-        return distance if self.are_points else distance / self.before.norm(dim=-1)
+        if self.are_points:
+            return distance
+        if self.scale is not None:
+            return distance / (self.scale * self.before.shape[-1] ** 0.5)
+        return distance / self.before.norm(dim=-1)
 
     def cosines(self) -> torch.Tensor | None:
-        """Cosine of each prompt with what it was, `(N,)`; None for points."""
-        return None if self.are_points else torch.cosine_similarity(self.before, self.after, dim=-1)
+        """Cosine of each prompt with what it was, `(N,)`; None for points, and for what was zeros."""
+        if self.are_points or self.scale is not None:
+            return None
+        return torch.cosine_similarity(self.before, self.after, dim=-1)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: `notes`, and by prompt `weights`, `movement` and `cosine`, as far as there are any."""
@@ -62,8 +70,8 @@ class Prompts:
             facts["movement"] = self.movement().tolist()
             if self.are_points:
                 facts |= {"points_before": self.before.tolist(), "points_after": self.after.tolist()}
-            else:
-                facts["cosine"] = self.cosines().tolist()
+            elif (cosines := self.cosines()) is not None:
+                facts["cosine"] = cosines.tolist()
         return facts
 
 
@@ -126,6 +134,7 @@ def _spatial(model: SSPromptModel) -> Prompts:
     before, after = (_rows(prompt.float()) for prompt in (layer.default_prompt(name), layer.adapter_prompt(name)))
     on_grid = config.spatial_source == "point_grid"
     prompts = Prompts("spatial", _numbered("point" if on_grid else "query", after), before, after)
+    prompts.scale = layer.slot.scale
     _add_weights(prompts, layer, model)
     if on_grid:
         prompts.notes.append(

@@ -36,7 +36,8 @@ def render_report(explanation: dict[str, Any]) -> str:
         parts.append(_scores(explanation))
     parts += [_weights(explanation), _movement(explanation), _words(explanation)]
     if has_data:
-        parts += [_serving(explanation), _examples(explanation), _failures(explanation)]
+        parts += [_serving(explanation)] * _have_parts(explanation)
+        parts += [_examples(explanation), _failures(explanation)]
     else:
         parts.append(
             "## What needs images\n\nWhich prompts serve which class, which classes gained and lost, and where the "
@@ -177,7 +178,7 @@ def _movement(explanation: dict[str, Any], count: int = 20) -> str:
             lines += [f"The {kind} prompts did not move.", ""]
             continue
         order = sorted(range(len(group["names"])), key=lambda i: -group["movement"][i])[:count]
-        roles = explanation["roles"] if kind == "spatial" and "roles" in explanation else None
+        roles = explanation.get("roles") if kind == "spatial" and _have_parts(explanation) else None
         header = [f"{kind} prompt", "movement"] + ["cosine"] * ("cosine" in group) + ["w"] * ("weights" in group)
         header += ["serves most"] * (roles is not None)
         rows = []
@@ -220,6 +221,11 @@ def _words(explanation: dict[str, Any], count: int = 3) -> str:
     if not moved:
         text += " The method leaves the semantic prompts as they are, so there is no after."
     return "\n\n".join([head, text, markdown_table(["class", "before", "after"][: 2 + moved], rows)])
+
+
+def _have_parts(explanation: dict[str, Any]) -> bool:
+    """Whether single spatial prompts have parts in the class maps; not where a map is the word of them all."""
+    return bool(explanation.get("roles", {}).get("adapted"))
 
 
 def _serving(explanation: dict[str, Any]) -> str:

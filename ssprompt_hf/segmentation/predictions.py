@@ -342,6 +342,9 @@ class ClassPrediction(Prediction):
         return ScoredMasks(found.scores[keep], found.labels[keep], mask_of, masks, are_logits=False)
 
     def prompt_parts(self, index: int) -> PromptParts:
+        if not self.supports_instances:  # each map is the model's word as a whole: no prompt has a part of its own
+            nobody = torch.zeros(0, dtype=torch.long, device=self.maps.device)
+            return PromptParts(self.maps[:0], self.maps.new_zeros(0, self.num_classes), nobody, 0)
         found = self._instances(index)
         weights = found.scores.new_zeros(len(found.scores), self.num_classes)
         weights[torch.arange(len(weights)), found.labels] = found.scores
