@@ -13,6 +13,7 @@ from ssprompt_hf.data.image_inputs import image_sources, open_image
 from ssprompt_hf.data.sources.folder import load_segmentation_folder
 from ssprompt_hf.errors import LabelFormatError, MissingClassError, NoImagesError, SSPromptError, TooFewImagesError
 from ssprompt_hf.segmentation.results import SegmentationResult
+from ssprompt_hf.training import plan as plans
 from ssprompt_hf.training import runs
 
 SCENES = ["--dataset", "street-scenes/fog", "--dataset_options", '{"num_images": 3, "size": [32, 64]}']
@@ -165,7 +166,7 @@ def test_a_dry_run_tells_and_writes_nothing(base, tmp_path, capsys, monkeypatch)
     output = str(tmp_path / "out")
     command = ["train", "--base_model", base, *SCENES, "--shots", "1", "--use_cpu", "--output_dir", output]
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "plan_training", plan)
+        patch.setattr(plans, "plan_training", plan)
         assert main([*command, "--dry_run"]) == 0
     assert seen == [(base, 1, output)] and capsys.readouterr().out == "the plan\n"
     assert main([*command, "--dry_run", "--allow_fewer"]) == 0 and capsys.readouterr().out.strip()
