@@ -24,6 +24,7 @@ FLOORS: list[dict[str, tuple[str, ...]]] = [
             "models.interface",
             "models.registry",
             "models.fingerprint",
+            "models.square_images",
             "models.transformers_compat",
         )
     },

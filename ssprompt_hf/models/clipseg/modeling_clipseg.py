@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 
 from ...errors import SSPromptError
 from ...segmentation.predictions import ClassPrediction
+from ..interface import asked_classes
 from .prompting import TEXT_PARTS, CLIPSegPrompting
 
 CONDITIONS = ("conditional_pixel_values", "conditional_embeddings", "attention_mask", "position_ids", "labels")
@@ -103,7 +104,7 @@ class CLIPSegForPromptedSegmentation(CLIPSegPrompting, CLIPSegForImageSegmentati
             activations = self.decoder_inputs(features)["activations"]
         device = activations[0][0].device
         prompts = prompts.to(device, self.dtype)
-        classes = _classes_to_ask(class_indices, len(activations), len(prompts), device)
+        classes = asked_classes(class_indices, len(activations), len(prompts), device)
         chunk_size = self._chunk_size(device)
         # image by image, so that nothing depends on the company of an image; the decoder itself spreads the tokens of
         # one image over the classes of a chunk
@@ -140,21 +141,3 @@ class CLIPSegForPromptedSegmentation(CLIPSegPrompting, CLIPSegForImageSegmentati
                 num_classes=outputs.num_classes,
             )
         ]
-
-
-def _classes_to_ask(
-    indices: list[Tensor] | None, num_images: int, num_classes: int, device: torch.device
-) -> list[Tensor]:
-    """int64 `(C_i,)`, one an image, after a look at them."""
-    if indices is None:
-        return [torch.arange(num_classes, device=device)] * num_images
-    if len(indices) != num_images:
-        raise SSPromptError(f"class_indices are for {len(indices)} images, but there are {num_images}")
-    indices = [torch.as_tensor(classes, dtype=torch.long) for classes in indices]
-    for classes in indices:
-        if classes.ndim != 1 or len(classes) == 0 or classes.min() < 0 or classes.max() >= num_classes:
-            raise SSPromptError(
-                f"class_indices holds {classes.tolist()}; an image needs a list of numbers from 0 to "
-                f"{num_classes - 1}, at least one"
-            )
-    return [classes.to(device) for classes in indices]

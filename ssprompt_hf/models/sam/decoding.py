@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
 from ...errors import SSPromptError
+from ..interface import asked_classes
 from .predictions import MaskPrediction, class_maps
 from .prompting import SamPrompting
 
@@ -95,7 +96,7 @@ class SamDecoding(SamPrompting):
             features = [self.image_features(pixels[None]) for pixels in pixel_values]
             vision_features = self.decoder_inputs(features, pixel_values.device)["vision_features"]
         count, device = len(vision_features), vision_features[0][0].device
-        classes = self._classes_to_ask(class_indices, count, len(tokens), device)
+        classes = asked_classes(class_indices, count, len(tokens), device)
         points = self._spatial_tokens(image_sizes, count)
         tokens = tokens.to(device, self.dtype)
         context = self.get_image_wide_positional_embeddings(), self.prompt_encoder(None, None, None, None)[1]
@@ -120,21 +121,6 @@ class SamDecoding(SamPrompting):
             batch_size=count,
             num_classes=len(tokens),
         )
-
-    @staticmethod
-    def _classes_to_ask(indices: list[Tensor] | None, num_images: int, num_classes: int, device) -> list[Tensor]:
-        if indices is None:
-            return [torch.arange(num_classes, device=device)] * num_images
-        if len(indices) != num_images:
-            raise SSPromptError(f"class_indices are for {len(indices)} images, but there are {num_images}")
-        indices = [torch.as_tensor(classes, dtype=torch.long) for classes in indices]
-        for classes in indices:
-            if classes.ndim != 1 or len(classes) == 0 or classes.min() < 0 or classes.max() >= num_classes:
-                raise SSPromptError(
-                    f"class_indices holds {classes.tolist()}; an image needs a list of numbers from 0 to "
-                    f"{num_classes - 1}, at least one"
-                )
-        return [classes.to(device) for classes in indices]
 
     def _decode_chunk(
         self, levels: Levels, points: Tensor, tokens: Tensor, context: tuple[Tensor, Tensor]

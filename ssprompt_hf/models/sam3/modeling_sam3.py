@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput
 
 from ...errors import SSPromptError
 from ...segmentation.predictions import ClassInstances, ClassPrediction, ClassQueries
+from ..interface import asked_classes
 from ..transformers_compat import Sam3VisionEncoderOutput
 from . import memory
 from .prompting import TEXT_PARTS, Sam3Prompting
@@ -115,7 +116,7 @@ class Sam3Decoding(Sam3Prompting):
             features = [self.image_features(pixels[None]) for pixels in pixel_values]
             vision_features = self.decoder_inputs(features)["vision_features"]
         device = vision_features[0][0].device
-        classes = self._classes_to_ask(class_indices, len(vision_features), len(tokens), device)
+        classes = asked_classes(class_indices, len(vision_features), len(tokens), device)
         check_reading(self.config.semantic_reading)
         keeps_queries = torch.is_grad_enabled() or class_indices is not None
         return self._decode(vision_features, classes, tokens.to(device), mask.to(device), keeps_queries, kwargs)
@@ -133,21 +134,6 @@ class Sam3Decoding(Sam3Prompting):
         padding = max(0, self.max_text_tokens - tokens.shape[1])
         tokens = nn.functional.pad(tokens, (0, 0, 0, padding)).to(self.dtype)
         return tokens, nn.functional.pad(mask, (0, padding))
-
-    @staticmethod
-    def _classes_to_ask(indices: list[Tensor] | None, num_images: int, num_classes: int, device) -> list[Tensor]:
-        if indices is None:
-            return [torch.arange(num_classes, device=device)] * num_images
-        if len(indices) != num_images:
-            raise SSPromptError(f"class_indices are for {len(indices)} images, but there are {num_images}")
-        indices = [torch.as_tensor(classes, dtype=torch.long) for classes in indices]
-        for classes in indices:
-            if classes.ndim != 1 or len(classes) == 0 or classes.min() < 0 or classes.max() >= num_classes:
-                raise SSPromptError(
-                    f"class_indices holds {classes.tolist()}; an image needs a list of numbers from 0 to "
-                    f"{num_classes - 1}, at least one"
-                )
-        return [classes.to(device) for classes in indices]
 
     def _decode(
         self,
