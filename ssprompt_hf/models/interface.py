@@ -378,6 +378,9 @@ class ModelFamily(abc.ABC):
 
     name: str
     model_types: tuple[str, ...]
+    lacks: Mapping[str, str] = {}
+    """What its models do not have, of `"words"` (a text encoder), `"points"` (as spatial prompts) and `"instances"`
+    (masks of single objects), each with a clause that says so."""
 
     def resolve(self, name: str, **access: Any) -> str:
         """The folder or Hub id behind a name of `models/registry.py`; other texts come back as they are."""

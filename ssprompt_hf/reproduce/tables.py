@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import SSPromptError
 from ..models.registry import BASE_MODELS
+from .applicability import leave_out_inapplicable
 from .plans import ROWS, Cell, Choices, Plan, Score, StepCost, Training
 from .presets import Domain, Preset
 from .step_cost import MEASURED
@@ -51,7 +52,9 @@ def plan_table(name: str, preset: Preset, choices: Choices) -> Plan:
     unknown = [method for method in choices.methods or () if method not in ROWS]
     if unknown:
         raise SSPromptError(f"methods holds {unknown[0]!r}; it must be one of {', '.join(ROWS)}")
-    return TABLES[name](preset, choices)
+    plan = TABLES[name](preset, choices)
+    leave_out_inapplicable(plan)
+    return plan
 
 
 def _domains(plan: Plan, preset: Preset, choices: Choices, own: Sequence[str], task: str = "semantic") -> list[Domain]:

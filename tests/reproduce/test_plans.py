@@ -170,3 +170,29 @@ def test_summary_of_a_table_with_a_mean_column():
     assert summary.difference("a", "x")["mean"] == 0 and summary.difference("a", "y")["n"] == 1
     assert summary.difference("b", "x") is None and summary.ratio("a", "x") == 1
     assert summary.number("b", "mean")["mean"] == 2 and summary.paper("a", "x") is None
+
+
+# Base models
+
+
+@pytest.mark.parametrize(
+    "base_model, table, row, reason",
+    [
+        ("sam3", "8", "VSPL", "VSPL does not apply: SAM 3 has no points as spatial prompts."),
+        ("sam2.1-tiny", "2", "CoOp", "CoOp does not apply: SAM 2 knows no words."),
+        ("sam-vit-b", "7", "LOCN", "LOCN does not apply: SAM knows no words."),
+        ("clipseg", "prompts", "4 (grid of 2x2)", "4 (grid of 2x2) does not apply: CLIPSeg has no points"),
+    ],
+)
+def test_rows_that_a_base_model_has_nothing_for_are_left_out_with_the_reason(base_model, table, row, reason):
+    plan = plan_table(table, make_preset("embedded", base_models=[base_model]), Choices(seeds=(0,)))
+    assert any(note.startswith(reason) for note in plan.notes)
+    assert plan.cells and not [cell for cell in plan.cells if cell.row == row]
+    usual = plan_table(table, make_preset("embedded"), Choices(seeds=(0,)))
+    assert [cell for cell in usual.cells if cell.row == row] and "does not apply" not in " ".join(usual.notes)
+
+
+def test_columns_of_single_objects_are_left_out_for_models_without_them():
+    plan = plan_table("4", make_preset("embedded", base_models=["clipseg"]), Choices(seeds=(0,)))
+    assert {cell.work.task for cell in plan.cells} == {"semantic"}
+    assert any("PQ does not apply: CLIPSeg has no masks of single objects" in note for note in plan.notes)

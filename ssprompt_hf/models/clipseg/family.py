@@ -21,6 +21,10 @@ class CLIPSegFamily(ModelFamily):
 
     name = "clipseg"
     model_types = ("clipseg",)
+    lacks = {
+        "points": "CLIPSeg has no points as spatial prompts",
+        "instances": "CLIPSeg has no masks of single objects",
+    }
 
     def resolve(self, name: str, **access: Any) -> str:
         """The Hub id of a name in `models/registry.py`; a folder of that name comes first."""

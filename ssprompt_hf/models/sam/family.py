@@ -1,7 +1,7 @@
 """SAM as a family of base models: found, loaded, and built with random weights. SAM 2 does the same."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ class SamFamily(ModelFamily):
 
     name = "sam"
     model_types: tuple[str, ...] = ("sam",)
+    lacks: Mapping[str, str] = {"words": "SAM knows no words", "instances": "SAM is asked for one mask a class"}
     model_class: type[SamDecoding] = SamForPromptedSegmentation
     processor_class: type[PromptableImageProcessor] = SamImageProcessorPil
     full_size: dict[str, Callable[[], PretrainedConfig]] = {

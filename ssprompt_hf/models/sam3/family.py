@@ -40,6 +40,7 @@ class Sam3Family(ModelFamily):
 
     name = "sam3"
     model_types = ("sam3", "sam3_video", LITE_TEXT)
+    lacks = {"points": "SAM 3 has no points as spatial prompts"}
 
     def resolve(self, name: str, **access: Any) -> str:
         """The Hub id of a name in `models/registry.py`; a folder of that name comes first."""

@@ -151,6 +151,11 @@ class PromptConfig(PeftConfig):
         return "prompts"
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """What the method needs of a base model; see `ModelFamily.lacks`."""
+        return ()
+
+    @property
     def paper(self) -> str:
         """The title of the paper that the method comes from."""
         return SSPROMPT_PAPER

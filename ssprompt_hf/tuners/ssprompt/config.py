@@ -117,6 +117,11 @@ class SSPromptConfig(PromptConfig):
         """See [`PromptConfig.default_shrinkage`]: 0 where training does not begin with zero-shot segmentation."""
         return 0.0 if self._samples_points or self.init_embeddings == "normal" else 0.4
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """See [`PromptConfig.needs`]."""
+        return ("points",) if self._samples_points else ()
+
     def prompt_encoders(self, is_new: bool, is_trainable: bool) -> tuple[str, ...]:
         """See [`PromptConfig.prompt_encoders`]."""
         return ("spatial",) if is_new and self._samples_points else ()

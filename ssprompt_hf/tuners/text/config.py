@@ -71,6 +71,11 @@ class TextPromptConfig(PromptConfig):
         if empty := [name for name, ids in zip(self.class_names, self.class_token_ids) if not ids]:
             raise AdapterError(f"class_token_ids holds no token for {empty[0]!r}")
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """See [`PromptConfig.needs`]."""
+        return ("words",)
+
     def prompt_encoders(self, is_new: bool, is_trainable: bool) -> tuple[str, ...]:
         """See [`PromptConfig.prompt_encoders`]. For inference the final class embeddings are in the adapter."""
         return ("text",) if is_new or is_trainable else ()

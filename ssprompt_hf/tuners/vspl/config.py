@@ -39,6 +39,11 @@ class VSPLConfig(PromptConfig):
         """See [`PromptConfig.default_learning_rate`]."""
         return 0.3
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """See [`PromptConfig.needs`]."""
+        return ("points",)
+
     def prompt_encoders(self, is_new: bool, is_trainable: bool) -> tuple[str, ...]:
         """See [`PromptConfig.prompt_encoders`]: every image is looked at by the visual sampler."""
         return ("spatial",)
