@@ -120,6 +120,7 @@ class ToyImageProcessor(PromptableImageProcessor):
 class ToyFamily(ModelFamily):
     name = "toy"
     model_types = ("toy",)
+    lacks = {"words": "it has no text encoder", "points": "it has no points", "instances": "it tells no objects apart"}
 
     def info(self, source, **access):
         config = ToyConfig.from_pretrained(source, **access)

@@ -187,6 +187,12 @@ class PromptConfig(PeftConfig):
             "shrinkage": self.default_shrinkage,
         }
 
+    def has_settings_of(self, other: "PromptConfig") -> bool:
+        """Whether both are of one method, for the same classes, with the same settings of the method."""
+        shared = {field.name for field in fields(PromptConfig)} - {"class_names", "thing_class_ids"}
+        own = {field.name for field in fields(other)} - shared
+        return type(other) is type(self) and all(getattr(other, name) == getattr(self, name) for name in own)
+
     def take_records(self, other: "PromptConfig", source: str, adapter_name: str, check_base_model: bool) -> None:
         """
         Tell what `other` tells of data and scores, before the adapter is given the weights that belong to it.
@@ -199,9 +205,7 @@ class PromptConfig(PeftConfig):
         Raises:
             AdapterError: the weights mean something else there, or were made for another base model.
         """
-        shared = {field.name for field in fields(PromptConfig)} - {"class_names", "thing_class_ids"}
-        own = {field.name for field in fields(other)} - shared
-        if type(other) is not type(self) or any(getattr(other, name) != getattr(self, name) for name in own):
+        if not self.has_settings_of(other):
             raise AdapterError(
                 f"{source} has other classes or settings than the adapter {adapter_name!r} that is already loaded: "
                 "load it under another name"

@@ -224,6 +224,54 @@ class PromptTuner(BaseTuner):
         super().set_adapter(adapter_name, inference_mode=inference_mode)
         self._sync_classes(name)
 
+    @torch.no_grad()
+    def add_weighted_adapter(self, adapters: list[str], weights: list[float], adapter_name: str) -> None:
+        """
+        A new adapter whose numbers are weighted sums of those of others, as PEFT has it for LoRA: the mean of several
+        seeds, or something between two domains. It is not made the active one.
+
+        Args:
+            adapters: names of adapters of one method, for the same classes and with the same settings.
+            weights: one each; they usually sum to 1.
+            adapter_name: what to call the new one.
+
+        Raises:
+            AdapterError: a name that is not there or is taken, other numbers of names and weights, adapters that do
+                not belong together, or a method that learns words, of which class embeddings have to be made.
+        """
+        if missing := [name for name in adapters if name not in self.peft_config]:
+            raise AdapterError(
+                f"there is no adapter {missing[0]!r}; there are {', '.join(map(repr, self.peft_config))}"
+            )
+        if adapter_name in self.peft_config:
+            raise AdapterError(f"there is an adapter {adapter_name!r} already: choose another name")
+        if not adapters or len(adapters) != len(weights):
+            raise AdapterError(
+                f"{len(adapters)} adapters were given with {len(weights)} weights: give one weight each"
+            )
+        first = self.peft_config[adapters[0]]
+        if other := [name for name in adapters if not first.has_settings_of(self.peft_config[name])]:
+            raise AdapterError(
+                f"the adapters {adapters[0]!r} and {other[0]!r} have other classes or settings, so that their numbers "
+                "mean different things"
+            )
+        if "words" in first.needs:
+            raise AdapterError(f"{first.method_name} learns words, whose weighted sums are no words")
+        config = copy.copy(first)
+        config.seed = config.chosen_images = config.training = config.metrics = None
+        self.peft_config[adapter_name] = config
+        self.inject_adapter(self.model, adapter_name)
+        for layer in self.prompt_layers():
+            if not layer.has_adapter(adapter_name):
+                continue
+            for attribute in layer.tensor_shapes(adapter_name):
+                held = getattr(layer, attribute)
+                mixed = sum(weight * held[name] for name, weight in zip(adapters, weights))
+                if adapter_name in held:
+                    held[adapter_name].copy_(mixed)
+                else:
+                    layer.load_tensors(adapter_name, {attribute: mixed})
+
     def delete_adapter(self, adapter_name: str) -> None:
         """As in PEFT."""
         was_active = adapter_name in self.active_adapters
