@@ -1,6 +1,6 @@
 """What this library asks of a base model: all that tuners, training, inference and explanations know of one.
 
-A family of base models (`models/seem`, `models/sam3`, one of your own) brings
+A family of base models (SEEM, SAM 3, one of your own) brings
 
 * a model class, a `torch.nn.Module` that is also a [`PromptableModel`];
 * an image processor, which is also a [`PromptableImageProcessor`];
