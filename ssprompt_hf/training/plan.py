@@ -40,9 +40,10 @@ def plan_training(data: DataArguments, prompts: PromptArguments, args: SSPromptT
     views = len(chosen) * (2 if args.random_flip else 1)
     config = prompts.config(task=args.task)
     encoders = config.prompt_encoders(is_new=True, is_trainable=True)
-    parameters = facts["parameters"]["total"]
+    whole = parameters = facts["parameters"]["total"]
     if "text" not in encoders:
         parameters -= sum(count for part, count in facts["parameters"].items() if part.startswith("text_"))
+    text = f", and {(whole - parameters) / 1e6:.1f} M of the text encoder until the class names are read"
     limit = args.feature_cache_gb * GIB
     image_bytes = _cached_bytes(facts, prompts, args, limit / views)
     total = image_bytes * views
@@ -51,7 +52,7 @@ def plan_training(data: DataArguments, prompts: PromptArguments, args: SSPromptT
         f"classes, {len(evaluation)} images to evaluate on; the first is {size[0]}x{size[1]} pixels",
         f"steps        {_steps(args, len(chosen))} of {_step_size(args)} images",
         f"base model   {facts['name']}: {parameters / 1e6:.1f} M parameters held, {4 * parameters / GIB:.2f} GiB in "
-        "float32",
+        "float32" + text * (parameters < whole),
         f"cache        {image_bytes / 2**20:.1f} MiB an image in {args.feature_cache_dtype}, {views} images"
         f"{' and mirror images' if args.random_flip else ''}: {total / GIB:.2f} GiB; "
         + _cache_advice(args, total, limit),
@@ -64,6 +65,7 @@ def plan_training(data: DataArguments, prompts: PromptArguments, args: SSPromptT
             f"is asked about its own classes and {args.negative_classes} others"
         )
         needed += training
+    needed = max(needed, 4 * whole)
     lines.append(f"peak         about {needed / GIB:.2f} GiB, PyTorch itself not counted")
     lines.append(f"output       {os.path.abspath(args.output_dir)}; nothing was written")
     return "\n".join(lines)
