@@ -156,6 +156,14 @@ def check_name(name: str) -> None:
     raise UnknownNameError(f"{name!r} is no base model, no folder and no Hub id (user/name): {hint}")
 
 
+def published_id(name: str, family: str) -> str:
+    """The Hub id of a base model of `family` by its name; a folder of that name comes first, and stays as it is."""
+    model = BASE_MODELS.get(name)
+    if model is None or model.family != family or os.path.exists(name):
+        return name
+    return model.repo_id
+
+
 def find_family(name: str | os.PathLike, **access: Any) -> "ModelFamily":
     """
     The family of a base model.

@@ -88,7 +88,7 @@ def test_a_random_model_of_a_folder(tmp_path):
 
 def test_names(monkeypatch, tmp_path):
     known = BaseModel("sam-vit-b", "sam", "", "facebook/sam-vit-base")
-    monkeypatch.setattr("ssprompt_hf.models.sam.family.BASE_MODELS", {"sam-vit-b": known})
+    monkeypatch.setattr(registry, "BASE_MODELS", {"sam-vit-b": known})
     assert SAM.resolve("sam-vit-b") == "facebook/sam-vit-base"
     assert SAM2.resolve("sam-vit-b") == "sam-vit-b" and SAM.resolve("me/mine") == "me/mine"
     monkeypatch.chdir(tmp_path)

@@ -9,7 +9,7 @@ from transformers import CLIPSegConfig, PretrainedConfig
 
 from ...errors import AdapterError, CheckpointError
 from ..interface import BaseModelInfo, ModelFamily
-from ..registry import BASE_MODELS
+from ..registry import BASE_MODELS, published_id
 from .image_processing_clipseg import CLIPSegImageProcessorPil
 from .modeling_clipseg import CLIPSegForPromptedSegmentation
 
@@ -28,10 +28,7 @@ class CLIPSegFamily(ModelFamily):
 
     def resolve(self, name: str, **access: Any) -> str:
         """The Hub id of a name in `models/registry.py`; a folder of that name comes first."""
-        model = BASE_MODELS.get(name)
-        if model is None or model.family != self.name or os.path.exists(name):
-            return name
-        return model.repo_id
+        return published_id(name, self.name)
 
     def info(self, source: str, **access: Any) -> BaseModelInfo:
         """

@@ -9,7 +9,7 @@ from transformers import PretrainedConfig, SamConfig, SamVisionConfig
 
 from ...errors import CheckpointError
 from ..interface import BaseModelInfo, ModelFamily, PromptableImageProcessor
-from ..registry import BASE_MODELS
+from ..registry import published_id
 from .decoding import SamDecoding
 from .image_processing_sam import SamImageProcessorPil
 from .modeling_sam import SamForPromptedSegmentation
@@ -50,10 +50,7 @@ class SamFamily(ModelFamily):
 
     def resolve(self, name: str, **access: Any) -> str:
         """The Hub id of a name in `models/registry.py`; a folder of that name comes first."""
-        model = BASE_MODELS.get(name)
-        if model is None or model.family != self.name or os.path.exists(name):
-            return name
-        return model.repo_id
+        return published_id(name, self.name)
 
     def info(self, source: str, **access: Any) -> BaseModelInfo:
         """

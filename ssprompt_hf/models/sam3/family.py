@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, Sam3Config, Sam3LiteTextConfig
 
 from ...errors import AdapterError, CheckpointError, DownloadError
 from ..interface import BaseModelInfo, ModelFamily
-from ..registry import BASE_MODELS
+from ..registry import BASE_MODELS, published_id
 from .image_processing_sam3 import Sam3ImageProcessorPil
 from .modeling_sam3 import Sam3Decoding, Sam3ForPromptedSegmentation, Sam3LiteTextForPromptedSegmentation
 
@@ -44,10 +44,7 @@ class Sam3Family(ModelFamily):
 
     def resolve(self, name: str, **access: Any) -> str:
         """The Hub id of a name in `models/registry.py`; a folder of that name comes first."""
-        model = BASE_MODELS.get(name)
-        if model is None or model.family != self.name or os.path.exists(name):
-            return name
-        return model.repo_id
+        return published_id(name, self.name)
 
     def info(self, source: str, **access: Any) -> BaseModelInfo:
         """
