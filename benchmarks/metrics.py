@@ -34,7 +34,7 @@ from ssprompt_hf.metrics import (
     scores_from_confusion,
 )
 from ssprompt_hf.segmentation.export import PredictionExporter
-from ssprompt_hf.segmentation.run_length import coco_rle
+from ssprompt_hf.utils.run_length import coco_rle
 
 K = len(CLASSES)
 THINGS = CLASSES.thing_indices

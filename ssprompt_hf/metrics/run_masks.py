@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SSPromptError
-from ..segmentation.run_length import rle_runs
+from ..utils.run_length import rle_runs
 
 
 def counts(index: np.ndarray, lengths: np.ndarray, size: int) -> np.ndarray:

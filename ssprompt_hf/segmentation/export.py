@@ -14,7 +14,7 @@ from ..data.classes import IGNORE_INDEX
 from ..errors import SSPromptError
 from ..utils.arrays import as_array
 from ..utils.files import atomic_path
-from .run_length import coco_rle
+from ..utils.run_length import coco_rle
 
 SEMANTIC, INSTANCE, PANOPTIC = "semantic", "instance", "panoptic"
 INSTANCES_JSON, PANOPTIC_JSON = "coco_instances.json", "panoptic.json"

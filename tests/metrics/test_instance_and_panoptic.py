@@ -17,7 +17,7 @@ from judges import (
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.metrics import CityscapesScores, CocoAP, CocoScores, PanopticQuality, PanopticScores
 from ssprompt_hf.metrics.segments import runs, unique_inverse
-from ssprompt_hf.segmentation.run_length import coco_rle, rle_runs
+from ssprompt_hf.utils.run_length import coco_rle, rle_runs
 
 THINGS = (2, 3, 4, 5)
 COCO_KEYS = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"]
