@@ -21,7 +21,9 @@ FLOORS: list[dict[str, tuple[str, ...]]] = [
     {
         "interface": (
             "models",
+            "models.clip_text",
             "models.interface",
+            "models.model_files",
             "models.registry",
             "models.fingerprint",
             "models.square_images",

@@ -5,15 +5,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from transformers import CLIPSegConfig, PretrainedConfig
+from transformers import CLIPSegConfig
 
-from ...errors import AdapterError, CheckpointError
+from ...errors import AdapterError
 from ..interface import BaseModelInfo, ModelFamily
+from ..model_files import access_of, read_config, read_image_processor
 from ..registry import BASE_MODELS, published_id
 from .image_processing_clipseg import CLIPSegImageProcessorPil
 from .modeling_clipseg import CLIPSegForPromptedSegmentation
-
-ACCESS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 
 
 class CLIPSegFamily(ModelFamily):
@@ -38,11 +37,7 @@ class CLIPSegFamily(ModelFamily):
             CheckpointError: a folder without a model.
             OSError: as transformers raises it.
         """
-        config = PretrainedConfig.get_config_dict(source, **access)[0]
-        if "model_type" not in config:
-            raise CheckpointError(
-                f"{source!r} has no config.json that names a model_type: it is no model of transformers"
-            )
+        config = read_config(source, **access)
         return BaseModelInfo(config["model_type"], config.get("class_names"), config.get("has_text_encoder", True))
 
     def load(
@@ -57,7 +52,7 @@ class CLIPSegFamily(ModelFamily):
             CheckpointError: a folder without a model.
             OSError: as transformers raises it.
         """
-        access = {name: kwargs[name] for name in ACCESS if kwargs.get(name) is not None}
+        access = access_of(kwargs)
         has_text_encoder = self.info(source, **access).has_text_encoder
         config = CLIPSegConfig.from_pretrained(source, **access)
         if "text" not in prompt_encoders:
@@ -74,12 +69,7 @@ class CLIPSegFamily(ModelFamily):
         self, source: str, model: CLIPSegForPromptedSegmentation, **access: Any
     ) -> CLIPSegImageProcessorPil:
         """See [`ModelFamily.load_image_processor`]; raises OSError, as transformers does, if a Hub id has none."""
-        try:
-            processor = CLIPSegImageProcessorPil.from_pretrained(source, **access)
-        except OSError:
-            if not os.path.isdir(source):
-                raise
-            return model.default_image_processor()  # `model.save_pretrained` alone writes none
+        processor = read_image_processor(CLIPSegImageProcessorPil, source, model, **access)
         processor.patch_size = model.config.vision_config.patch_size
         return processor
 

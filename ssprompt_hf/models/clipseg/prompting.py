@@ -9,10 +9,11 @@ from torch.nn import functional as F
 from transformers import CLIPSegConfig, initialization
 
 from ...errors import AdapterError, SSPromptError
+from ..clip_text import spoken_name, text_embeddings
 from ..interface import SEMANTIC, SPATIAL, CachedFeatures, PromptableModel, PromptSlot
 from ..transformers_compat import LoadsPromptAdapters
-from . import text
 from .image_processing_clipseg import CLIPSegImageProcessorPil
+from .text import encode_texts
 
 CONFIG_DEFAULTS = {"class_names": None, "thing_class_ids": None, "has_text_encoder": True, "prompt_image_size": 352}
 """What our model adds to the configuration of transformers' own. `prompt_image_size`: side of the images, in pixels,
@@ -106,7 +107,7 @@ class CLIPSegPrompting(LoadsPromptAdapters, PromptableModel):
     def set_class_names(self, class_names: list[str], tokenizer: Any, thing_class_ids: list[int] | None = None):
         """
         Let the text encoder make class embeddings of names, bit for bit those of `CLIPSegProcessor` and
-        `get_conditional_embeddings` for each name alone, as [`text.spoken_name`] reads it and in `class_template`.
+        `get_conditional_embeddings` for each name alone, as [`spoken_name`] reads it and in `class_template`.
 
         Raises:
             SSPromptError: no names, or a name of more tokens than the text encoder reads.
@@ -115,11 +116,11 @@ class CLIPSegPrompting(LoadsPromptAdapters, PromptableModel):
         if not class_names:
             raise SSPromptError("class_names is empty: name at least one class")
         self._check_text_encoder("make prompts of class names")
-        self.class_embeddings.weight = text.encode_texts(self, self._sentences(class_names), tokenizer)
+        self.class_embeddings.weight = encode_texts(self, self._sentences(class_names), tokenizer)
         self.name_classes(class_names, thing_class_ids)
 
     def _sentences(self, class_names: list[str]) -> list[str]:
-        return [self.class_template.format(text.spoken_name(name)) for name in class_names]
+        return [self.class_template.format(spoken_name(name)) for name in class_names]
 
     def semantic_shape(self, num_classes: int) -> tuple[int, int]:
         """`(K, projection_dim)`."""
@@ -133,7 +134,7 @@ class CLIPSegPrompting(LoadsPromptAdapters, PromptableModel):
             SSPromptError: a name that is too long.
         """
         self._check_text_encoder("compare prompts with words")
-        return text.encode_texts(self, self._sentences(class_names), tokenizer)
+        return encode_texts(self, self._sentences(class_names), tokenizer)
 
     # Words
 
@@ -153,7 +154,7 @@ class CLIPSegPrompting(LoadsPromptAdapters, PromptableModel):
         self._check_text_encoder("encode words")
         if inputs_embeds.shape[1] > self.max_text_tokens:
             raise SSPromptError(f"{inputs_embeds.shape[1]} tokens were given; CLIPSeg reads {self.max_text_tokens}")
-        embeddings = text.encode_embeddings(self.clip.text_model, self.clip.text_projection, inputs_embeds, ends)
+        embeddings = text_embeddings(self.clip.text_model, self.clip.text_projection, inputs_embeds, ends)
         return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
     def drop_text_encoder(self) -> None:

@@ -7,14 +7,13 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, SamConfig, SamVisionConfig
 
-from ...errors import CheckpointError
 from ..interface import BaseModelInfo, ModelFamily, PromptableImageProcessor
+from ..model_files import access_of, read_config, read_image_processor
 from ..registry import published_id
 from .decoding import SamDecoding
 from .image_processing_sam import SamImageProcessorPil
 from .modeling_sam import SamForPromptedSegmentation
 
-ACCESS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 SETTINGS = ("point_grid_size", "num_class_tokens")
 """Of `CONFIG_DEFAULTS`; `load` takes them as arguments."""
 
@@ -60,7 +59,7 @@ class SamFamily(ModelFamily):
             CheckpointError: a folder without a model.
             OSError: as transformers raises it.
         """
-        config = self._config_dict(source, **access)
+        config = read_config(source, **access)
         return BaseModelInfo(config["model_type"], config.get("class_names"), has_text_encoder=False)
 
     def load(
@@ -78,7 +77,7 @@ class SamFamily(ModelFamily):
             CheckpointError: a folder without a model.
             OSError: as transformers raises it.
         """
-        access = {name: kwargs[name] for name in ACCESS if kwargs.get(name) is not None}
+        access = access_of(kwargs)
         config = self._config(source, **access)
         for name in SETTINGS:
             if name in kwargs:
@@ -88,12 +87,7 @@ class SamFamily(ModelFamily):
 
     def load_image_processor(self, source: str, model: SamDecoding, **access: Any) -> PromptableImageProcessor:
         """See [`ModelFamily.load_image_processor`]; raises OSError, as transformers does, if a Hub id has none."""
-        try:
-            return self.processor_class.from_pretrained(source, **access)
-        except OSError:
-            if not os.path.isdir(source):
-                raise
-            return model.default_image_processor()  # `model.save_pretrained` alone writes none
+        return read_image_processor(self.processor_class, source, model, **access)
 
     def load_tokenizer(self, source: str, **access: Any) -> None:
         """None: there are no words."""
@@ -114,19 +108,10 @@ class SamFamily(ModelFamily):
         return model, model.default_image_processor()
 
     def _config(self, source: str, **access: Any) -> PretrainedConfig:
-        self._config_dict(source, **access)
+        read_config(source, **access)
         config_class = self.model_class.config_class
         config = config_class.from_pretrained(source, **access)
         config.model_type = config_class.model_type  # the published ones are those of a video model
-        return config
-
-    @staticmethod
-    def _config_dict(source: str, **access: Any) -> dict:
-        config = PretrainedConfig.get_config_dict(source, **access)[0]
-        if "model_type" not in config:
-            raise CheckpointError(
-                f"{source!r} has no config.json that names a model_type: it is no model of transformers"
-            )
         return config
 
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
-from transformers import PretrainedConfig, Sam3Config, Sam3LiteTextConfig
+from transformers import Sam3Config, Sam3LiteTextConfig
 
-from ...errors import AdapterError, CheckpointError, DownloadError
+from ...errors import AdapterError, DownloadError
 from ..interface import BaseModelInfo, ModelFamily
+from ..model_files import access_of, read_config, read_image_processor
 from ..registry import BASE_MODELS, published_id
 from .image_processing_sam3 import Sam3ImageProcessorPil
 from .modeling_sam3 import Sam3Decoding, Sam3ForPromptedSegmentation, Sam3LiteTextForPromptedSegmentation
 
-ACCESS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 LITE_TEXT = "sam3_lite_text"
 
 LITE_TEXT_ENCODERS = {
@@ -71,7 +71,7 @@ class Sam3Family(ModelFamily):
             CheckpointError: a folder without a model.
             OSError: as transformers raises it.
         """
-        access = {name: kwargs[name] for name in ACCESS if kwargs.get(name) is not None}
+        access = access_of(kwargs)
         model_class = _model_class(_config_dict(source, **access)["model_type"])
         with _explained(source):
             config = model_class.config_class.from_pretrained(source, **access)
@@ -87,12 +87,7 @@ class Sam3Family(ModelFamily):
 
     def load_image_processor(self, source: str, model: Sam3Decoding, **access: Any) -> Sam3ImageProcessorPil:
         """See [`ModelFamily.load_image_processor`]; raises OSError, as transformers does, if a Hub id has none."""
-        try:
-            processor = Sam3ImageProcessorPil.from_pretrained(source, **access)
-        except OSError:
-            if not os.path.isdir(source):
-                raise
-            return model.default_image_processor()  # `model.save_pretrained` alone writes none
+        processor = read_image_processor(Sam3ImageProcessorPil, source, model, **access)
         processor.patch_size = model.config.vision_config.backbone_config.patch_size
         return processor
 
@@ -144,11 +139,8 @@ def _model_class(model_type: str) -> type[Sam3Decoding]:
 def _config_dict(source: str, **access: Any) -> dict:
     """The configuration of the image model, which that of a video model contains."""
     with _explained(source):
-        config = PretrainedConfig.get_config_dict(source, **access)[0]
-    config = config.get("detector_config") or config
-    if "model_type" not in config:
-        raise CheckpointError(f"{source!r} has no config.json that names a model_type: it is no model of transformers")
-    return config
+        config = read_config(source, **access)
+    return config.get("detector_config") or config
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from ...errors import AdapterError, SSPromptError
+from ..clip_text import spoken_name
 from ..interface import SEMANTIC, SPATIAL, CachedFeatures, PromptableModel, PromptSlot
 from ..transformers_compat import LoadsPromptAdapters
 from . import memory, text
@@ -80,7 +81,7 @@ class Sam3Prompting(LoadsPromptAdapters, PromptableModel):
     def set_class_names(self, class_names: list[str], tokenizer: Any, thing_class_ids: list[int] | None = None):
         """
         Let the text encoder make class tokens of names, bit for bit those of `Sam3Processor` and `get_text_features`
-        for each name alone, as [`text.spoken_name`] reads it.
+        for each name alone, as [`spoken_name`] reads it.
 
         Raises:
             SSPromptError: no names, or a name of more tokens than the text encoder reads.
@@ -89,7 +90,7 @@ class Sam3Prompting(LoadsPromptAdapters, PromptableModel):
         if not class_names:
             raise SSPromptError("class_names is empty: name at least one class")
         self._check_text_encoder("make prompts of class names")
-        self.class_tokens.weight = text.encode_names(self, list(map(text.spoken_name, class_names)), tokenizer)
+        self.class_tokens.weight = text.encode_names(self, list(map(spoken_name, class_names)), tokenizer)
         self.name_classes(class_names, thing_class_ids)
         self.prompts_written()
 
@@ -110,7 +111,7 @@ class Sam3Prompting(LoadsPromptAdapters, PromptableModel):
             SSPromptError: a name that is too long.
         """
         self._check_text_encoder("compare prompts with words")
-        return text.mean_token(text.encode_names(self, list(map(text.spoken_name, class_names)), tokenizer))
+        return text.mean_token(text.encode_names(self, list(map(spoken_name, class_names)), tokenizer))
 
     @staticmethod
     def prompt_vectors(prompts: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from ...errors import SSPromptError
-from ...utils.names import clean_class_name
-from ..transformers_compat import create_bidirectional_mask, create_causal_mask
+from ..clip_text import text_states
+from ..transformers_compat import create_bidirectional_mask
 
 PROCESSOR_LENGTH = 32
 """To so many tokens `Sam3Processor` pads a text, whatever the tokenizer says."""
@@ -24,11 +24,6 @@ def text_length(text_config: PretrainedConfig) -> int:
     if text_config.model_type == "clip_text_model":
         return min(PROCESSOR_LENGTH, text_config.max_position_embeddings)
     return PROCESSOR_LENGTH
-
-
-def spoken_name(name: str) -> str:
-    """A class name as a noun phrase: without the suffixes of COCO's merged classes, underscores as spaces."""
-    return clean_class_name(name).replace("_", " ")
 
 
 @torch.no_grad()
@@ -99,18 +94,11 @@ def encode_embeddings(
         after = torch.arange(length, device=ends.device) > ends[:, None]
         inputs_embeds = torch.where(after[..., None], end_words[:, None], inputs_embeds)
     valid = torch.arange(inputs_embeds.shape[1], device=ends.device) <= ends[:, None]
-    states = (_clip_states if is_causal else _lite_text_states)(text_encoder, inputs_embeds, valid.long())
+    if is_causal:
+        states = text_states(text_encoder.text_model, inputs_embeds, valid.long())
+    else:
+        states = _lite_text_states(text_encoder, inputs_embeds, valid.long())
     return (projection(states) * valid[..., None])[:, :count]
-
-
-def _clip_states(text_encoder: nn.Module, inputs_embeds: Tensor, mask: Tensor) -> Tensor:
-    text_model = text_encoder.text_model
-    states = text_model.embeddings(inputs_embeds=inputs_embeds)
-    mask = create_causal_mask(
-        config=text_model.config, inputs_embeds=states, attention_mask=mask, past_key_values=None
-    )
-    states = text_model.encoder(inputs_embeds=states, attention_mask=mask, is_causal=True).last_hidden_state
-    return text_model.final_layer_norm(states)
 
 
 def _lite_text_states(text_encoder: nn.Module, inputs_embeds: Tensor, mask: Tensor) -> Tensor:
