@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from conftest import REFERENCE, reference_models
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file
 from seem_reference import (
     assert_close_to_largest,
@@ -16,9 +17,11 @@ from seem_reference import (
 from transformers import AutoBackbone, AutoConfig, ConvNextV2Config, ResNetConfig
 
 from ssprompt_hf.models.seem.backbones.build import build_backbone
+from ssprompt_hf.models.seem.backbones.efficientnet_lite import efficientnet_lite_weights
 from ssprompt_hf.models.seem.configuration_seem import (
     SeemConfig,
     SeemDavitConfig,
+    SeemEfficientNetLiteConfig,
     SeemFocalNetConfig,
     SeemSamVitConfig,
 )
@@ -40,6 +43,9 @@ CONFIGS = {
     "sam-vit": SeemSamVitConfig(
         hidden_size=32, num_hidden_layers=3, num_attention_heads=2, global_attn_indexes=[2], window_size=7,
         image_size=128, feature_pyramid_channels=[16, 32, 64, 128],
+    ),
+    "efficientnet-lite": SeemEfficientNetLiteConfig(
+        stem_channels=8, group_channels=[8, 16, 32, 48, 64, 96, 128], group_depths=[1, 1, 2, 1, 1, 1, 1]
     ),
 }  # fmt: skip
 
@@ -82,6 +88,42 @@ def test_equals_the_official_backbone(folder):
     assert len(maps) == 4
     for index, actual in enumerate(maps):
         assert_close_to_largest(actual, expected[f"a.backbone.res{index + 2}"])
+
+
+@pytest.mark.parametrize(
+    "name, config",
+    [
+        ("efficientnet-lite0", SeemEfficientNetLiteConfig()),
+        ("efficientnet-lite1", SeemEfficientNetLiteConfig(depth_multiplier=1.1)),
+        ("efficientnet-lite2", SeemEfficientNetLiteConfig(width_multiplier=1.1, depth_multiplier=1.2)),
+    ],
+)
+def test_equals_the_reference_of_efficientnet_lite(name, config):
+    reference = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
+    torch.manual_seed(0)
+    reference = reference.from_name(name, image_size=65)
+    images = torch.randn(2, 3, 65, 65)
+    with torch.no_grad():
+        reference.train()(images)  # running statistics other than 0 and 1
+        reference.eval()
+        features = reference._swish(reference._bn0(reference._conv_stem(images)))
+        expected = {}
+        for block in reference._blocks:
+            features = block(features)
+            expected[features.shape[-1]] = features
+        backbone = build_backbone(config).eval()
+        backbone.load_state_dict(efficientnet_lite_weights(reference.state_dict()))
+        maps = backbone(images).feature_maps
+    assert [m.shape[-1] for m in maps] == [17, 9, 5, 3]
+    for actual in maps:
+        assert_close_to_largest(actual, expected[actual.shape[-1]], tolerance=1e-5)
+
+
+def test_other_weights_are_no_efficientnet_lite():
+    with pytest.raises(ValueError, match=r"no weights of an EfficientNet-Lite: layer1\.weight"):
+        efficientnet_lite_weights({"layer1.weight": torch.zeros(1)})
+    with pytest.raises(StrictDataclassClassValidationError, match=r"group_depths is .* needs 7 values"):
+        SeemEfficientNetLiteConfig(group_depths=[1, 2])
 
 
 @pytest.mark.parametrize("name", list(LAYOUTS))

@@ -9,7 +9,14 @@ from transformers import (
 )
 
 from ..registry import load_prompt_methods
-from .configuration_seem import SeemConfig, SeemDavitConfig, SeemFocalNetConfig, SeemSamVitConfig, SeemTextConfig
+from .configuration_seem import (
+    SeemConfig,
+    SeemDavitConfig,
+    SeemEfficientNetLiteConfig,
+    SeemFocalNetConfig,
+    SeemSamVitConfig,
+    SeemTextConfig,
+)
 from .image_processing_seem import SeemImageProcessor
 from .mask_decoder import SeemImageFeatures, SeemQueryStates
 from .modeling_seem import (
@@ -35,6 +42,7 @@ load_prompt_methods()
 __all__ = [
     "SeemConfig",
     "SeemDavitConfig",
+    "SeemEfficientNetLiteConfig",
     "SeemFocalNetConfig",
     "SeemForUniversalSegmentation",
     "SeemForUniversalSegmentationOutput",

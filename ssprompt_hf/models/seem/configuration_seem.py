@@ -4,6 +4,8 @@ The family differs in its backbone, its pixel decoder and the version of its mas
 none of it is a class of its own.
 """
 
+import math
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, CLIPTextConfig, FocalNetConfig, PreTrainedConfig, SamVisionConfig
 from transformers.backbone_utils import BackboneConfigMixin
@@ -124,6 +126,62 @@ class SeemSamVitConfig(BackboneConfigMixin, SamVisionConfig):
 
 
 @strict
+class SeemEfficientNetLiteConfig(BackboneConfigMixin, PreTrainedConfig):
+    r"""
+    EfficientNet-Lite, for small SEEM models. The defaults are Lite0.
+
+    width_multiplier (`float`, *optional*, defaults to 1.0), depth_multiplier (`float`, *optional*, defaults to 1.0):
+        What channels and numbers of blocks are multiplied by: 1.0 and 1.1 in Lite1, 1.1 and 1.2 in Lite2, 1.2 and 1.4
+        in Lite3, 1.4 and 1.8 in Lite4.
+    group_channels, group_depths (`list[int]`, one value for each of the seven groups of blocks):
+        Channels and numbers of blocks before that. The first and the last group keep their number of blocks, and the
+        stem keeps its channels, as in every Lite.
+    """
+
+    model_type = "seem_efficientnet_lite"
+
+    num_channels: int = 3
+    stem_channels: int = 32
+    width_multiplier: float | int = 1.0
+    depth_multiplier: float | int = 1.0
+    group_channels: list[int] | tuple[int, ...] = (16, 24, 40, 80, 112, 192, 320)
+    group_depths: list[int] | tuple[int, ...] = (1, 2, 2, 3, 3, 4, 1)
+    expand_ratio: int = 6
+    batch_norm_eps: float = 1e-3
+    batch_norm_momentum: float = 0.01
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
+
+    def __post_init__(self, **kwargs):
+        self.stage_names = [f"stage{index + 1}" for index in range(4)]
+        kwargs = _return_all_stages(kwargs, len(self.stage_names))
+        self.set_output_features_output_indices(
+            out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
+        )
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Part of `@strict`-powered validation."""
+        for name in ("group_channels", "group_depths"):
+            if len(getattr(self, name)) != 7:
+                raise ValueError(f"{name} is {getattr(self, name)}; it needs 7 values, one for each group of blocks")
+
+    def scaled_channels(self) -> list[int]:
+        """Channels of each group: multiples of eight, and not more than a tenth below what was asked for."""
+        channels = []
+        for asked in self.group_channels:
+            asked = asked * self.width_multiplier
+            rounded = max(8, int(asked + 4) // 8 * 8)
+            channels.append(rounded if rounded >= 0.9 * asked else rounded + 8)
+        return channels
+
+    def scaled_depths(self) -> list[int]:
+        """Number of blocks of each group."""
+        first, *middle, last = self.group_depths
+        return [first, *(math.ceil(depth * self.depth_multiplier) for depth in middle), last]
+
+
+@strict
 class SeemTextConfig(CLIPTextConfig):
     r"""
     The text encoder: CLIP's, with the layer-norm epsilon of the official code.
@@ -140,8 +198,8 @@ class SeemConfig(PreTrainedConfig):
     Configuration of a SEEM model. The defaults are SEEM with Focal-T and the v1 mask decoder (`seem-t-v1`).
 
     backbone_config (`dict` or `PreTrainedConfig`, *optional*):
-        One of `SeemFocalNetConfig`, `SeemDavitConfig`, `SeemSamVitConfig`, or any transformers backbone that returns
-        four feature maps.
+        One of `SeemFocalNetConfig`, `SeemDavitConfig`, `SeemSamVitConfig`, `SeemEfficientNetLiteConfig`, or any
+        transformers backbone that returns four feature maps.
     text_config (`dict` or `SeemTextConfig`, *optional*):
         The text encoder.
     use_text_model (`bool`, *optional*, defaults to `True`):
@@ -239,7 +297,15 @@ class SeemConfig(PreTrainedConfig):
 AutoConfig.register("seem_focalnet", SeemFocalNetConfig)
 AutoConfig.register("seem_davit", SeemDavitConfig)
 AutoConfig.register("seem_sam_vit", SeemSamVitConfig)
+AutoConfig.register("seem_efficientnet_lite", SeemEfficientNetLiteConfig)
 AutoConfig.register("seem_text", SeemTextConfig)
 AutoConfig.register("seem", SeemConfig)
 
-__all__ = ["SeemConfig", "SeemDavitConfig", "SeemFocalNetConfig", "SeemSamVitConfig", "SeemTextConfig"]
+__all__ = [
+    "SeemConfig",
+    "SeemDavitConfig",
+    "SeemEfficientNetLiteConfig",
+    "SeemFocalNetConfig",
+    "SeemSamVitConfig",
+    "SeemTextConfig",
+]

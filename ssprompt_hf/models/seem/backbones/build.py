@@ -1,9 +1,15 @@
-"""The image encoder of SEEM: one of the three it was published with, or any transformers backbone."""
+"""The image encoder of SEEM: one of the three it was published with, EfficientNet-Lite, or transformers' own."""
 
 from transformers import AutoBackbone, PreTrainedConfig, PreTrainedModel
 
-from ..configuration_seem import SeemDavitConfig, SeemFocalNetConfig, SeemSamVitConfig
+from ..configuration_seem import (
+    SeemDavitConfig,
+    SeemEfficientNetLiteConfig,
+    SeemFocalNetConfig,
+    SeemSamVitConfig,
+)
 from .davit import SeemDavitBackbone
+from .efficientnet_lite import SeemEfficientNetLiteBackbone
 from .focalnet import SeemFocalNetBackbone
 from .sam_vit import SeemSamVitBackbone
 
@@ -12,6 +18,7 @@ NUM_FEATURE_MAPS = 4
 AutoBackbone.register(SeemFocalNetConfig, SeemFocalNetBackbone)
 AutoBackbone.register(SeemDavitConfig, SeemDavitBackbone)
 AutoBackbone.register(SeemSamVitConfig, SeemSamVitBackbone)
+AutoBackbone.register(SeemEfficientNetLiteConfig, SeemEfficientNetLiteBackbone)
 
 
 def build_backbone(config: PreTrainedConfig, **kwargs) -> PreTrainedModel:
