@@ -4,7 +4,6 @@ import colorsys
 import dataclasses
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ import numpy as np
 
 from ..errors import ClassListError, LabelFormatError, LabelIdError
 from ..utils.files import write_json
+from .class_files import text_class_list
 
 IGNORE_INDEX = 255
 """Value of ignored pixels in every label map this package hands out (uint8, contiguous class indices otherwise)."""
@@ -22,7 +22,15 @@ IGNORE_INDEX = 255
 MAX_ID = 65535
 """Largest class id: label files are 8- or 16-bit images."""
 
-CLASS_FILE_NAMES = ("classes.json", "classes.txt", "labels.txt", "id2label.json")
+CLASS_FILE_NAMES = (
+    "classes.json",
+    "classes.txt",
+    "labels.txt",
+    "id2label.json",
+    "class_dict.csv",
+    "labelmap.txt",
+    "_classes.csv",
+)
 
 Color = tuple[int, int, int]
 
@@ -110,6 +118,7 @@ class SegmentationClasses:
         ignore_color: colour of ignored pixels in colour-coded label files.
         ignore_is_assumed: nobody wrote which ids are ignored, and 255 was taken for it. Label statistics then tell of
             classes that may have vanished in it; otherwise it changes nothing.
+        by_color: the list is one of colours, so that these, not the numbers, tell the classes of palette images.
 
     Raises:
         ClassListError: names the class and what is wrong with it.
@@ -119,6 +128,7 @@ class SegmentationClasses:
     ignore_ids: tuple[int, ...] = (IGNORE_INDEX,)
     ignore_color: Color | None = None
     ignore_is_assumed: bool = dataclasses.field(default=False, compare=False)
+    by_color: bool = dataclasses.field(default=False, compare=False)
 
     def __post_init__(self):
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -232,7 +242,9 @@ class SegmentationClasses:
         elif not isinstance(ignored, (list, tuple)):
             ignored = (ignored,)
         color = tuple(color) if isinstance(color, list) else color
-        return cls(infos, tuple(ignored), color, ignore_is_assumed=assumed and bool(ignored) and color is None)
+        by_color = bool(options.get("by_color", False))
+        assumed = assumed and bool(ignored) and color is None and not by_color
+        return cls(infos, tuple(ignored), color, ignore_is_assumed=assumed, by_color=by_color)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of a `classes.json` that `from_dict` reads back to an equal object."""
@@ -252,10 +264,11 @@ class SegmentationClasses:
         """Reads a `.json` class file (forms: `from_dict`) or a text file.
 
         A text file has one name a line, whose id is its position among the lines that are not empty; or, in every
-        line, `id: name`. 255 is ignored unless it is the id of a class, as in 0/255 masks (`0: road`, `255: crack`).
+        line, `id: name`; or it is a table of colours (`class_files.FORMS`). 255 is ignored unless it is the id of a
+        class, as in 0/255 masks (`0: road`, `255: crack`).
 
         Raises:
-            ClassListError: no such file, not UTF-8, not JSON, or malformed; the message starts with the path.
+            ClassListError: no such file, not UTF-8, not JSON, or no class list; the message starts with the path.
         """
         path = Path(path)
         if not path.is_file():
@@ -267,11 +280,16 @@ class SegmentationClasses:
         try:
             if path.suffix.lower() == ".json":
                 return cls.from_dict(json.loads(text))
-            return cls.from_dict(_text_entries(text))
+            return cls.from_dict(text_class_list(text))
         except json.JSONDecodeError as error:
             raise ClassListError(f"{path}: not valid JSON ({error}).") from error
         except ClassListError as error:
             raise ClassListError(f"{path}: {error}") from error
+
+    @staticmethod
+    def file_in(folder: str | os.PathLike) -> Path | None:
+        """The class file of a data folder: the first of `CLASS_FILE_NAMES` that is there, or None."""
+        return next((Path(folder) / name for name in CLASS_FILE_NAMES if (Path(folder) / name).is_file()), None)
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike) -> "SegmentationClasses":
@@ -280,9 +298,9 @@ class SegmentationClasses:
         Raises:
             ClassListError: none is there, or it is malformed.
         """
-        for name in CLASS_FILE_NAMES:
-            if (Path(folder) / name).is_file():
-                return cls.from_file(Path(folder) / name)
+        file = cls.file_in(folder)
+        if file is not None:
+            return cls.from_file(file)
         raise ClassListError(
             f"{folder}: no class file; looked for {', '.join(CLASS_FILE_NAMES)}. Write one class name a line into "
             f"{Path(folder) / 'classes.txt'} (line 1 is id 0), or pass a class file."
@@ -392,14 +410,6 @@ def _class_info(entry: Any, position: int) -> ClassInfo:
     if isinstance(color, list):
         color = tuple(color)
     return ClassInfo(name.strip() if isinstance(name, str) else name, entry.get("id", position), thing, color)
-
-
-def _text_entries(text: str) -> list:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    numbered = [re.fullmatch(r"(\d+)\s*[:\t]\s*(\S.*)", line) for line in lines]
-    if lines and all(numbered):
-        return [{"id": int(match[1]), "name": match[2]} for match in numbered]
-    return lines
 
 
 def _listed(values: np.ndarray, counts: np.ndarray, limit: int = 8) -> str:

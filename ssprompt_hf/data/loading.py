@@ -6,18 +6,23 @@ from typing import Any
 
 import datasets
 
-from ..errors import DatasetError, NoImagesError
+from ..errors import DatasetError, MissingLabelError, NoImagesError
 from ..utils.tasks import TASKS
 from .classes import ClassesLike, SegmentationClasses, resolve_classes
 from .dataset import SegmentationDataset
 from .datasets.catalog import describe_dataset, find_known_dataset
 from .datasets.layouts import DatasetInfo
 from .datasets.loading import load_known_dataset
+from .sources.binary_masks import binary_classes
 from .sources.columns import ColumnSource
-from .sources.folder import load_segmentation_folder
+from .sources.folder import has_label_images, load_segmentation_folder
 from .sources.hub import COLUMN_OPTIONS, is_hub_folder, load_hub_dataset, wrap_dataset
 from .sources.label_files import IdMaps
+from .sources.label_formats.catalog import formats_text, labelled_dataset, read_labelled_folder
 from .street_scenes.dataset import load_street_scenes
+
+FOLDER_OPTIONS = ("unlabelled",)
+"""Of folders in the format of an annotation tool."""
 
 
 def load_segmentation_dataset(
@@ -35,8 +40,9 @@ def load_segmentation_dataset(
     * a known name (`cityscapes`, `bdd100k`, `mapillary_vistas`, `ade20k`, `pascal_context`, `acdc`, `coco_panoptic`)
       with `data_dir`: that data set in its official layout, which `ssprompt-hf datasets` shows. `"acdc/fog"` means the
       condition fog.
-    * `data_dir` alone, or `dataset` a folder: images with labels (`load_segmentation_folder`), or, where the folder
-      holds Parquet files or was written by `save_to_disk`, a `datasets` data set.
+    * `data_dir` alone, or `dataset` a folder: images with label images (`load_segmentation_folder`); the files of an
+      annotation tool (COCO, LabelMe, YOLO, Pascal VOC, CVAT, Label Studio: `sources.label_formats`); or, where the
+      folder holds Parquet files, a `metadata.jsonl`, or was written by `save_to_disk`, a `datasets` data set.
     * `"street-scenes/<condition>"` or `"street-scenes/<condition>/<label set>"`: drawn scenes (`load_street_scenes`).
     * a Hub id `owner/name`, or a `datasets.Dataset`: any data set with an image and a label column (`wrap_dataset`).
 
@@ -51,7 +57,8 @@ def load_segmentation_dataset(
         cache_dir: folder for the lists of files of known data sets; by default under the Hugging Face cache.
         options: for known names `labels`, the name of a kind of label file, and what `ssprompt-hf datasets` lists
             (`version`, `class_order`); for street scenes those of `load_street_scenes`; for Hub data sets the column
-            names of `wrap_dataset`, `revision` and `config_name`; a folder takes none.
+            names of `wrap_dataset`, `revision` and `config_name`; for annotation tools `unlabelled`, which says what
+            pixels without shape are: `background` (a class of its own) or `ignore`.
 
     Raises:
         DatasetError: what is missing or wrong; the subclasses are in `ssprompt_hf.errors`.
@@ -118,18 +125,30 @@ def _load_other(
     if folder.is_dir():
         if is_hub_folder(folder):
             return _load_hub(str(folder), split, classes, options)
-        if options:
-            raise DatasetError(f"{folder}: an image-and-label folder takes no option {', '.join(options)}.")
-        table = load_segmentation_folder(folder, split)
-        class_list = SegmentationClasses.from_folder(folder) if classes is None else resolve_classes(classes)
-        instance = "instance" if "instance" in table.column_names else None
-        source = ColumnSource(table, IdMaps(class_list, instance_column=instance), file_name_column="file_name")
-        return SegmentationDataset(class_list, source, folder.resolve().name)
+        _check_options(str(folder), options, FOLDER_OPTIONS)
+        return _load_folder(folder, split, None if classes is None else resolve_classes(classes), **options)
     if data_dir is not None or not _is_hub_id(dataset):
         raise NoImagesError(
             f"{folder}: no such folder. A data set is a folder, 'street-scenes/<condition>', or a Hub id 'owner/name'."
         )
     return _load_hub(str(dataset), split, classes, options)
+
+
+def _load_folder(folder: Path, split: str, classes: SegmentationClasses | None, **options: Any) -> SegmentationDataset:
+    found = read_labelled_folder(folder, classes, **options)
+    if found is not None:
+        return labelled_dataset(found, folder, split)
+    try:
+        table = load_segmentation_folder(folder, split)
+        class_list = SegmentationClasses.from_folder(folder) if classes is None else classes
+    except (NoImagesError, MissingLabelError) as error:
+        if has_label_images(folder):
+            raise
+        raise type(error)(f"{error}\n{folder} is in none of the forms known here:\n{formats_text()}") from error
+    class_list = binary_classes(class_list, table)
+    instance = "instance" if "instance" in table.column_names else None
+    source = ColumnSource(table, IdMaps(class_list, instance_column=instance), file_name_column="file_name")
+    return SegmentationDataset(class_list, source, folder.resolve().name)
 
 
 def _load_hub(path: str, split: str, classes: ClassesLike | None, options: dict[str, Any]) -> SegmentationDataset:

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,55 @@ def give_usual_mode(path: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(0o666 & ~umask)
+
+
+def regular_files(folder: str | os.PathLike, suffixes: Sequence[str] = ()) -> tuple[list[Path], list[Path]]:
+    """
+    The files in and below a folder, in any order. Links are followed, but not back to a folder above; what is hidden
+    is left out.
+
+    Args:
+        suffixes: endings in lower case; all files where there is none.
+
+    Returns:
+        the files with one of these endings; and what has such a name but is no regular file, such as a pipe, which
+        whoever opened it would wait for for ever.
+
+    Raises:
+        OSError: `folder` itself cannot be read; a folder below that cannot is left out.
+    """
+    found: list[Path] = []
+    others: list[Path] = []
+    endings = tuple(suffixes)
+    root = os.path.abspath(folder)
+    os.scandir(root).close()  # raises for the folder itself
+    waiting = [(root, frozenset([_identity(root)]))]
+    while waiting:
+        here, above = waiting.pop()
+        try:
+            entries = list(os.scandir(here))
+        except OSError:
+            continue
+        place = Path(folder, os.path.relpath(here, root))
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                identity = _identity(entry.path)
+                if identity is not None and identity not in above:
+                    waiting.append((entry.path, above | {identity}))
+            elif entry.name.lower().endswith(endings) if endings else True:
+                (found if entry.is_file() else others).append(place / entry.name)
+    return found, others
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+    """What a folder is, by whatever name; None where it is gone."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 @contextmanager

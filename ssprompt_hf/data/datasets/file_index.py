@@ -89,6 +89,12 @@ def cached_index(
     return index
 
 
+def _leads_up(parent: str, name: str) -> bool:
+    """Whether an entry of a folder is a link to that folder or one above, which would be walked for ever."""
+    path = os.path.join(parent, name)
+    return os.path.islink(path) and Path(os.path.realpath(parent)).is_relative_to(os.path.realpath(path))
+
+
 def _stamp(path: str | os.PathLike) -> int | None:
     """Time of the last change of a file, or of the list of files of a folder; None where nothing is."""
     try:
@@ -127,7 +133,7 @@ class _FileLists:
         if key not in self._files:
             found: list[str] = []
             for parent, folders, names in os.walk(key, followlinks=True):
-                folders[:] = [name for name in folders if not name.startswith(".")]
+                folders[:] = [name for name in folders if not name.startswith(".") and not _leads_up(parent, name)]
                 self.stamps[parent] = _stamp(parent)
                 found += [os.path.join(parent, name) for name in names if not name.startswith(".")]
             self._files[key] = found

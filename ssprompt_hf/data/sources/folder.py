@@ -5,11 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from transformers.utils import logging
+
 from ...errors import LabelFormatError, MissingLabelError, NoImagesError
+from ...utils.files import regular_files
 from ..splits import SPLIT_ALIASES, SPLIT_FLAGS, split_aliases
+from .flat_folder import flat_files
 
 if TYPE_CHECKING:
     import datasets
+
+logger = logging.get_logger(__name__)
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
 LABEL_FOLDERS = ("annotations", "labels", "masks", "annotation", "label", "mask", "segmentationclass")
@@ -25,8 +31,10 @@ def load_segmentation_folder(data_dir: str | os.PathLike, split: str | None = "t
     """Pairs the images of a folder with their labels. Names are compared, no file is opened.
 
     Layouts, tried in this order (folder names in any case, `images` and `annotations` with the usual other names):
-    `images/<split>/` with `annotations/<split>/`; `<split>/images/` with `<split>/annotations/`; and `images/` with
-    `annotations/` without splits, where `<split>.txt` may list the images of a split. Folders below are searched too.
+    `images/<split>/` with `annotations/<split>/`; `<split>/images/` with `<split>/annotations/`; `images/` with
+    `annotations/` without splits, where `<split>.txt` may list the images of a split; and images with their labels
+    beside them (`flat_files`), in `<split>/` or in the folder itself. But for the last, folders below are searched,
+    too.
     `instances/` beside the labels is optional and holds 8- or 16-bit PNGs of instance ids, 0 where there is none.
 
     A list has one image a line, with or without suffix: its path below `images/` with forward slashes, such as
@@ -48,9 +56,10 @@ def load_segmentation_folder(data_dir: str | os.PathLike, split: str | None = "t
         MissingLabelError: no label folder, or images without label or instance map.
         LabelFormatError: labels are JPEGs, which do not keep ids.
     """
-    import datasets
-
     data_dir = Path(data_dir)
+    flat = _flat_part(data_dir, split)
+    if flat is not None:
+        return _table(data_dir, _flat_columns(flat))
     images, labels, instances, lists = _find_layout(data_dir, split)
     image_files = list_files(images, IMAGE_SUFFIXES)
     if not image_files:
@@ -63,12 +72,79 @@ def load_segmentation_folder(data_dir: str | os.PathLike, split: str | None = "t
     columns = {"image": image_files, "label": _partners(image_files, images, labels, "label")}
     if instances is not None:
         columns["instance"] = _partners(image_files, images, instances, "instance map")
+    return _table(data_dir, columns)
+
+
+def _table(data_dir: Path, columns: dict[str, list[Path]]) -> "datasets.Dataset":
+    import datasets
+
     data: dict[str, list[str]] = {key: [str(path.absolute()) for path in paths] for key, paths in columns.items()}
-    data["file_name"] = [path.relative_to(data_dir).as_posix() for path in image_files]
+    data["file_name"] = [path.relative_to(data_dir).as_posix() for path in columns["image"]]
     features: dict = {key: datasets.Image() for key in columns}
     return datasets.Dataset.from_dict(
         data, features=datasets.Features(features | {"file_name": datasets.Value("string")})
     )
+
+
+def has_label_images(data_dir: Path) -> bool:
+    """Whether a folder looks as one of images with label images, whose class list may be anywhere."""
+    if _flat_part(data_dir, None) is not None:
+        return True
+    places = [data_dir, *(folder for folder in _subfolders(data_dir) if _subfolder(folder, IMAGE_FOLDERS))]
+    labels = [_subfolder(place, LABEL_FOLDERS) for place in places if _subfolder(place, IMAGE_FOLDERS)]
+    return any(folder is not None and bool(list_files(folder, LABEL_SUFFIXES)) for folder in labels)
+
+
+def folder_splits(data_dir: Path) -> list[str]:
+    """The splits of a folder of images with label images; empty where it is not divided."""
+    known = {name for group in SPLIT_ALIASES for name in group}
+    images = _subfolder(data_dir, IMAGE_FOLDERS)
+    if images is not None:
+        found = [folder.name for folder in _subfolders(images) if folder.name.lower() in known]
+        if found:
+            return found
+        lists = [name for group in SPLIT_ALIASES for name in group if (data_dir / f"{name}.txt").is_file()]
+        return lists if not lists or {"train", "training"} & set(lists) else ["train", *lists]
+    parts = [folder for folder in _subfolders(data_dir) if folder.name.lower() in known]
+    return [folder.name for folder in parts if _subfolder(folder, IMAGE_FOLDERS) or _is_flat(folder)]
+
+
+def _is_flat(folder: Path) -> bool:
+    return bool(flat_files(_files_in(folder))[1])
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The images and label images in a folder, not below it."""
+    suffixes = {*IMAGE_SUFFIXES, *LABEL_SUFFIXES}
+    files = (p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
+    return [path for path in files if path.is_file()]
+
+
+def _flat_part(data_dir: Path, split: str | None) -> Path | None:
+    """The folder of a split in which images and labels lie side by side; None for any other layout."""
+    if not data_dir.is_dir() or _subfolder(data_dir, IMAGE_FOLDERS) is not None:
+        return None
+    part = _subfolder(data_dir, split_aliases(split or "train"))
+    if part is not None:
+        return part if _subfolder(part, IMAGE_FOLDERS) is None and _is_flat(part) else None
+    whole = split is None or split in SPLIT_ALIASES[0]
+    return data_dir if whole and not folder_splits(data_dir) and _is_flat(data_dir) else None
+
+
+def _flat_columns(folder: Path) -> dict[str, list[Path]]:
+    images, labels, instances = flat_files(_files_in(folder))
+    columns = {"image": images}
+    for column, found, what in (("label", labels, "label"), ("instance", instances, "instance map")):
+        if column == "instance" and not found:
+            continue
+        missing = [image.name for image in images if image not in found]
+        if missing:
+            raise MissingLabelError(
+                f"{len(missing)} of {len(images)} images in {folder} have no {what} beside them: {some(missing)}. "
+                f"Looked for names such as {Path(missing[0]).stem}_mask.png. Add the files or remove the images."
+            )
+        columns[column] = [found[image] for image in images]
+    return columns
 
 
 def _find_layout(data_dir: Path, split: str | None) -> tuple[Path, Path, Path | None, list[Path]]:
@@ -136,13 +212,11 @@ def _label_folder(data_dir: Path) -> Path:
 
 
 def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Files below `folder` with one of `suffixes`, sorted by relative path; hidden ones are left out."""
-    found = []
-    for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(root, name) for name in files if name.lower().endswith(tuple(suffixes)) and not name.startswith(".")
-        ]
+    """Files below `folder` with one of `suffixes`, sorted by relative path; hidden ones are left out, and what is no
+    regular file is told and left out."""
+    found, others = regular_files(folder, suffixes)
+    if others:
+        logger.warning(f"{folder}: left out {some(sorted(map(str, others)))}, which is no regular file")
     return sorted(found)
 
 
@@ -186,15 +260,14 @@ def _listed_files(files: list[Path], images: Path, source: Path) -> set[Path]:
         found = next(filter(None, whole), None) or _ending_in(by_name.get(entry.name, []), readings[-1])
         if len(found) > 1:
             raise NoImagesError(
-                f"{source}: {str(entry)!r} could be {_some([str(path) for path in found])}. Write the path below "
+                f"{source}: {str(entry)!r} could be {some([str(path) for path in found])}. Write the path below "
                 f"{images.name}/, with its suffix."
             )
         chosen.update(file_of[path] for path in found)
         missing += [] if found else [str(entry)]
     if missing:
         raise NoImagesError(
-            f"{source}: lists {_some(missing)}, which the image folder does not hold. Write paths below "
-            f"{images.name}/."
+            f"{source}: lists {some(missing)}, which the image folder does not hold. Write paths below {images.name}/."
         )
     return chosen
 
@@ -227,14 +300,14 @@ def _partners(image_files: list[Path], images: Path, folder: Path, what: str) ->
         lossy = [name for name in missing if any(f"{name}{ending}" in jpegs for ending in LABEL_ENDINGS)]
         if lossy:
             raise LabelFormatError(
-                f"{folder}: {_some(lossy)} has a JPEG as {what}, and JPEG changes the ids. Save labels as PNG."
+                f"{folder}: {some(lossy)} has a JPEG as {what}, and JPEG changes the ids. Save labels as PNG."
             )
         raise MissingLabelError(
-            f"{len(missing)} of {len(image_files)} images in {images} have no {what} in {folder}: {_some(missing)}. "
+            f"{len(missing)} of {len(image_files)} images in {images} have no {what} in {folder}: {some(missing)}. "
             f"Looked for the same name ending in {', '.join(LABEL_SUFFIXES)}. Add the files or remove the images."
         )
     return partners
 
 
-def _some(names: Sequence[str], limit: int = 3) -> str:
+def some(names: Sequence[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

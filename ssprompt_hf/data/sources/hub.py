@@ -100,7 +100,7 @@ def load_hub_dataset(
     """Opens a data set of the Hub, or a local folder in one of its forms.
 
     Args:
-        path: Hub id, a folder with Parquet files, or one written by `save_to_disk`.
+        path: Hub id, a folder with Parquet files or a table of images, or one written by `save_to_disk`.
         split: `train`, `val`, ...; the usual other spellings are understood. What was saved without splits is read
             whole.
         classes: as of `wrap_dataset`; by default the class file in the folder or repository, if it has one.
@@ -133,8 +133,14 @@ def load_hub_dataset(
 
 
 def is_hub_folder(folder: Path) -> bool:
-    """Whether a folder holds a data set in a form of the Hub: as `save_to_disk` writes it, or Parquet files."""
-    return _is_saved(folder) or any(folder.glob("*.parquet")) or any(folder.glob("data/*.parquet"))
+    """Whether a folder holds a data set in a form of the Hub: as `save_to_disk` writes it, Parquet files, or images
+    with a table (`metadata.jsonl` or `.csv`) whose columns such as `label_file_name` name further images."""
+    tables = ("metadata.jsonl", "metadata.csv")
+    return (
+        _is_saved(folder)
+        or any(next(folder.glob(pattern), None) for pattern in ("*.parquet", "data/*.parquet", "*/*.parquet"))
+        or any(next(folder.glob(f"{place}{name}"), None) for place in ("", "*/", "data/*/") for name in tables)
+    )
 
 
 def _hub_class_file(path: str, revision: str | None) -> str | None:

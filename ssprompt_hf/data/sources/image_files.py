@@ -9,6 +9,16 @@ from PIL import Image, ImageOps
 from ...errors import ImageSizeError, LabelFormatError, UnreadableFileError
 
 ORIENTATION = 0x0112  # EXIF tag; values from 5 on exchange rows and columns
+TRANSPOSED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image of this orientation upright."""
 
 
 def open_image(value: Any, source: str, decode: bool = True) -> Image.Image:
@@ -72,7 +82,7 @@ def read_map(value: Any, source: str) -> np.ndarray:
     image = open_image(value, source)
     if image.format == "JPEG":
         raise LabelFormatError(f"{source}: a JPEG, which changes class ids. Save labels as PNG.")
-    return np.asarray(image)
+    return np.asarray(image.getchannel(0) if image.mode == "LA" else image)
 
 
 def check_size(shape: tuple[int, ...], size: tuple[int, int], source: str, image: str) -> None:

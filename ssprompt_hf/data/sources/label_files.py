@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from ...errors import LabelFormatError, LabelIdError
 from ..classes import IGNORE_INDEX, IdTable, SegmentationClasses
@@ -95,7 +96,11 @@ class IdMaps:
 
     def read(self, values: dict[str, Any], where: Where, instances: bool = True) -> Maps:
         source = where(self.label_column)
-        label = self.ids.encode(read_map(values[self.label_column], source), source)
+        value = values[self.label_column]
+        if isinstance(self.ids, SegmentationClasses):
+            label = read_label(self.ids, value, source)
+        else:
+            label = self.ids.encode(read_map(value, source), source)
         if not instances or self.instance_column is None:
             return label, None
         return label, read_instance_map(values[self.instance_column], where(self.instance_column))
@@ -118,17 +123,44 @@ class ColorMaps:
         image = open_image(values["label"], source)
         if image.mode != "P":
             return self.classes.encode(np.asarray(image.convert("RGB")), source), None
-        index_of = {color: index for index, color in enumerate(self.classes.colors)}
-        index_of.setdefault(self.classes.ignore_color, IGNORE_INDEX)
-        palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-        table = np.full(256, -1, np.int16)
-        for entry, color in enumerate(palette[:256].tolist()):
-            table[entry] = index_of.get(tuple(color), -1)
-        label = table[np.asarray(image)]
-        if (label < 0).any():
-            entry = int(np.asarray(image)[label < 0][0])
-            raise LabelIdError(
-                f"{source}: palette entry {entry} has the colour {tuple(palette[entry].tolist())}, which belongs to "
-                "no class."
-            )
-        return label.astype(np.uint8), None
+        return _by_palette(self.classes, image, source), None
+
+
+def read_label(classes: SegmentationClasses, value: Any, source: str) -> np.ndarray:
+    """
+    uint8 (H, W) class indices, 255 ignored, of a label image or array of numbers or of declared colours.
+
+    A palette image is read by its numbers; by the colours of its palette where the class list is one of colours
+    (`SegmentationClasses.by_color`) and knows all of these.
+
+    Raises:
+        LabelIdError: a number or colour that is neither a class nor ignored.
+        LabelFormatError: neither numbers nor colours.
+    """
+    if isinstance(value, dict) and classes.by_color:
+        image = open_image(value, source)
+        if image.mode == "P":
+            try:
+                return _by_palette(classes, image, source)
+            except LabelIdError:
+                if set(np.unique(np.asarray(image)).tolist()) - {*classes.ids, *classes.ignore_ids}:
+                    raise
+    return classes.encode(read_map(value, source), source)
+
+
+def _by_palette(classes: SegmentationClasses, image: Image.Image, source: str) -> np.ndarray:
+    """uint8 (H, W): the class indices of a palette image, by the colours of its palette."""
+    index_of = {color: index for index, color in enumerate(classes.colors)}
+    index_of.setdefault(classes.ignore_color, IGNORE_INDEX)
+    palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    table = np.full(256, -1, np.int16)
+    for entry, color in enumerate(palette[:256].tolist()):
+        table[entry] = index_of.get(tuple(color), -1)
+    label = table[np.asarray(image)]
+    if (label < 0).any():
+        entry = int(np.asarray(image)[label < 0][0])
+        raise LabelIdError(
+            f"{source}: palette entry {entry} has the colour {tuple(palette[entry].tolist())}, which belongs to no "
+            "class."
+        )
+    return label.astype(np.uint8)
