@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from .loading import load_model_and_adapter
 from .models.interface import PromptableImageProcessor
 from .segmentation.results import SegmentationResult, build_result, segment_image
 from .tuners import PromptConfig, PromptTuner
-from .tuners.base.config import ANY_BASE_MODEL, check_choice
+from .tuners.base.calls import Call
+from .tuners.base.config import ANY_BASE_MODEL, MAX_IMAGE_SIZE, check_choice, check_range
 from .utils.tasks import TASKS
 
 
@@ -48,6 +49,7 @@ class SSPromptModel(PeftModel):
 
     # Class attributes, as PEFT's constructor already calls methods that ask for them.
     _keep_merged = False
+    _num_disabling = 0
     image_processor = None
 
     def __init__(
@@ -135,18 +137,19 @@ class SSPromptModel(PeftModel):
     # Merging, for inference
 
     def _merge_if_kept(self) -> None:
-        layers = self.base_model.prompt_layers()
         can_merge = self.active_adapters and not self._adapters_disabled and not self.training
-        if self._keep_merged and can_merge and not any(layer.merged or layer.zero_shot for layer in layers):
-            self.base_model.merge_adapter()
+        with self.base_model.lock:
+            if self._keep_merged and can_merge and not any(layer.merged for layer in self.base_model.prompt_layers()):
+                self.base_model.merge_adapter()
 
     @contextmanager
     def _unmerged(self) -> Iterator[None]:
-        self.base_model.unmerge_adapter()
-        try:
-            yield
-        finally:
-            self._merge_if_kept()
+        with self.base_model.lock:
+            self.base_model.unmerge_adapter()
+            try:
+                yield
+            finally:
+                self._merge_if_kept()
 
     def merge(self) -> nn.Module:
         """The base model with the active adapter's prompts and class names for good, free of PEFT. To keep it, save
@@ -241,8 +244,20 @@ class SSPromptModel(PeftModel):
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
         """The base model as it was, with its own classes. See `zero_shot` for its answers about the adapter's."""
-        with self._unmerged(), super().disable_adapter():
+        with self.base_model.lock:
+            if self._num_disabling == 0:
+                self.base_model.unmerge_adapter()
+                self._disabling = ExitStack()
+                self._disabling.enter_context(super().disable_adapter())
+            self._num_disabling += 1
+        try:
             yield
+        finally:
+            with self.base_model.lock:
+                self._num_disabling -= 1
+                if self._num_disabling == 0:  # no other thread, and no block around this one
+                    self._disabling.close()
+                    self._merge_if_kept()
 
     # Files
 
@@ -330,9 +345,10 @@ class SSPromptModel(PeftModel):
         batch_size: int = 1,
         threshold: float | None = None,
         image_size: int | None = None,
+        adapter: str | None = None,
     ) -> SegmentationResult | list[SegmentationResult]:
         """
-        Segment images.
+        Segment images. Several threads may do so at the same time, with one adapter each.
 
         Args:
             images: a PIL image, an array (H, W, 3) of uint8, a file, a folder (all images in and below it), or a list
@@ -346,6 +362,8 @@ class SSPromptModel(PeftModel):
                 says (`inference_policy`).
             image_size: shorter side in pixels to which images are resized; by default the adapter's, or the
                 processor's.
+            adapter: name of the adapter to predict with; by default the active one. The active adapter, which is the
+                model's, stays the same: threads that want different ones name them here.
 
         Returns:
             one result for one image, otherwise a list in the order of the images.
@@ -354,20 +372,24 @@ class SSPromptModel(PeftModel):
             NoImagesError: a folder without images, or a path that is not there.
             UnreadableFileError: a file that is no image.
             SSPromptError: an array that is no image, a size below 1, or a threshold that is no score.
-            AdapterError: an unknown task.
+            AdapterError: an unknown task or adapter.
         """
-        config = self.peft_config[self.active_adapter] if self.active_adapters else None
+        with self.base_model.use_adapter(adapter) as call:
+            return self._predict(call, images, task, batch_size, threshold, image_size)
+
+    def _predict(self, call: Call, images, task, batch_size, threshold, image_size):
+        config = call.config
         task = task or (config.task if config is not None else "semantic")
         check_choice("task", task, TASKS)
-        for name, value in (("image_size", image_size), ("batch_size", batch_size)):
-            if value is not None and value < 1:
-                raise SSPromptError(f"{name} is {value}; it must be at least 1")
+        check_range("image_size", image_size, 1, MAX_IMAGE_SIZE)
+        if batch_size < 1:
+            raise SSPromptError(f"batch_size is {batch_size}; it must be at least 1")
         processor = self.sized_image_processor(image_size or (config.image_size if config is not None else None))
         policy = processor.inference_policy().with_threshold(threshold)
         sources, is_single = image_sources(images)
         results = []
         for start in range(0, len(sources), batch_size):
-            results += self._predict_batch(sources[start : start + batch_size], task, processor, policy)
+            results += self._predict_batch(sources[start : start + batch_size], task, processor, policy, call)
         return results[0] if is_single else results
 
     def sized_image_processor(self, image_size: int | None) -> PromptableImageProcessor:
@@ -384,7 +406,7 @@ class SSPromptModel(PeftModel):
             )
         return self.image_processor if image_size is None else self.image_processor.with_image_size(image_size)
 
-    def _predict_batch(self, sources: list, task: str, processor, policy) -> list[SegmentationResult]:
+    def _predict_batch(self, sources: list, task: str, processor, policy, call: Call) -> list[SegmentationResult]:
         pictures = [open_image(source) for source in sources]
         # the network sees padding: only images that need the same go together, and see what they would see alone
         inputs = [processor(picture, return_tensors="pt") for picture in pictures]
@@ -401,17 +423,7 @@ class SSPromptModel(PeftModel):
             for row, index in enumerate(members):
                 picture, source = pictures[index], sources[index]
                 geometry = prediction.geometry(sizes[row].tolist(), (picture.height, picture.width))
-                segments = segment_image(prediction, row, geometry, task, self._things(), policy)
+                segments = segment_image(prediction, row, geometry, task, call.things, policy)
                 path = source if isinstance(source, str) else None
-                results[index] = build_result(task, segments, picture, *self._names_and_colors(), path)
+                results[index] = build_result(task, segments, picture, call.class_names, call.colors, path)
         return results
-
-    def _things(self) -> set[int]:
-        config = self.get_base_model().config
-        things = config.thing_class_ids
-        return set(range(len(config.class_names)) if things is None else things)
-
-    def _names_and_colors(self) -> tuple[list[str], list | None]:
-        names = self.get_base_model().config.class_names
-        adapter = self.peft_config.get(next(iter(self.active_adapters), None))
-        return names, adapter.colors if adapter is not None and adapter.class_names == names else None

@@ -11,6 +11,7 @@ from ..models.registry import ADAPTER_WEIGHTS, BASE_MODELS
 from ..plotting.tables import markdown_table
 from ..tuners import PromptConfig, SSPromptConfig
 from ..utils.files import atomic_path
+from ..utils.text import printable
 from .files import CARD
 
 TEMPLATE = Path(__file__).with_name("adapter_card.md")
@@ -62,7 +63,7 @@ def _training(config: PromptConfig) -> str:
         facts["spatial source"] = config.spatial_source.replace("_", " ")
         facts["weights"] = "between 0 and 1" if config.weight_range == "unit" else "free"
     facts |= {name.replace("_", " "): _number(value) for name, value in (config.training or {}).items()}
-    lines = [f"- {name}: {value}" for name, value in facts.items() if value is not None]
+    lines = [f"- {name}: {printable(value)}" for name, value in facts.items() if value is not None]
     if config.chosen_images:
         lines.append(f"- {len(config.chosen_images)} training images, listed in `adapter_config.json`")
     return "\n".join(lines)
@@ -111,11 +112,11 @@ def render_adapter_card(
     )
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         metadata=metadata.to_yaml().strip(),
-        title=f"{config.method_name} adapter" + (f" for {config.dataset}" if config.dataset else ""),
+        title=printable(f"{config.method_name} adapter" + (f" for {config.dataset}" if config.dataset else "")),
         kinds=config.learned,
         method=config.method_name,
         paper=config.paper,
-        base_model=base_model,
+        base_model=printable(base_model),
         parameters=f"{parameters:,}",
         size=f"{num_bytes / 1000:.0f} kB",
         adapter=adapter,

@@ -7,6 +7,7 @@ from typing import Any
 from ..models.registry import ADAPTER_WEIGHTS
 from ..plotting.tables import format_table
 from ..tuners import PromptConfig
+from ..utils.text import printable
 from .files import read_adapter
 
 
@@ -73,14 +74,15 @@ def describe_adapter(info: dict[str, Any]) -> str:
         else training,
         "parameters": f"{info['parameters']:,} learned numbers, {info['bytes'] / 1000:.1f} kB",
     }
-    lines = [f"{name:<12} {value}" for name, value in facts.items() if value is not None]
+    lines = [f"{name:<12} {printable(value)}" for name, value in facts.items() if value is not None]
     for name, shape in info["tensors"].items():
-        lines.append(f"{'tensor':<12} {name.removeprefix('base_model.model.')} {'x'.join(map(str, shape))}")
+        name = printable(name.removeprefix("base_model.model."))
+        lines.append(f"{'tensor':<12} {name} {'x'.join(map(str, shape))}")
     for name, values in info["weights"].items():
         if not values:
             continue
         low, high, mean = min(values), max(values), sum(values) / len(values)
-        lines.append(f"{'weights w':<12} {name}: {low:.2f} to {high:.2f}, mean {mean:.2f}")
+        lines.append(f"{'weights w':<12} {printable(name)}: {low:.2f} to {high:.2f}, mean {mean:.2f}")
     class_weights = info["semantic_weights"]
     if config["class_names"]:
         if class_weights is not None and len(class_weights) != len(config["class_names"]):

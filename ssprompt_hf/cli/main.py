@@ -7,6 +7,7 @@ import sys
 import warnings
 
 from ..errors import SSPromptError
+from ..utils.text import printable
 from . import convert, datasets, demo, evaluate, explain, info, predict, reproduce, train
 from .options import LazyParser
 
@@ -46,13 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.run(options)
     except SSPromptError as error:
-        print(f"{parser.prog} {options.command}: error: {error}", file=sys.stderr)
+        lines = "\n".join(map(printable, str(error).split("\n")))
+        print(f"{parser.prog} {options.command}: error: {lines}", file=sys.stderr)
         return 2
     except OSError as error:
         # the last word of the operating system, on a full disk for instance; errors of libraries have no number
         if error.errno is None:
             raise
-        place = "" if error.filename is None else f"{error.filename}: "
+        place = "" if error.filename is None else f"{printable(error.filename)}: "
         print(f"{parser.prog} {options.command}: error: {place}{error.strerror}", file=sys.stderr)
         return 2
     except (ImportError, RuntimeError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import NoImagesError, SSPromptError, UnreadableFileError
 from ..models.registry import DEFAULT_BASE_MODEL
+from ..utils.text import printable
 from .options import check_folder
 
 HELP = "segment images"
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace):
             unreadable.append(image)
             if len(unreadable) == len(images):  # nothing to write
                 raise
-            print(f"warning: {error}", file=sys.stderr, flush=True)
+            print(printable(f"warning: {error}"), file=sys.stderr, flush=True)
             continue
         label_file, overlay_file = _output_files(output, name)
         with atomic_path(label_file) as temporary:
@@ -85,7 +86,8 @@ def run(options: argparse.Namespace):
             result.overlay().save(temporary)
         found[name] = [dataclasses.asdict(segment) for segment in result.segments]
         renamed = "" if name == Path(image).stem else f" (as {label_file.name})"
-        print(f"{image}{renamed}: {', '.join(segment.name for segment in result.segments[:6]) or 'nothing'}")
+        names = ", ".join(segment.name for segment in result.segments[:6]) or "nothing"
+        print(printable(f"{image}{renamed}: {names}"))
     write_json(output / "segments.json", found)
     print(f"wrote {len(found)} label maps and overlays to {output}")
     if unreadable:

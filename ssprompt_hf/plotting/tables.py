@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import SSPromptError
+from ..utils.text import printable
 
 
 def _percent(value: float) -> str:
@@ -25,6 +26,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], rule_befo
         rows: as many texts each.
         rule_before: position of a row that gets a line above it.
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
@@ -38,14 +40,14 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], rule_befo
 
 
 def markdown_table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
-    """A table in Markdown.
+    """A table in Markdown, a line a row whatever the values hold.
 
     Args:
         header: column titles.
         rows: as many values each, written by `str`.
     """
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(printable(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def iou_table(

@@ -113,3 +113,11 @@ def test_cards_of_other_methods():
     assert 'The method is CoOp, from "Learning to Prompt for Vision-Language Models"' in card
     half = SSPromptConfig(semantic_embedding=False, semantic_weight=False)
     assert "# SpaPrompt adapter" in render_adapter_card(half, parameters=1, num_bytes=1)
+
+
+def test_names_stay_in_their_row():
+    names = ["road\n| 7 | forged", "a|b", "# title"]
+    card = render_adapter_card(SSPromptConfig(class_names=names, dataset="fog\n# forged"), 1, 1)
+    rows = [line for line in card.split("\n") if line.startswith("| ")]
+    assert [row for row in rows if "forged" in row] == ["| 0 | road\\n\\| 7 \\| forged |"]
+    assert "| 1 | a\\|b |" in rows and not any(line.startswith("# forged") for line in card.split("\n"))

@@ -111,3 +111,16 @@ def test_an_adapter_of_another_program(metrics, tmp_path, capsys):
     text = describe_adapter(adapter_info(tmp_path))
     assert "images       16\n" in text and "0 road" in text
     assert main(["info", str(tmp_path)]) == 0 and main(["info", str(tmp_path), "--json"]) == 0
+
+
+def test_names_cannot_write_on_the_terminal(tmp_path, capsys):
+    """Nor can they forge lines, or change the direction of what follows."""
+    folder = tmp_path / "adapter"
+    names = ["\x1b[2Jroad", "sky\nfingerprint  forged", "\u202etree"]
+    SSPromptConfig(class_names=names, dataset="fog\r\x1b]0;title\x07").save_pretrained(folder)
+    save_file({"base_model.model.x\x1b[1m.ssprompt_weight": torch.zeros(3)}, folder / "adapter_model.safetensors")
+    assert main(["info", str(folder)]) == 0
+    text = capsys.readouterr().out
+    assert all(character.isprintable() or character == "\n" for character in text)
+    assert "\\x1b[2Jroad" in text and "sky\\nfingerprint" in text and "\\u202etree" in text
+    assert not any(line.startswith("fingerprint  forged") for line in text.split("\n"))

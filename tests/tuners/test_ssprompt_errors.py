@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ssprompt_hf.errors import AdapterError
-from ssprompt_hf.tuners import SSPromptConfig
+from ssprompt_hf.tuners import CoOpConfig, SSPromptConfig, VSPLConfig
 
 
 @pytest.mark.parametrize(
@@ -34,11 +34,25 @@ from ssprompt_hf.tuners import SSPromptConfig
         ({"class_names": ["a"], "colors": [[0, 0, 0], [1, 1, 1]]}, "2 colors"),
         ({"colors": [[0, 0, 300]]}, r"\[0, 0, 300\]"),
         ({"shots": 0}, "shots is 0"),
+        ({"point_grid_size": 1000}, "point_grid_size is 1000; it must be at least 1 and at most 128"),
+        ({"image_size": 10**9}, "image_size is 1000000000; it must be at least 1 and at most 16384"),
     ],
 )
 def test_configurations_that_make_no_sense(config, message):
     with pytest.raises(AdapterError, match=message):
         SSPromptConfig(**config)
+
+
+@pytest.mark.parametrize(
+    ("config_cls", "config", "message"),
+    [
+        (CoOpConfig, {"num_context_tokens": 10**9}, "num_context_tokens is 1000000000; .* at most 1024"),
+        (VSPLConfig, {"point_grid_size": 10**5}, "point_grid_size is 100000; .* at most 128"),
+    ],
+)
+def test_numbers_that_ask_for_more_memory_than_there_is(config_cls, config, message):
+    with pytest.raises(AdapterError, match=message):
+        config_cls(**config)
 
 
 def test_models_that_an_adapter_cannot_be_made_for():

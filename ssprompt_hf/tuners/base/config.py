@@ -32,6 +32,13 @@ ANY_BASE_MODEL = "any"
 """As `base_model_fingerprint`: load the adapter onto whatever model has the right shapes."""
 
 
+MAX_IMAGE_SIZE = 16384
+"""Pixels of the shorter side to which images may be resized: more than any camera's."""
+
+MAX_GRID_SIZE = 128
+"""Points per row and column of a grid: 16,384 prompts, more than any decoder has."""
+
+
 def check_choice(name: str, value: Any, choices: tuple) -> None:
     """
     Raises:
@@ -39,6 +46,17 @@ def check_choice(name: str, value: Any, choices: tuple) -> None:
     """
     if value not in choices:
         raise AdapterError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
+
+
+def check_range(name: str, value: float | None, low: float, high: float) -> None:
+    """
+    A configuration comes from anywhere, and a number in it can ask for more memory than there is.
+
+    Raises:
+        AdapterError: `value` is given, and below `low` or above `high`.
+    """
+    if value is not None and not low <= value <= high:
+        raise AdapterError(f"{name} is {value}; it must be at least {low} and at most {high}")
 
 
 def checked_class_names(class_names: Iterable[str]) -> list[str]:
@@ -140,10 +158,9 @@ class PromptConfig(PeftConfig):
                 raise AdapterError(f"{len(self.colors)} colors were given for {count} class_names")
             if wrong := [c for c in self.colors if len(c) != 3 or not all(0 <= value <= 255 for value in c)]:
                 raise AdapterError(f"colors holds {wrong[0]}; a color is red, green and blue, each 0 to 255")
-        for name in ("image_size", "shots"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise AdapterError(f"{name} is {value}; it must be at least 1")
+        check_range("image_size", self.image_size, 1, MAX_IMAGE_SIZE)
+        if self.shots is not None and self.shots < 1:
+            raise AdapterError(f"shots is {self.shots}; it must be at least 1")
 
     @property
     def learned(self) -> str:

@@ -1,5 +1,6 @@
 """The layer around a prompt slot: what all prompt methods share of it."""
 
+import threading
 import warnings
 
 import torch
@@ -46,7 +47,8 @@ class PromptLayer(nn.Module, BaseTunerLayer):
         self._active_adapter: list[str] = []
         self.configs: dict[str, PromptConfig] = {}
         self.pending: set[str] = set()
-        self.zero_shot = False
+        # By thread: the prompts that it sees in place of those in force; see `PromptTuner.use_adapter`.
+        self.prompts_of_calls: dict[int, torch.Tensor | None] = {}
         # Names and thing ids of the slot's own classes; None if they have to be read from the model's configuration.
         self.base_classes: dict | None = None
         # What the slot held before merging. Buffers, so that they follow the model to other devices; never saved.
@@ -177,18 +179,33 @@ class PromptLayer(nn.Module, BaseTunerLayer):
     @property
     def weight(self) -> torch.Tensor | None:
         """The prompts in force, in the slot's shape; another number of rows if the adapter has other classes."""
+        if self.prompts_of_calls and threading.get_ident() in self.prompts_of_calls:
+            return self.prompts_of_calls[threading.get_ident()]
         if self.merged:
             return self.base_layer.weight
         adapter = self._adapter_here(self.active_adapters)
         if adapter is None:
             return self.base_layer.weight
-        if self.disable_adapters or self.zero_shot:
+        if self.disable_adapters:
             prompt = self.base_layer.weight
             # A base without classes of its own can only be asked about the adapter's.
-            if self.holds_classes and (self.zero_shot or prompt is None):
-                return self._cast(self.default_prompt(adapter))
-            return prompt
+            return self._cast(self.default_prompt(adapter)) if self.holds_classes and prompt is None else prompt
         return self._cast(self.adapter_prompt(adapter))
+
+    def prompts_of(self, adapter_name: str | None, zero_shot: bool = False) -> torch.Tensor | None:
+        """
+        The prompts of an adapter, whichever is active or merged; with `zero_shot` those that it starts from.
+
+        Args:
+            adapter_name: its name; None, or one that says nothing about this slot, for the base model's own prompts.
+            zero_shot: the default prompts of the adapter's classes, and the base model's own spatial prompts.
+        """
+        if adapter_name is None or not self.has_adapter(adapter_name):
+            inner = self.base_layer
+            return inner.prompts_of(adapter_name, zero_shot) if isinstance(inner, PromptLayer) else self.base_prompt
+        if not zero_shot:
+            return self._cast(self.adapter_prompt(adapter_name))
+        return self._cast(self.default_prompt(adapter_name)) if self.holds_classes else self.base_prompt
 
     @weight.setter
     def weight(self, value: torch.Tensor | None) -> None:

@@ -2,8 +2,6 @@
 
 import copy
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -12,13 +10,14 @@ from ...errors import AdapterError
 from ...models.fingerprint import fingerprint_difference, model_fingerprint
 from ...models.interface import PromptableModel, PromptSlot
 from ..peft_compat import BaseTuner, tuner_class
+from .calls import Lock, PromptsOfThreads, locked
 from .config import ANY_BASE_MODEL, PromptConfig, current_versions
 from .layer import PromptLayer, Shape
 
 PEFT_PREFIX = "base_model.model."
 
 
-class PromptTuner(BaseTuner):
+class PromptTuner(PromptsOfThreads, BaseTuner):
     """
     Wraps the prompt slots of a [`PromptableModel`] as LoRA wraps its linear layers.
 
@@ -29,6 +28,10 @@ class PromptTuner(BaseTuner):
     tuner_layer_cls = PromptLayer
     layer_cls: type[PromptLayer]
     target_module_mapping: dict[str, list[str]] = {}
+
+    def __init__(self, *args, **kwargs):
+        self.lock = Lock()  # before PEFT's constructor, which already injects an adapter
+        super().__init__(*args, **kwargs)
 
     def _slots(self, config: PromptConfig) -> list[str]:
         """Names of the slots that an adapter with this configuration has prompts for."""
@@ -154,6 +157,7 @@ class PromptTuner(BaseTuner):
             module = module.base_layer
         return None
 
+    @locked
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args, **kwargs) -> None:
         """As in PEFT; an adapter of another method is added by that method's tuner, as transformers would do it."""
         config = self.peft_config[adapter_name]
@@ -218,12 +222,14 @@ class PromptTuner(BaseTuner):
             raise AdapterError(f"adapters {names} cannot be active together: each says what the prompts are")
         return names[0] if names else None
 
+    @locked
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         """As in PEFT; the model's configuration then names the adapter's classes."""
         name = self._check_one(adapter_name)
         super().set_adapter(adapter_name, inference_mode=inference_mode)
         self._sync_classes(name)
 
+    @locked
     @torch.no_grad()
     def add_weighted_adapter(self, adapters: list[str], weights: list[float], adapter_name: str) -> None:
         """
@@ -272,6 +278,7 @@ class PromptTuner(BaseTuner):
                 else:
                     layer.load_tensors(adapter_name, {attribute: mixed})
 
+    @locked
     def delete_adapter(self, adapter_name: str) -> None:
         """As in PEFT."""
         was_active = adapter_name in self.active_adapters
@@ -281,6 +288,7 @@ class PromptTuner(BaseTuner):
             remaining = sorted(self.peft_config)[:1]
             self.set_adapter(remaining[0] if remaining else [])
 
+    @locked
     def _enable_adapter_layers(self, enabled: bool = True) -> None:
         super()._enable_adapter_layers(enabled)
         self._sync_classes(self._check_one(self.active_adapters) if enabled else None)
@@ -289,35 +297,20 @@ class PromptTuner(BaseTuner):
         """Of all methods."""
         return [module for module in self.model.modules() if isinstance(module, PromptLayer)]
 
-    @contextmanager
-    def zero_shot(self) -> Iterator[None]:
-        """The base model with its own spatial prompts and the default embeddings of the active adapter's classes."""
-        merged = next((layer.merged_adapters[:] for layer in self.prompt_layers() if layer.merged), None)
-        active = self.active_adapters
-        if merged:
-            self.unmerge_adapter()
-        for layer in self.prompt_layers():
-            layer.zero_shot = True
-        try:
-            yield
-        finally:
-            for layer in self.prompt_layers():
-                layer.zero_shot = False
-            if merged:
-                # another one, if it was made the active one meanwhile
-                self.merge_adapter(merged if active == self.active_adapters else None)
-
+    @locked
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """As in PEFT, after taking out what was merged before, perhaps by another method."""
         self.unmerge_adapter()
         super().merge_adapter(adapter_names, safe_merge)
 
+    @locked
     def unmerge_adapter(self) -> None:
         """As in PEFT, without complaints about slots that nothing was merged into."""
         for layer in self.prompt_layers():
             if layer.merged:
                 layer.unmerge()
 
+    @locked
     def _unload_and_optionally_merge(
         self, merge: bool = True, progressbar: bool = False, safe_merge: bool = False, adapter_names=None
     ) -> nn.Module:

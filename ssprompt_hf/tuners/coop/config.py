@@ -3,11 +3,13 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import AdapterError
-from ..base.config import check_choice
+from ..base.config import check_choice, check_range
 from ..peft_compat import PromptPeftType
 from ..text.config import FROZEN, TextPromptConfig
 
 POSITIONS = ("end", "middle", "front")
+MAX_CONTEXT_TOKENS = 1024
+"""More than any text encoder reads."""
 
 
 @dataclass
@@ -48,8 +50,7 @@ class CoOpConfig(TextPromptConfig):
         super().__post_init__()
         self.peft_type = PromptPeftType.COOP
         check_choice("class_token_position", self.class_token_position, POSITIONS)
-        if self.num_context_tokens < 1:
-            raise AdapterError(f"num_context_tokens is {self.num_context_tokens}; it must be at least 1")
+        check_range("num_context_tokens", self.num_context_tokens, 1, MAX_CONTEXT_TOKENS)
         if self.init_std < 0:
             raise AdapterError(f"init_std is {self.init_std}; it must not be negative")
         if self.context is not None and not self.context.strip():

@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 from ...errors import AdapterError
 from ...models.interface import KINDS
-from ..base.config import PromptConfig, check_choice
+from ..base.config import MAX_GRID_SIZE, PromptConfig, check_choice, check_range
 from ..peft_compat import PromptPeftType
 
 SPATIAL_SOURCES = ("object_queries", "point_grid")
@@ -96,8 +96,7 @@ class SSPromptConfig(PromptConfig):
             raise AdapterError(
                 f"init_weight is {self.init_weight}; with weight_range='unit' it must lie between 0 and 1"
             )
-        if self.point_grid_size < 1:
-            raise AdapterError(f"point_grid_size is {self.point_grid_size}; it must be at least 1")
+        check_range("point_grid_size", self.point_grid_size, 1, MAX_GRID_SIZE)
         if self.init_std < 0:
             raise AdapterError(f"init_std is {self.init_std}; it must not be negative")
 

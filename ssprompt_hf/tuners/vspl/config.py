@@ -1,7 +1,6 @@
 from dataclasses import dataclass
 
-from ...errors import AdapterError
-from ..base.config import PromptConfig
+from ..base.config import MAX_GRID_SIZE, PromptConfig, check_range
 from ..peft_compat import PromptPeftType
 
 
@@ -26,8 +25,7 @@ class VSPLConfig(PromptConfig):
     def __post_init__(self):
         super().__post_init__()
         self.peft_type = PromptPeftType.VSPL
-        if self.point_grid_size < 1:
-            raise AdapterError(f"point_grid_size is {self.point_grid_size}; it must be at least 1")
+        check_range("point_grid_size", self.point_grid_size, 1, MAX_GRID_SIZE)
 
     @property
     def learned(self) -> str:
