@@ -10,8 +10,8 @@ UNPRINTABLE = ("Cc", "Cf", "Zl", "Zp", "Cs")
 
 def printable(value: Any) -> str:
     """
-    `value` as text on one line. Characters that a terminal would act upon are written as escapes, as in `repr`, so that
-    a name in somebody's file can neither forge lines nor change the screen.
+    `value` as text on one line. Characters that a terminal would act upon are written as escapes, as in `repr`: a name
+    in somebody's file can neither forge lines nor change the screen.
     """
     return "".join(
         character if unicodedata.category(character) not in UNPRINTABLE else ascii(character)[1:-1]
