@@ -86,8 +86,8 @@ def run(options: argparse.Namespace):
             result.overlay().save(temporary)
         found[name] = [dataclasses.asdict(segment) for segment in result.segments]
         renamed = "" if name == Path(image).stem else f" (as {label_file.name})"
-        names = ", ".join(segment.name for segment in result.segments[:6]) or "nothing"
-        print(printable(f"{image}{renamed}: {names}"))
+        seen = ", ".join(segment.name for segment in result.segments[:6]) or "nothing"
+        print(printable(f"{image}{renamed}: {seen}"))
     write_json(output / "segments.json", found)
     print(f"wrote {len(found)} label maps and overlays to {output}")
     if unreadable:

@@ -53,7 +53,9 @@ def regular_files(folder: str | os.PathLike, suffixes: Sequence[str] = ()) -> tu
                 if identity is not None and identity not in above:
                     waiting.append((entry.path, above | {identity}))
             elif entry.name.lower().endswith(endings) if endings else True:
-                (found if entry.is_file() else others).append(place / entry.name)
+                # a link to nothing is a file that is gone, as whoever opens it finds at once
+                is_gone = entry.is_symlink() and not os.path.exists(entry.path)
+                (found if entry.is_file() or is_gone else others).append(place / entry.name)
     return found, others
 
 
