@@ -9,7 +9,7 @@ from torch import nn
 
 from .adapters.files import AdapterFiles, fetch_adapter, read_adapter
 from .errors import AdapterError, DownloadError, SSPromptError, UnknownNameError
-from .models.interface import KINDS, SEMANTIC, BaseModelInfo, PromptableImageProcessor
+from .models.interface import KINDS, SEMANTIC, BaseModelInfo, ModelFamily, PromptableImageProcessor
 from .models.registry import ADAPTER_CONFIG, BASE_MODELS, HUB_ID, ModelSource, find_family, find_source
 from .models.transformers_compat import find_adapter_config_file
 from .tuners import PromptConfig, SSPromptConfig
@@ -68,44 +68,98 @@ def load_model_and_adapter(
     config = SSPromptConfig() if config is None else config
     config.revision = config.revision or revision
     encoders = set(config.prompt_encoders(is_new=files is None, is_trainable=is_trainable))
+    text_encoder = kwargs.pop("text_encoder", None) or getattr(config, "text_encoder", None)
+    if text_encoder is not None and hasattr(config, "text_encoder"):
+        config.text_encoder = os.fspath(text_encoder)
     if isinstance(base, nn.Module):
         model, image_processor = base, None
     else:
-        wanted = encoders | ({"text"} if class_names is not None else set())
+        wanted = encoders | ({NAMES, "spatial"} if keep_prompt_encoders else {NAMES} if class_names else set())
         model, image_processor = load_base_model(
-            base, {"text", "spatial"} if keep_prompt_encoders else wanted, revision=revision, **access, **kwargs
+            base, wanted, revision=revision, text_encoder=text_encoder, **access, **kwargs
         )
     if class_names is not None:
-        tokenizer = load_tokenizer(model.name_or_path, **access)
-        model.set_class_names(class_names, tokenizer, thing_class_ids)
-        if isinstance(config, TextPromptConfig) and config.tokenizer_name is None:
-            config.tokenize(class_names, tokenizer, model.class_template)
-        if not keep_prompt_encoders and not isinstance(base, nn.Module) and "text" not in encoders:
+        _set_class_names(model, config, class_names, thing_class_ids, access)
+        learns_words = isinstance(config, TextPromptConfig)
+        if not keep_prompt_encoders and not isinstance(base, nn.Module) and not learns_words:
             model.drop_text_encoder()
     return Loaded(model, image_processor, config, files)
 
 
+def _set_class_names(
+    model: nn.Module,
+    config: PromptConfig,
+    class_names: list[str],
+    thing_class_ids: list[int] | None,
+    access: dict[str, Any],
+) -> None:
+    """Semantic prompts for a new adapter, and the tokens of its words, where it learns any."""
+    knows_words = model.borrowed_text_encoder is None
+    if not knows_words and config.starts_from_words and model.word_embeddings() is None:
+        raise AdapterError(
+            "semantic prompts are to start from words, but the base model was loaded without a text encoder: load it "
+            "by load_base_model(name, ('text',))"
+        )
+    if not knows_words and config.starts_from_words:
+        config.text_encoder = model.borrowed_text_encoder
+    # a borrowed tokenizer may have to be downloaded, too
+    needs_tokenizer = knows_words or model.word_embeddings() is not None
+    tokenizer = load_tokenizer(model.tokenizer_name, **access) if needs_tokenizer else None
+    model.set_class_names(class_names, tokenizer if knows_words or config.starts_from_words else None, thing_class_ids)
+    if isinstance(config, TextPromptConfig) and config.tokenizer_name is None and needs_tokenizer:
+        config.tokenize(class_names, tokenizer, model.class_template)
+
+
+NAMES = "names"
+"""Among the parts that a base model must have: whatever it makes semantic prompts of class names with."""
+
+
+def _parts_for(family: ModelFamily, prompt_encoders: Iterable[str]) -> set[str]:
+    """What a family is to load, for `prompt_encoders` that may hold `NAMES`."""
+    parts = set(prompt_encoders)
+    needs_text = NAMES in parts and not family.borrows_text_encoder
+    return parts - {NAMES} | ({"text"} if needs_text else set())
+
+
 def load_base_model(
-    name: str | os.PathLike, prompt_encoders: Iterable[str] = (), revision: str | None = None, **kwargs: Any
+    name: str | os.PathLike,
+    prompt_encoders: Iterable[str] = (),
+    revision: str | None = None,
+    text_encoder: str | os.PathLike | None = None,
+    **kwargs: Any,
 ) -> tuple[nn.Module, PromptableImageProcessor]:
     """
     A base model and its image processor.
 
     Args:
         name: a name of `models/registry.py`, a folder or a Hub id.
-        prompt_encoders: the parts it must have besides: `"text"`, `"spatial"`.
+        prompt_encoders: the parts it must have besides: `"text"`, `"spatial"`, or `"names"`: what it needs to make
+            semantic prompts of class names, which is its text encoder, if it has one of its own.
         revision: of a Hub id, or of the repository behind a name.
+        text_encoder: folder or Hub id of the text encoder that is lent to a model without one (SAM, SAM 2), if
+            `"text"` is asked for.
         kwargs: `cache_dir`, `token`, `local_files_only`, and others of transformers' `from_pretrained`.
 
     Raises:
         UnknownNameError: no such name, or a model that prompts cannot be learned for.
         DownloadError: the files cannot be had.
-        AdapterError: the name is an adapter's, or the files lack a prompt encoder.
+        AdapterError: the name is an adapter's, the files lack a prompt encoder, or `text_encoder` was given for a
+            model that has its own.
     """
     access = {key: kwargs.pop(key) for key in ("cache_dir", "token", "local_files_only") if key in kwargs}
     with _told_errors(name, access):
         source = _find(name, revision, access)
-        model, image_processor = source.family.load(source.path, prompt_encoders, **source.access, **kwargs)
+        if text_encoder is not None:
+            if not source.family.borrows_text_encoder:
+                raise AdapterError(
+                    f"text_encoder is {os.fspath(text_encoder)!r}, but {os.fspath(name)!r} has a text encoder of its "
+                    "own: leave it out"
+                )
+            kwargs["text_encoder"] = os.fspath(text_encoder)
+        parts = _parts_for(source.family, prompt_encoders)
+        # of the access, a folder needs none itself, but what it borrows may lie elsewhere
+        own_access = access | source.access if source.family.borrows_text_encoder else source.access
+        model, image_processor = source.family.load(source.path, parts, **own_access, **kwargs)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise AdapterError(f"{source.path!r} is an adapter and no base model: pass it as adapter={source.path!r}")
     if os.fspath(name) in BASE_MODELS:
@@ -162,7 +216,11 @@ EXAMPLE_SIZE = (1024, 2048)
 
 
 def base_model_facts(
-    name: str | os.PathLike, size: tuple[int, int] = EXAMPLE_SIZE, shorter_side: int | None = None, **access: Any
+    name: str | os.PathLike,
+    size: tuple[int, int] = EXAMPLE_SIZE,
+    shorter_side: int | None = None,
+    prompt_encoders: Iterable[str] = (NAMES, "spatial"),
+    **access: Any,
 ) -> dict[str, Any]:
     """
     What a base model takes, told from its architecture: nothing but its configuration is read, and that of its image
@@ -172,6 +230,7 @@ def base_model_facts(
         name: a name of `models/registry.py`, a folder or a Hub id.
         size: (height, width) of the images.
         shorter_side: that they are given; by default the image processor's.
+        prompt_encoders: as of [`load_base_model`].
         access: as of [`load_base_model`].
 
     Returns:
@@ -188,7 +247,7 @@ def base_model_facts(
     with _told_errors(name, access):
         family = find_family(name, **access)
         with torch.random.fork_rng([]), torch.device("meta"):
-            model, processor = family.random_model(name, ["class"], ("text", "spatial"))
+            model, processor = family.random_model(name, ["class"], _parts_for(family, prompt_encoders))
         known = BASE_MODELS.get(name)
         if known is not None and not known.embedded and not os.path.exists(name):
             processor = model.default_image_processor() or processor  # it may not have been downloaded

@@ -100,7 +100,8 @@ class SSPromptModel(PeftModel):
             check_base_model: refuse an adapter that was made for another base model.
             namespace, adapter_revision: where a bare adapter name is looked up, and which version of it is taken.
             revision, cache_dir, token, local_files_only: as for transformers' models.
-            kwargs: for the base model's `from_pretrained`, such as `dtype` or `device_map`.
+            kwargs: for the base model's `from_pretrained`, such as `dtype` or `device_map`; and `text_encoder`, the
+                folder or Hub id of what base models without one (SAM, SAM 2) borrow for methods that learn words.
 
         Raises:
             UnknownNameError, DownloadError: something cannot be found.

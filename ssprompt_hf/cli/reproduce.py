@@ -80,7 +80,7 @@ def run(options: argparse.Namespace):
         raise SSPromptError(f"figure is {wrong[0]!r}; only 3 is there, the learned weights by class")
     tables = options.table + ["figure-3"] * bool(options.figure)
     if not tables:
-        raise SSPromptError("nothing to do: give --table 2 (to 8), prompts, transfer or all, or --figure 3")
+        raise SSPromptError("nothing to do: give --table 2 (to 9), prompts, transfer or all, or --figure 3")
     preset = make_preset(
         options.preset,
         options.data_dir,

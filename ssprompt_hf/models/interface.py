@@ -22,6 +22,8 @@ from torch import nn
 from ..errors import AdapterError, SSPromptError
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from ..segmentation.policy import InferencePolicy
     from ..segmentation.predictions import Prediction
 
@@ -170,9 +172,20 @@ class PromptableModel:
         """Free the memory of the text encoder. Semantic prompts that have been made stay."""
 
     @property
-    def max_text_tokens(self) -> int:
-        """How many tokens the text encoder reads, start and end included."""
-        return self.config.text_config.max_position_embeddings
+    def borrowed_text_encoder(self) -> str | None:
+        """Folder or Hub id of the text encoder that a model which knows no words takes from another; None for models
+        with their own."""
+        return None
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Folder, Hub id or name of a model with the tokenizer of the text encoder; empty if that is not known."""
+        return self.borrowed_text_encoder or getattr(self, "name_or_path", "")
+
+    @property
+    def max_text_tokens(self) -> int | None:
+        """How many tokens the text encoder reads, start and end included; None where that is not known without it."""
+        return self._text_config().max_position_embeddings
 
     @property
     def class_template(self) -> str:
@@ -180,9 +193,14 @@ class PromptableModel:
         return DEFAULT_TEMPLATE
 
     @property
-    def text_width(self) -> int:
-        """Of the text encoder's word embeddings, also where it was not loaded."""
-        return self.config.text_config.hidden_size
+    def text_width(self) -> int | None:
+        """Of the text encoder's word embeddings, also where it was not loaded; None where that is not known then."""
+        return self._text_config().hidden_size
+
+    def _text_config(self) -> PretrainedConfig:
+        if getattr(self.config, "text_config", None) is None:
+            raise AdapterError(f"{type(self).__name__} has no text encoder: CoOp and LOCN do not apply to it")
+        return self.config.text_config
 
     def encode_class_names(self, class_names: list[str], tokenizer: Any) -> torch.Tensor:
         """
@@ -361,7 +379,7 @@ class BaseModelInfo:
     Args:
         model_type: of its configuration.
         class_names: of its semantic prompts; None without any.
-        has_text_encoder: whether it can make semantic prompts of names.
+        has_text_encoder: whether it has one of its own, to make semantic prompts of names.
     """
 
     model_type: str
@@ -378,6 +396,10 @@ class ModelFamily(abc.ABC):
 
     name: str
     model_types: tuple[str, ...]
+    borrows_text_encoder = False
+    """Whether its models know no words: `load` then lends them that of another model if `"text"` is asked for, by
+    `text_encoder=...` (a folder or Hub id; there is a default). Class names do not need it."""
+
     lacks: Mapping[str, str] = {}
     """What its models do not have, of `"words"` (a text encoder), `"points"` (as spatial prompts) and `"instances"`
     (masks of single objects), each with a clause that says so."""

@@ -108,11 +108,23 @@ BASE_MODELS = {
         BaseModel("sam3-litetext-s1", "sam3", "SAM 3 with a small text encoder", "vil-uob/sam3-litetext-s1"),
         BaseModel("sam3-litetext-l", "sam3", "SAM 3 with a small text encoder", "vil-uob/sam3-litetext-l"),
         *(
-            BaseModel(f"sam2.1-{size}", "sam2", "SAM 2.1, which knows no words", f"facebook/sam2.1-hiera-{size}")
+            BaseModel(
+                f"sam2.1-{size}",
+                "sam2",
+                "SAM 2.1, which knows no words",
+                f"facebook/sam2.1-hiera-{size}",
+                title=f"SAM 2.1 {size}",
+            )
             for size in ("tiny", "small", "base-plus", "large")
         ),
         *(
-            BaseModel(f"sam-vit-{size[0]}", "sam", "SAM, which knows no words", f"facebook/sam-vit-{size}")
+            BaseModel(
+                f"sam-vit-{size[0]}",
+                "sam",
+                "SAM, which knows no words",
+                f"facebook/sam-vit-{size}",
+                title=f"SAM ViT-{size[0].upper()}",
+            )
             for size in ("base", "large", "huge")
         ),
         BaseModel("clipseg", "clipseg", "CLIPSeg rd64, small, knows words", "CIDAS/clipseg-rd64-refined"),

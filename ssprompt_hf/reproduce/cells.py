@@ -89,7 +89,7 @@ class CellRunner:
         cache = args.feature_cache_dir or str(self.folder / "feature_cache")
         self.shared = shared or SharedWork(args.feature_cache, cache, int(args.feature_cache_gb * 2**30))
         self.device = str(args.device)
-        self._fingerprints: dict[str, str] = {}
+        self._bases: dict[str, dict[str, str]] = {}
         self._settings: dict[Work, dict[str, Any]] = {}
 
     # Settings
@@ -142,14 +142,16 @@ class CellRunner:
         }
 
     def _base(self, base_model: str) -> dict[str, str]:
-        """Name and fingerprint."""
-        if base_model not in self._fingerprints:
+        """Name and fingerprint, and the text encoder that it borrows, if it does."""
+        if base_model not in self._bases:
             try:
                 model, _ = load_base_model(base_model)
             except DownloadError as error:
                 raise DownloadError(f"{error}. Another base model can be named with --base_models") from error
-            self._fingerprints[base_model] = model_fingerprint(model)
-        return {"name": base_model, "fingerprint": self._fingerprints[base_model]}
+            self._bases[base_model] = {"name": base_model, "fingerprint": model_fingerprint(model)}
+            if model.borrowed_text_encoder is not None:
+                self._bases[base_model]["text_encoder"] = model.borrowed_text_encoder
+        return self._bases[base_model]
 
     # Files
 

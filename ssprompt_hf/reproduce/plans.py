@@ -95,7 +95,7 @@ class Plan:
     A table before anything has run.
 
     Args:
-        name: `"2"` to `"8"`, `"prompts"`, `"transfer"` or `"figure-3"`.
+        name: `"2"` to `"9"`, `"prompts"`, `"transfer"` or `"figure-3"`.
         title: what it shows.
         unit: of its numbers.
         rows, columns: titles in order. Rows may be added by cells whose records hold several (figure 3).

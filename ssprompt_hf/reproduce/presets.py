@@ -60,12 +60,15 @@ class Preset:
         base_models: names, in the order of the rows.
         domains: by name, in the order of the columns.
         step: what Table 7 is measured on.
+        with_sam: base models of Table 9: those that users asked for, or SAM if the preset has one, and then the first
+            of the preset's own.
     """
 
     name: str
     base_models: tuple[str, ...]
     domains: dict[str, Domain]
     step: StepSetting
+    with_sam: tuple[str, ...] = ()
 
 
 def make_preset(
@@ -109,7 +112,15 @@ def make_preset(
     step = preset.step
     if image_size is not None:
         step = replace(step, height=image_size, width=round(image_size * step.width / step.height))
-    return replace(preset, base_models=tuple(base_models or preset.base_models), domains=domains, step=step)
+    # what comes with the package is tried without downloads, so that a SAM has to be asked for
+    asked = tuple(base_models or (("sam-vit-b",) if name == "full" else ()))
+    return replace(
+        preset,
+        base_models=tuple(base_models or preset.base_models),
+        domains=domains,
+        step=step,
+        with_sam=tuple(dict.fromkeys((*asked, preset.base_models[0]))),
+    )
 
 
 FULL_FOLDERS = {

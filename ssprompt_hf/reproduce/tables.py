@@ -257,6 +257,22 @@ def _table_8(preset: Preset, choices: Choices) -> Plan:
     return _compare(plan, _first_base(preset), choices, domains, titles)
 
 
+def _table_9(preset: Preset, choices: Choices) -> Plan:
+    if len(preset.with_sam) < 2:
+        raise SSPromptError(
+            "table 9 compares methods on SAM, and none comes with the package: name one, for instance --base_models "
+            "sam-vit-b, which is downloaded"
+        )
+    plan = Plan("9", "Table 9: methods on SAM", "mIoU, %")
+    domains = _domains(plan, preset, choices, _names(preset, full=("cityscapes",), embedded=EMBEDDED_FEW))
+    plan.notes.append(
+        "SAM knows no words. Its zero-shot asks the same about every class; CoOp and LOCN learn words in front of the "
+        "text encoder of a CLIP, whose embeddings a fixed projection maps to prompt tokens. This is our reading: the "
+        "paper's text, as far as it is known to us, does not say how SAM was prompted."
+    )
+    return _compare(plan, replace(preset, base_models=preset.with_sam), choices, domains, _titles(choices, COMPARED))
+
+
 def _table_prompts(preset: Preset, choices: Choices) -> Plan:
     plan = Plan("prompts", "Number of spatial prompts of SSPrompt", "mIoU, %")
     domains = _domains(plan, preset, choices, _names(preset, full=("cityscapes",), embedded=EMBEDDED_FEW))
@@ -353,6 +369,7 @@ TABLES: dict[str, Callable[[Preset, Choices], Plan]] = {
     "6": _table_6,
     "7": _table_7,
     "8": _table_8,
+    "9": _table_9,
     "prompts": _table_prompts,
     "transfer": _table_transfer,
     "figure-3": _figure_3,

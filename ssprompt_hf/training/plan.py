@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 from ..errors import SSPromptError
-from ..loading import base_model_facts
+from ..loading import NAMES, base_model_facts
 from ..models.registry import DEFAULT_BASE_MODEL
 from .arguments import SSPromptTrainingArguments
 from .runs import select_training_images
@@ -36,12 +36,14 @@ def plan_training(data: DataArguments, prompts: PromptArguments, args: SSPromptT
     selection = select_training_images(images, prompts, args.seed)
     chosen = images if selection is None else images.select(selection.indices)
     size = chosen.read_label(0).shape
-    facts = base_model_facts(data.base_model or DEFAULT_BASE_MODEL, size, data.image_size)
-    views = len(chosen) * (2 if args.random_flip else 1)
     config = prompts.config(task=args.task)
     encoders = config.prompt_encoders(is_new=True, is_trainable=True)
+    facts = base_model_facts(
+        data.base_model or DEFAULT_BASE_MODEL, size, data.image_size, {NAMES, "spatial", *encoders}
+    )
+    views = len(chosen) * (2 if args.random_flip else 1)
     whole = parameters = facts["parameters"]["total"]
-    if "text" not in encoders:
+    if "words" not in config.needs:
         parameters -= sum(count for part, count in facts["parameters"].items() if part.startswith("text_"))
     text = f", and {(whole - parameters) / 1e6:.1f} M of the text encoder until the class names are read"
     limit = args.feature_cache_gb * GIB

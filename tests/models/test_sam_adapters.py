@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model
 from tiny_sam import NAMES, SIDE, images, tiny_sam
 from tiny_sam2 import tiny_sam2
 
-from ssprompt_hf import CoOpConfig, LOCNConfig, SSPromptConfig, VSPLConfig
+from ssprompt_hf import SSPromptConfig, VSPLConfig
 from ssprompt_hf.errors import AdapterError
 from ssprompt_hf.models.fingerprint import model_fingerprint
 from ssprompt_hf.tuners.ssprompt import point_grid_tokens
@@ -116,13 +116,3 @@ def test_another_base_model_is_refused(model, tmp_path):
         PeftModel.from_pretrained(make(seed=1), tmp_path)
     with pytest.raises(AdapterError, match=r"has shape \(16, 32\).*need \(4, 32\)"):
         PeftModel.from_pretrained(make(point_grid_size=2), tmp_path)
-
-
-@pytest.mark.parametrize("method", [CoOpConfig, LOCNConfig])
-def test_there_are_no_words_to_learn(model, method):
-    with pytest.raises(AdapterError, match="text encoder"):
-        get_peft_model(model, method())
-    numbers = {"prefix_token_ids": [1], "suffix_token_ids": [], "start_token_id": 0, "end_token_id": 3}
-    config = method(class_names=NAMES, class_token_ids=[[2], [2], [2]], **numbers)
-    with pytest.raises(AdapterError, match=f"{model.model_title} has no text encoder.*CoOp, LOCN"):
-        get_peft_model(model, config)

@@ -9,7 +9,7 @@ from tiny_sam import NAMES, SIDE, grid_inputs, images, tell_classes_apart, their
 from tiny_sam2 import tiny_sam2
 from transformers import Sam2Model, SamModel
 
-from ssprompt_hf.errors import AdapterError, SSPromptError
+from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.models.fingerprint import model_fingerprint
 from ssprompt_hf.models.sam.predictions import MIN_CONFIDENCE, class_maps
 from ssprompt_hf.models.sam.prompting import grid_points
@@ -295,14 +295,6 @@ def test_errors(model):
     assert model.num_classes() == 0
     with pytest.raises(SSPromptError, match="call set_class_names"):
         model(images(1))
-    assert model.word_embeddings() is None
-    with pytest.raises(AdapterError, match=f"{title} has no text encoder"):
-        model.encode_words(torch.zeros(1, 2, 4), torch.tensor([1]))
-    for name in ("class_template", "max_text_tokens", "text_width"):
-        with pytest.raises(AdapterError, match="has no text encoder, so methods that learn words"):
-            getattr(model, name)
-    with pytest.raises(AdapterError, match="has no text encoder"):
-        model.encode_class_names(["a"], None)
     with pytest.raises(SSPromptError, match="point_grid_size is 0"):
         KINDS[model.config.model_type][0](point_grid_size=0)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_clip import save_tiny_clip
+from tiny_sam import tiny_sam
 from tiny_training import SCRIPT, run_python, save_tiny_base
 
 from ssprompt_hf.cli.main import main
@@ -157,6 +159,27 @@ def test_cost_of_a_step(arguments, tmp_path):
     assert paper["CoOp", "ms/image"] == 87.5 and paper["SSPrompt", "GB, cached"] is None
     text = (tmp_path / "embedded" / "table-7" / "table.md").read_text()
     assert "/ 87.5" in text and "/ 1.56" in text and "32x64 pixels, 150 classes" in text
+
+
+def test_sam_beside_seem(tmp_path):
+    """Table 9 on a tiny SAM, which borrows a tiny text encoder."""
+    clip = save_tiny_clip(tmp_path / "clip")
+    tiny_sam(None, text_encoder=clip).save_pretrained(tmp_path / "sam")
+    command = ["--preset", "embedded", "--dataset_options", OPTIONS, "--columns", "fog", *QUICK, "--seeds", "0"]
+    command += ["--base_models", str(tmp_path / "sam"), "--table", "9", "--output_dir", str(tmp_path)]
+    command += ["--image_size", "64", "--max_eval_images", "1"]
+    assert main(["reproduce", *command]) == 0
+    found = table(tmp_path, "table-9")
+    methods = ["zero-shot", "CoOp", "LOCN", "SSPrompt"]
+    assert found["complete"] and found["columns"] == ["fog"]
+    assert found["rows"] == [f"{base}, {method}" for base in ("sam", "seem-nano") for method in methods]
+    assert all(len(one["values"]) == 1 for one in found["numbers"])
+    record = next(one for one in found["cells"] if one["row"] == "sam, CoOp")
+    assert record["settings"]["base_model"]["text_encoder"] == clip and record["trainable_parameters"] == 16 * 16
+    config = json.loads((tmp_path / "embedded" / record["adapter"] / "adapter_config.json").read_text())
+    assert config["text_encoder"] == clip
+    text = (tmp_path / "embedded" / "table-9" / "table.md").read_text()
+    assert "| sam, CoOp | " in text and "This is our reading" in text
 
 
 def test_photographs_with_the_example_script(base, tmp_path):

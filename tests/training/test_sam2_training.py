@@ -4,6 +4,7 @@ import pytest
 import torch
 from peft import get_peft_model
 from sam3_training import NAMES, few_scenes, learned
+from tiny_clip import LENGTH, byte_tokenizer, tiny_clip
 from tiny_sam import tell_classes_apart, tiny_sam
 from tiny_sam2 import tiny_sam2
 
@@ -15,7 +16,7 @@ from ssprompt_hf import (
     SSPromptTrainingArguments,
     VSPLConfig,
 )
-from ssprompt_hf.errors import AdapterError, SSPromptError
+from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.models import registry
 from ssprompt_hf.models.sam.family import FAMILY as SAM
 from ssprompt_hf.models.sam2.family import FAMILY as SAM2
@@ -117,10 +118,21 @@ def test_from_a_folder_to_pictures(kind, tmp_path):
         loaded.predict(image, task="panoptic")
 
 
-def test_there_are_no_words_to_learn(kind, tmp_path):
-    MAKERS[kind](None).save_pretrained(tmp_path)
-    with pytest.raises(AdapterError, match=r"has no text encoder.*\(CoOp, LOCN\) do not apply"):
-        SSPromptModel.from_pretrained(tmp_path, class_names=list(NAMES), config=CoOpConfig())
+def test_words_are_learned_from_the_cache(kind, tmp_path):
+    base = MAKERS[kind](list(NAMES))
+    base.lend_text_encoder(tiny_clip())
+    config = CoOpConfig(num_context_tokens=4, class_specific_context=True)
+    config.tokenize(list(NAMES), byte_tokenizer(LENGTH))
+    trainer = trainer_of(
+        kind, tmp_path, config, base=base, max_steps=20, logging_steps=1, learning_rate=0.15, shrinkage=0,
+        negative_classes=3, random_flip=False,
+    )  # fmt: skip
+    before = learned(trainer)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.99 * losses[0] and trainer.feature_cache.hits > 0
+    assert list(before) == ["base_model.model.class_tokens.coop_context.default"]
+    assert all((value != before[name]).all() for name, value in learned(trainer).items())
 
 
 def test_evaluation_scores_both_states(kind, tmp_path):

@@ -5,17 +5,29 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig, SamConfig, SamVisionConfig
+from transformers import (
+    AutoTokenizer,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    PretrainedConfig,
+    SamConfig,
+    SamVisionConfig,
+)
 
+from ...errors import AdapterError, DownloadError
 from ..interface import BaseModelInfo, ModelFamily, PromptableImageProcessor
 from ..model_files import access_of, read_config, read_image_processor
 from ..registry import published_id
 from .decoding import SamDecoding
 from .image_processing_sam import SamImageProcessorPil
 from .modeling_sam import SamForPromptedSegmentation
+from .words import DEFAULT_TEXT_ENCODER
 
-SETTINGS = ("point_grid_size", "num_class_tokens")
+SETTINGS = ("point_grid_size", "num_class_tokens", "text_encoder")
 """Of `CONFIG_DEFAULTS`; `load` takes them as arguments."""
+
+CLIP_TYPES = ("clip", "clip_text_model")
+"""`model_type` of models whose text encoder can be lent."""
 
 
 def _sam_config(**vision: Any) -> SamConfig:
@@ -34,7 +46,8 @@ class SamFamily(ModelFamily):
 
     name = "sam"
     model_types: tuple[str, ...] = ("sam",)
-    lacks: Mapping[str, str] = {"words": "SAM knows no words", "instances": "SAM is asked for one mask a class"}
+    borrows_text_encoder = True
+    lacks: Mapping[str, str] = {"instances": "SAM is asked for one mask a class"}
     model_class: type[SamDecoding] = SamForPromptedSegmentation
     processor_class: type[PromptableImageProcessor] = SamImageProcessorPil
     full_size: dict[str, Callable[[], PretrainedConfig]] = {
@@ -66,14 +79,17 @@ class SamFamily(ModelFamily):
         self, source: str, prompt_encoders: Iterable[str] = (), **kwargs: Any
     ) -> tuple[SamDecoding, PromptableImageProcessor]:
         """
-        See [`ModelFamily.load`]. There is no text encoder to be asked for, and that of points is always there.
+        See [`ModelFamily.load`]. With `"text"` a text encoder is lent to the model; the prompt encoder of points is
+        always there.
 
         Args:
             source, prompt_encoders: as there.
-            kwargs: as there, and `point_grid_size` and `num_class_tokens`; see `CONFIG_DEFAULTS`.
+            kwargs: as there, and `point_grid_size`, `num_class_tokens` and `text_encoder`; see `CONFIG_DEFAULTS`.
 
         Raises:
             SSPromptError: a setting below 1.
+            AdapterError: `text_encoder` is no CLIP.
+            DownloadError: it cannot be had.
             CheckpointError: a folder without a model.
             OSError: as transformers raises it.
         """
@@ -83,14 +99,17 @@ class SamFamily(ModelFamily):
             if name in kwargs:
                 setattr(config, name, kwargs.pop(name))
         model = self.model_class.from_pretrained(source, config=config, **kwargs)
+        if "text" in prompt_encoders:
+            model.lend_text_encoder(_text_encoder(model.config.text_encoder, model, access))
         return model.eval(), self.load_image_processor(source, model, **access)
 
     def load_image_processor(self, source: str, model: SamDecoding, **access: Any) -> PromptableImageProcessor:
         """See [`ModelFamily.load_image_processor`]; raises OSError, as transformers does, if a Hub id has none."""
         return read_image_processor(self.processor_class, source, model, **access)
 
-    def load_tokenizer(self, source: str, **access: Any) -> None:
-        """None: there are no words."""
+    def load_tokenizer(self, source: str, **access: Any) -> Any:
+        """See [`ModelFamily.load_tokenizer`]: that of the text encoder that a model of `source` borrows."""
+        return AutoTokenizer.from_pretrained(self._config(source, **access).text_encoder, **_without_revision(access))
 
     def random_model(
         self, name: str, class_names: list[str], prompt_encoders: Iterable[str] = ()
@@ -98,11 +117,14 @@ class SamFamily(ModelFamily):
         """See [`ModelFamily.random_model`]. Under `torch.device("meta")` nothing is allocated."""
         if name in self.full_size and not os.path.exists(name):
             config = self.full_size[name]()
+            config.text_encoder = DEFAULT_TEXT_ENCODER
         else:
             config = self._config(name)
             config.prompt_shapes = None
         torch.manual_seed(0)
         model = self.model_class(config).eval().requires_grad_(False)
+        if "text" in prompt_encoders:
+            model.lend_text_encoder(CLIPTextModelWithProjection(_text_config(config.text_encoder)))
         model.set_class_names(class_names)
         model.class_tokens.weight = torch.randn_like(model.class_tokens.weight)
         return model, model.default_image_processor()
@@ -112,7 +134,38 @@ class SamFamily(ModelFamily):
         config_class = self.model_class.config_class
         config = config_class.from_pretrained(source, **access)
         config.model_type = config_class.model_type  # the published ones are those of a video model
+        config.text_encoder = getattr(config, "text_encoder", None) or DEFAULT_TEXT_ENCODER
         return config
 
 
 FAMILY = SamFamily()
+
+
+def _without_revision(access: dict[str, Any]) -> dict[str, Any]:
+    """How to reach another repository than that of the model."""
+    return {name: value for name, value in access.items() if name != "revision"}
+
+
+def _text_encoder(name: str, model: SamDecoding, access: dict[str, Any]) -> CLIPTextModelWithProjection:
+    """CLIP's text encoder in the precision of `model`, and on its device; for errors see `SamFamily.load`."""
+    access = _without_revision(access)
+    try:
+        model_type = read_config(name, **access)["model_type"]
+        if model_type not in CLIP_TYPES:
+            raise AdapterError(
+                f"text_encoder is {name!r}, a model of the type {model_type!r}; {model.model_title} borrows that of a "
+                f"CLIP, for instance {DEFAULT_TEXT_ENCODER!r}"
+            )
+        encoder = CLIPTextModelWithProjection.from_pretrained(name, dtype=model.dtype, **access)
+    except OSError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DownloadError(
+            f"the text encoder {name!r}, which {model.model_title} borrows to read words, cannot be loaded: {reason}. "
+            "text_encoder names another one"
+        ) from error
+    return encoder.to(model.device)
+
+
+def _text_config(name: str) -> CLIPTextConfig:
+    """Of the default text encoder nothing is read."""
+    return CLIPTextConfig() if name == DEFAULT_TEXT_ENCODER else CLIPTextConfig.from_pretrained(name)

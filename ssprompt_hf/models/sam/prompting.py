@@ -7,7 +7,8 @@ our reading of the SSPrompt paper's Table 9, whose text does not say how SAM was
 
 So by default all classes are the same question, and get the same answer up to rounding: zero-shot segmentation is
 chance. And it stays chance with methods that learn spatial prompts alone (SpaPrompt, VSPL): as long as all classes
-have the same map, a loss that compares classes has no gradient. Only learned semantic prompts tell classes apart.
+have the same map, a loss that compares classes has no gradient. Only semantic prompts tell classes apart: learned
+ones, or those that a text encoder makes of words (`words.py`).
 """
 
 import math
@@ -18,15 +19,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from ...errors import AdapterError, SSPromptError
+from ...errors import SSPromptError
 from ..interface import SEMANTIC, SPATIAL, CachedFeatures, PromptableModel, PromptSlot
 from ..transformers_compat import LoadsPromptAdapters
+from .words import DEFAULT_TEXT_ENCODER, SamWords
 
 CONFIG_DEFAULTS = {
     "class_names": None,
     "thing_class_ids": None,
     "point_grid_size": 4,
     "num_class_tokens": 1,
+    "text_encoder": DEFAULT_TEXT_ENCODER,
     "prompt_shapes": None,
 }
 """
@@ -37,6 +40,7 @@ What our models add to the configuration of transformers' own.
   does for the points alone; with T as for T - 1 points more with the label -1. Tokens that start as equals get the
   same gradient and stay equals, so that more than one are of use only if they start differently
   (`SSPromptConfig(init_embeddings="noise")`).
+* `text_encoder`: folder or Hub id of a CLIP, whose text encoder is lent to the model when words are asked for.
 * `prompt_shapes`: of the prompts that are saved with the weights, by the name of their slot.
 """
 
@@ -80,7 +84,7 @@ def grid_points(grid_size: int) -> Tensor:
     return torch.stack([x.flatten(), y.flatten()], dim=1)
 
 
-class SamPrompting(LoadsPromptAdapters, PromptableModel):
+class SamPrompting(LoadsPromptAdapters, SamWords, PromptableModel):
     """
     What makes transformers' `SamModel` or `Sam2Model` a base model, but for the prediction.
 
@@ -111,11 +115,14 @@ class SamPrompting(LoadsPromptAdapters, PromptableModel):
         for name in self.prompt_slots:
             make_default = self._default_points if name == "points" else None
             setattr(self, name, SamPromptSlot(shapes.get(name), make_default))
+        self.text_encoder = None
 
     @property
     def optional_parts(self) -> tuple[str, ...]:
-        """See [`PromptableModel`]: the default points are made by the model, and so no part of it."""
-        return () if "points" in (self.config.prompt_shapes or {}) else (r"^points\.",)
+        """See [`PromptableModel`]: the default points are made by the model, and so no part of it, and the text
+        encoder is another's."""
+        own = () if "points" in (self.config.prompt_shapes or {}) else (r"^points\.",)
+        return (*own, r"^text_encoder\.")
 
     @property
     def image_size(self) -> int:
@@ -134,20 +141,24 @@ class SamPrompting(LoadsPromptAdapters, PromptableModel):
         self, class_names: list[str], tokenizer: Any = None, thing_class_ids: list[int] | None = None
     ) -> None:
         """
-        Give classes their default semantic prompts, the same for all, whatever they are called.
+        Give classes their default semantic prompts, the same for all, whatever they are called; or, with a tokenizer
+        and a text encoder, those of their names.
 
         Args:
             class_names: K names.
-            tokenizer: not needed.
+            tokenizer: of the text encoder, for classes that start as their names; see `encode_sentences`.
             thing_class_ids: positions of the countable classes.
 
         Raises:
-            SSPromptError: no names.
+            SSPromptError: no names, or one that is too long.
         """
         if not class_names:
             raise SSPromptError("class_names is empty: name at least one class")
-        token = self.embed_points(grid_points(1))[-1]
-        self.class_tokens.weight = token.repeat(len(class_names), self.config.num_class_tokens, 1)
+        if tokenizer is not None and self.text_encoder is not None:
+            self.class_tokens.weight = self.encode_sentences(class_names, tokenizer).to(self.dtype)
+        else:
+            token = self.embed_points(grid_points(1))[-1]
+            self.class_tokens.weight = token.repeat(len(class_names), self.config.num_class_tokens, 1)
         self.name_classes(class_names, thing_class_ids)
         self.prompts_written()
 
@@ -177,45 +188,6 @@ class SamPrompting(LoadsPromptAdapters, PromptableModel):
         self.prompts_written()
         return super().save_pretrained(*args, **kwargs)
 
-    # Words
-
-    def _no_words(self) -> AdapterError:
-        return AdapterError(
-            f"{self.model_title} has no text encoder, so methods that learn words (CoOp, LOCN) do not apply to it: "
-            "use SSPrompt"
-        )
-
-    @property
-    def class_template(self) -> str:
-        """
-        Raises:
-            AdapterError: always.
-        """
-        raise self._no_words()
-
-    @property
-    def max_text_tokens(self) -> int:
-        """
-        Raises:
-            AdapterError: always.
-        """
-        raise self._no_words()
-
-    @property
-    def text_width(self) -> int:
-        """
-        Raises:
-            AdapterError: always.
-        """
-        raise self._no_words()
-
-    def encode_words(self, inputs_embeds: Tensor, ends: Tensor) -> Tensor:
-        """
-        Raises:
-            AdapterError: always.
-        """
-        raise self._no_words()
-
     # Points
 
     def embed_points(self, coordinates: Tensor) -> Tensor:
@@ -233,6 +205,11 @@ class SamPrompting(LoadsPromptAdapters, PromptableModel):
         points = (coordinates * self.image_size)[None, None]
         labels = torch.ones(points.shape[:-1], dtype=torch.int, device=points.device)
         return self.prompt_encoder(points, labels, None, None)[0][0, 0]
+
+    @torch.no_grad()
+    def token_size(self) -> float:
+        """Root mean square of the numbers in the prompt encoder's own tokens, of a grid of 4 x 4 points."""
+        return float(self.embed_points(grid_points(4))[:-1].float().square().mean().sqrt())
 
     @torch.no_grad()
     def _default_points(self) -> Tensor:

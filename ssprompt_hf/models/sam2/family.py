@@ -21,7 +21,7 @@ class Sam2Family(SamFamily):
 
     name = "sam2"
     model_types = ("sam2", "sam2_video")
-    lacks = {"words": "SAM 2 knows no words", "instances": "SAM 2 is asked for one mask a class"}
+    lacks = {"instances": "SAM 2 is asked for one mask a class"}
     model_class = Sam2ForPromptedSegmentation
     processor_class = Sam2ImageProcessorPil
     full_size: dict[str, Callable[[], PretrainedConfig]] = {

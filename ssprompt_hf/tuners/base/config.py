@@ -236,6 +236,12 @@ class PromptConfig(PeftConfig):
         for name in RECORDS:
             setattr(self, name, getattr(other, name))
 
+    @property
+    def starts_from_words(self) -> bool:
+        """Whether the default semantic prompts are to be made of class names even where the base model knows no words
+        and has to borrow a text encoder."""
+        return False
+
     def prompt_encoders(self, is_new: bool, is_trainable: bool) -> tuple[str, ...]:
         """
         The parts of the base model that the adapter needs besides its slots: `"text"`, `"spatial"`.

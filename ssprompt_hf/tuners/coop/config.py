@@ -89,7 +89,7 @@ class CoOpConfig(TextPromptConfig):
         sources = words[:before] + [FROZEN] * len(name) + words[before:] + [FROZEN] * len(self.suffix_token_ids)
         return ids, sources
 
-    def words_shape(self, width: int) -> tuple[int, ...]:
+    def words_shape(self, width: int | None) -> tuple[int | None, ...]:
         """`(M, width)`, or `(K, M, width)` for a context of each class; see the base class."""
         return (len(self.class_names),) * self.class_specific_context + (self.num_context_tokens, width)
 

@@ -70,7 +70,7 @@ class LOCNConfig(TextPromptConfig):
         words = list(range(start, start + counts[index]))
         return ids, [FROZEN] * len(before) + words + [FROZEN] * len(after)
 
-    def words_shape(self, width: int) -> tuple[int, ...]:
+    def words_shape(self, width: int | None) -> tuple[int | None, ...]:
         """`(words, width)`, those of the first class first; see the base class."""
         return sum(self._counts()), width
 

@@ -7,6 +7,7 @@ from ..base.config import MAX_GRID_SIZE, PromptConfig, check_choice, check_range
 from ..peft_compat import PromptPeftType
 
 SPATIAL_SOURCES = ("object_queries", "point_grid")
+SEMANTIC_SOURCES = ("default", "words")
 INITIALISATIONS = ("default", "noise", "normal")
 WEIGHT_RANGES = ("unit", "free")
 
@@ -42,6 +43,13 @@ class SSPromptConfig(PromptConfig):
             images, so they are handed over by `set_point_tokens` after the adapter is created.
         point_grid_size (`int`, *optional*, defaults to 10):
             Points per row and column of the grid.
+        semantic_source (`str`, *optional*, defaults to `"default"`):
+            What the semantic prompts start from, on base models that know no words (SAM, SAM 2): the base model's own
+            question, the same for all classes, or `"words"`, what the text encoder of another model makes of the
+            class names. It is lent to the base model while an adapter is made. Other base models start from words
+            anyway.
+        text_encoder (`str`, *optional*):
+            Folder or Hub id of that text encoder, by default `"openai/clip-vit-base-patch32"`.
         weight_range (`str`, *optional*, defaults to `"unit"`):
             `"unit"`: `w` is the sigmoid of the stored parameter and stays between 0 and 1; `"free"`: it is the stored
             parameter.
@@ -67,6 +75,8 @@ class SSPromptConfig(PromptConfig):
     semantic_weight: bool = True
     spatial_source: str = "object_queries"
     point_grid_size: int = 10
+    semantic_source: str = "default"
+    text_encoder: str | None = None
     weight_range: str = "unit"
     init_weight: float = 0.5
     init_embeddings: str = "default"
@@ -78,6 +88,7 @@ class SSPromptConfig(PromptConfig):
         super().__post_init__()
         self.peft_type = PromptPeftType.SSPROMPT
         check_choice("spatial_source", self.spatial_source, SPATIAL_SOURCES)
+        check_choice("semantic_source", self.semantic_source, SEMANTIC_SOURCES)
         check_choice("weight_range", self.weight_range, WEIGHT_RANGES)
         check_choice("init_embeddings", self.init_embeddings, INITIALISATIONS)
         for kind in KINDS:
@@ -123,7 +134,12 @@ class SSPromptConfig(PromptConfig):
 
     def prompt_encoders(self, is_new: bool, is_trainable: bool) -> tuple[str, ...]:
         """See [`PromptConfig.prompt_encoders`]."""
-        return ("spatial",) if is_new and self._samples_points else ()
+        return ("spatial",) * (is_new and self._samples_points) + ("text",) * (is_new and self.starts_from_words)
+
+    @property
+    def starts_from_words(self) -> bool:
+        """See [`PromptConfig.starts_from_words`]."""
+        return self.semantic_source == "words"
 
     @property
     def _samples_points(self) -> bool:

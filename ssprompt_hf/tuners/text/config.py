@@ -44,6 +44,9 @@ class TextPromptConfig(PromptConfig):
             Tokens before and after the class name.
         start_token_id, end_token_id (`int`, *optional*):
             What the tokenizer puts around a sentence.
+        text_encoder (`str`, *optional*):
+            Folder or Hub id of the text encoder, for base models that have none of their own and borrow one (SAM,
+            SAM 2); filled in with the one that made the adapter, by default `"openai/clip-vit-base-patch32"`.
     """
 
     tokenizer_name: str | None = None
@@ -52,6 +55,7 @@ class TextPromptConfig(PromptConfig):
     suffix_token_ids: list[int] | None = None
     start_token_id: int | None = None
     end_token_id: int | None = None
+    text_encoder: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -126,7 +130,7 @@ class TextPromptConfig(PromptConfig):
         """Tokens and sources (see [`TextLayout`]) of one class, without start and end."""
         raise NotImplementedError
 
-    def words_shape(self, width: int) -> tuple[int, ...]:
+    def words_shape(self, width: int | None) -> tuple[int | None, ...]:
         """Of the learned words, for a text encoder of such a width."""
         raise NotImplementedError
 

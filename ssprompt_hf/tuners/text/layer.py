@@ -11,7 +11,7 @@ from .config import TextLayout, TextPromptConfig
 
 NO_TEXT_ENCODER = (
     "the words of adapter {!r} cannot be trained without the text encoder: load the base model with it (for SEEM, "
-    "use_text_model=True), and the adapter with is_trainable=True"
+    "use_text_model=True; for any, load_base_model(name, ('text',))), and the adapter with is_trainable=True"
 )
 
 
@@ -74,7 +74,7 @@ class TextPromptLayer(PromptLayer):
         config: TextPromptConfig,
         default: torch.Tensor | None,
         shape: Shape,
-        width: int,
+        width: int | None,
     ) -> None:
         """
         Add an adapter.
@@ -84,13 +84,15 @@ class TextPromptLayer(PromptLayer):
             config: its configuration, with tokens.
             default: the default semantic prompts; None where they are still to come.
             shape: theirs.
-            width: of the text encoder.
+            width: of the text encoder; None where that is not known without it.
         """
         self.configs[adapter_name], self._shapes[adapter_name] = config, shape
         layout = {name: tensor.to(self.reference.device) for name, tensor in config.layout()._asdict().items()}
         self.layouts[adapter_name] = BufferDict(layout, persistent=False)
         vocabulary = self._model[0].word_embeddings()
-        words = config.initial_words(None if vocabulary is None else vocabulary.weight.detach(), width)
+        words = None
+        if width is not None:
+            words = config.initial_words(None if vocabulary is None else vocabulary.weight.detach(), width)
         if default is None or words is None:
             self.pending.add(adapter_name)
             return
