@@ -69,8 +69,14 @@ class CocoScores(ImageRecords):
         coded = is_coded(reference["masks"])
         truth = run_masks(reference["masks"] if coded else as_array(reference["masks"]).astype(bool))
         labels = as_array(reference["labels"]).astype(np.int64).reshape(-1)
-        if len(truth) != len(labels):
-            raise SSPromptError(f"The reference has {len(truth)} masks but {len(labels)} labels.")
+        crowd = as_array(reference.get("iscrowd", np.zeros(len(labels)))).astype(bool).reshape(-1)
+        true_areas = as_array(reference.get("areas", truth.areas)).reshape(-1)
+        for name, values in (("labels", labels), ("iscrowd", crowd), ("areas", true_areas)):
+            if len(values) != len(truth):
+                raise SSPromptError(f"The reference has {len(truth)} masks but {len(values)} {name}.")
+        if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
+            wrong = labels[(labels < 0) | (labels >= self.num_classes)][0]
+            raise SSPromptError(f"The reference has the label {wrong}; labels go from 0 to {self.num_classes - 1}.")
         guesses = predicted.masks
         if not isinstance(guesses, RunMasks) and guesses.ndim == 2:
             guesses = guesses == np.arange(1, len(predicted.labels) + 1)[:, None, None]
@@ -78,10 +84,8 @@ class CocoScores(ImageRecords):
         if len(truth) and len(guesses) and truth.shape != guesses.shape:
             raise SSPromptError(f"Predicted masks have shape {guesses.shape}, true ones {truth.shape}.")
         shared = run_overlaps(guesses, truth)[predicted.mask_of]
-        crowd = as_array(reference.get("iscrowd", np.zeros(len(labels)))).astype(bool).reshape(-1)
-        pixels = truth.areas
         areas = guesses.areas[predicted.mask_of]
-        return shared, areas, (labels, crowd, pixels, as_array(reference.get("areas", pixels)))
+        return shared, areas, (labels, crowd, truth.areas, true_areas)
 
     def _match(
         self,

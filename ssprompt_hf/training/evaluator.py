@@ -42,12 +42,11 @@ class Evaluator:
         self.observers: list[Observer] = []
         self._examples: dict[tuple[int, bool], EvaluationExamples] = {}
 
-    def examples(self, dataset: SegmentationDataset, load_pixels: bool) -> EvaluationExamples:
+    def examples(self, dataset: SegmentationDataset) -> EvaluationExamples:
         """The images as they are read; kept, as they know the digests of images that were read before."""
-        return self._examples.setdefault(
-            (id(dataset), load_pixels),
-            EvaluationExamples(dataset, self.image_processor, task=self.task, load_pixels=load_pixels),
-        )
+        if id(dataset) not in self._examples:
+            self._examples[id(dataset)] = EvaluationExamples(dataset, self.image_processor, task=self.task)
+        return self._examples[id(dataset)]
 
     def begin(self, dataset: SegmentationDataset) -> None:
         """Forget what was counted."""

@@ -56,6 +56,7 @@ class SegmentationExamples(Dataset):
         self._targets: dict[int, dict[str, np.ndarray]] = {}
         self._target_bytes = 0
         self._digests: dict[int, str] = {}
+        self._digested: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -111,8 +112,18 @@ class SegmentationExamples(Dataset):
     def image_digest(self, index: int) -> str:
         """Hexadecimal digest of the decoded image `index`, before preprocessing."""
         if index not in self._digests:
-            self._image(index)
+            # whoever asks for the digest of an image that was never seen asks for its pixels next
+            self._digested = index, self._image(index)
         return self._digests[index]
+
+    @property
+    def knows_digests(self) -> bool:
+        """Whether images have been read here before."""
+        return bool(self._digests)
+
+    def take_digest(self, index: int, digest: str) -> None:
+        """What `image_digest` gives, from a worker that has read the image."""
+        self._digests[index] = digest
 
     def padded_size(self, index: int) -> tuple[int, int]:
         """(H, W) of the preprocessed image `index`."""
@@ -131,11 +142,12 @@ class SegmentationExamples(Dataset):
         return torch.tensor(sorted(present + sorted(absent, key=digests.__getitem__)[:count]))
 
     def _image(self, index: int) -> np.ndarray:
+        digested, self._digested = self._digested, None
+        if digested is not None and digested[0] == index:
+            return digested[1]
         image = self.dataset[index]["image"]
         if index not in self._digests:
-            digest = hashlib.sha256(str(image.shape).encode())
-            digest.update(np.ascontiguousarray(image))
-            self._digests[index] = digest.hexdigest()
+            self._digests[index] = pixels_digest(image)
         return image
 
     def _resized_targets(self, index: int) -> dict[str, np.ndarray]:
@@ -170,7 +182,7 @@ class EvaluationExamples(SegmentationExamples):
         """
         Returns:
             `index`, `label` uint8 `(H, W)`; for other tasks than semantic `instance` int32 `(H, W)`; perhaps
-            `pixel_values` `(1, 3, H', W')`.
+            `pixel_values` `(1, 3, H', W')` and `image_digest`.
 
         Raises:
             SSPromptError: the task needs instances, and the data set has none.
@@ -187,7 +199,15 @@ class EvaluationExamples(SegmentationExamples):
             example["instance"] = torch.from_numpy(np.ascontiguousarray(read["instance"], np.int32))
         if self.load_pixels:
             example["pixel_values"] = self._preprocessed(read["image"])
+            example["image_digest"] = self._digests.get(index) or pixels_digest(read["image"])
         return example
+
+
+def pixels_digest(image: np.ndarray) -> str:
+    """Hexadecimal digest of an image's size and pixels."""
+    digest = hashlib.sha256(str(image.shape).encode())
+    digest.update(np.ascontiguousarray(image))
+    return digest.hexdigest()
 
 
 def preprocessing_text(image_processor: PromptableImageProcessor) -> str:

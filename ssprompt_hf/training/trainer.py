@@ -364,9 +364,10 @@ class SSPromptTrainer(Trainer):
         if dataset is None:
             raise SSPromptError("evaluation needs an eval_dataset")
         self._check_classes(dataset)
-        # what is not looked up in the cache is read by the loader's workers
-        load_pixels = self.feature_cache.storage == "none" or not self._stores_evaluation
-        self._eval_examples: EvaluationExamples = self.evaluator.examples(dataset, load_pixels)
+        self._eval_examples: EvaluationExamples = self.evaluator.examples(dataset)
+        # the loader's workers read what is not looked up in the cache, or has never been read
+        is_looked_up = self.feature_cache.storage != "none" and self._stores_evaluation
+        self._eval_examples.load_pixels = not (is_looked_up and self._eval_examples.knows_digests)
         loader = DataLoader(
             self._eval_examples,
             batch_size=self.args.eval_batch_size,
@@ -418,12 +419,15 @@ class SSPromptTrainer(Trainer):
         """One stack of confusion matrices an image, `(B, states, K, K + 1)`; they are all that is gathered."""
         count = len(inputs["index"])
         confusions = []
-        for index, label, instance, pixel_values in zip(
+        for index, label, instance, pixel_values, digest in zip(
             inputs["index"].tolist(),
             inputs["label"],
             inputs.get("instance") or [None] * count,
             inputs.get("pixel_values") or [None] * count,
+            inputs.get("image_digest") or [None] * count,
         ):
+            if digest is not None:
+                self._eval_examples.take_digest(index, digest)
             features = self.features.get(
                 self._eval_examples, index, pixel_values=pixel_values, store=self._stores_evaluation
             )

@@ -342,6 +342,7 @@ def test_runs_and_unique(dtype):
 
 def test_errors():
     label = {"label": np.zeros((8, 8), np.uint8)}
+    two = {"masks": np.ones((2, 8, 8), bool), "labels": np.array([2, 3])}
     scores = CocoScores(6, THINGS)
     for prediction, reference, message in (
         (instance([rows(0, 2)], [6], [0.5]), label, "6 classes allow 0 to 5"),
@@ -352,6 +353,10 @@ def test_errors():
         (instance([rows(0, 2)], [2], [0.5]), {"label": np.full((8, 8), 2, np.uint8)}, "no `instance` map"),
         ({"boxes": []}, label, "`masks`, `labels` and `scores`"),
         (nothing(), {"boxes": []}, "`label` and `instance`"),
+        (nothing(), two | {"areas": np.ones(1)}, "2 masks but 1 areas"),
+        (nothing(), two | {"iscrowd": np.zeros(1)}, "2 masks but 1 iscrowd"),
+        (nothing(), two | {"labels": np.array([2])}, "2 masks but 1 labels"),
+        (nothing(), two | {"labels": np.array([2, 6])}, "has the label 6; labels go from 0 to 5"),
     ):
         with pytest.raises(SSPromptError, match=message):
             scores.add(prediction=prediction, reference=reference)

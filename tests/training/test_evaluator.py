@@ -78,9 +78,9 @@ def test_an_evaluator_needs_no_trainer():
     start = prompts(model)
     evaluator = Evaluator(processor, "panoptic")
     evaluator.states = (ADAPTED, ZERO_SHOT)
-    examples = evaluator.examples(images, load_pixels=True)
-    assert evaluator.examples(images, load_pixels=True) is examples
-    assert evaluator.examples(images, load_pixels=False) is not examples
+    examples = evaluator.examples(images)
+    assert evaluator.examples(images) is examples and evaluator.examples(images.select([0])) is not examples
+    examples.load_pixels = True
     base = base_model(model)
     assert base is model.get_base_model() and base_model(base) is base
     evaluator.begin(images)
@@ -106,7 +106,9 @@ def test_a_model_without_an_adapter_is_the_same_in_both_states():
     evaluator = Evaluator(tiny_processor(), "semantic")
     evaluator.states = (ADAPTED, ZERO_SHOT)
     evaluator.begin(images)
-    example = evaluator.examples(images, load_pixels=True)[0]
+    examples = evaluator.examples(images)
+    examples.load_pixels = True
+    example = examples[0]
     features = model.image_features(example["pixel_values"], "features")
     first, second = evaluator.add(model, features, 0, example["label"])
     assert torch.equal(first, second) and first.sum() == (example["label"] != 255).sum()

@@ -385,7 +385,15 @@ def test_images_are_read_once_for_several_evaluations(tmp_path):
     evaluation.source.read = lambda row: reads.append(row) or read(row)
     trainer.train()
     trainer.evaluate()
-    assert sorted(reads) == [0, 0, 1, 1]  # for the digest, and for the pixels
+    assert sorted(reads) == [0, 1]
+
+
+def test_images_are_read_once_for_their_digest_and_their_pixels(tmp_path):
+    training = tiny_images(2)
+    reads, read = [], training.source.read
+    training.source.read = lambda row: reads.append(row) or read(row)
+    tiny_trainer(tmp_path, train=training, max_steps=3, random_flip=False, save_strategy="no").train()
+    assert sorted(reads) == [0, 1]
 
 
 def test_files_in_place_of_memory_do_not_come_back(tmp_path):

@@ -1,7 +1,8 @@
 """Reading single image and label files, with errors that name the file."""
 
+import struct
 from io import BytesIO
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,15 +23,13 @@ TRANSPOSED = {
 
 
 def open_image(value: Any, source: str, decode: bool = True) -> Image.Image:
-    """Opens an image given as `{"path": ..., "bytes": ...}`; decodes it, or only reads its EXIF data."""
+    """Opens an image given as `{"path": ..., "bytes": ...}`; decodes it, or only reads its header."""
     if not isinstance(value, dict):
         raise UnreadableFileError(f"{source}: expected an image file, found {type(value).__name__}.")
     try:
         image = Image.open(BytesIO(value["bytes"]) if value["bytes"] is not None else value["path"])
         if decode:
             image.load()
-        else:
-            image.getexif()  # now, as it makes PNG files decode
         return image
     # Pillow reports damaged files as OSError, broken PNG chunks as SyntaxError or ValueError
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -65,10 +64,52 @@ def upright_pixels(image: Image.Image, source: str = "image") -> np.ndarray:
 
 
 def image_size(value: Any, source: str) -> tuple[int, int]:
-    """(H, W) of the upright image, from the file's header."""
+    """(H, W) of the upright image, without decoding it; raises as `stored_size`."""
+    size, orientation = stored_size(value, source)
+    return size[::-1] if orientation >= 5 else size
+
+
+def stored_size(value: Any, source: str) -> tuple[tuple[int, int], int]:
+    """(H, W) of an image as it is stored, and its EXIF orientation (1 to 8), without decoding it.
+
+    Raises:
+        UnreadableFileError: the file is no image.
+    """
     with open_image(value, source, decode=False) as image:
-        width, height = image.size
-        return (width, height) if image.getexif().get(ORIENTATION, 1) >= 5 else (height, width)
+        try:
+            # for EXIF data behind its pixels Pillow would decode a PNG file
+            has_none = image.format == "PNG" and "exif" not in image.info and not _has_exif_chunk(image.fp)
+            orientation = 1 if has_none else image.getexif().get(ORIENTATION, 1)
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise UnreadableFileError(
+                f"{source}: cannot be read as an image ({error}). Replace or remove it (and its label)."
+            ) from error
+        return image.size[::-1], orientation
+
+
+def _has_exif_chunk(file: BinaryIO) -> bool:
+    """
+    Whether a PNG file has EXIF data, or a text that may hold them: the heads of its chunks tell. The position in the
+    file stays the same.
+
+    Raises:
+        OSError: the file is cut off.
+    """
+    before = file.tell()
+    try:
+        file.seek(8)
+        while True:
+            head = file.read(8)
+            if len(head) < 8:
+                raise OSError("the file is cut off")
+            length, kind = struct.unpack(">I4s", head)
+            if kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            if kind == b"IEND":
+                return False
+            file.seek(length + 4, 1)
+    finally:
+        file.seek(before)
 
 
 def read_map(value: Any, source: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from PIL import Image
 from ...errors import ImageSizeError, LabelFormatError
 from ...utils.run_length import rle_runs
 from ..classes import IGNORE_INDEX, SegmentationClasses
-from .image_files import ORIENTATION, TRANSPOSED, open_image
+from .image_files import TRANSPOSED, stored_size
 from .label_files import Maps, Where
 from .polygons import coco_polygon, drawn
 
@@ -187,8 +187,7 @@ class DrawnShapes:
 
     def read(self, values: dict[str, Any], where: Where, instances: bool = True) -> Maps:
         source = where(self.image_column)
-        with open_image(values[self.image_column], source, decode=False) as image:
-            stored, orientation = image.size[::-1], image.getexif().get(ORIENTATION, 1)
+        stored, orientation = stored_size(values[self.image_column], source)
         upright = stored[::-1] if orientation >= 5 else stored
         known = tuple(values[SIZE_COLUMN]) or upright
         if known not in (upright, stored):
