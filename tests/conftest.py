@@ -1,11 +1,14 @@
-"""Fixtures shared by all tests: where the reference values and the real images lie, and one thread a worker."""
+"""Fixtures shared by all tests: where the reference values and the real images lie, one thread a worker, and the
+families of base models."""
 
+import importlib
 import os
 from pathlib import Path
 
 import pytest
 
 SHARED = Path(os.environ.get("SSPROMPT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+TINY_FAMILIES = Path(__file__).parent / "support" / "tiny_families"
 REFERENCE = Path(os.environ.get("SEEM_REFERENCE", SHARED / "reference"))
 
 
@@ -53,3 +56,20 @@ def hub():
 
     with LocalHub() as server:
         yield server
+
+
+@pytest.fixture(params=sorted(path.stem for path in TINY_FAMILIES.glob("[a-z]*.py")))
+def tiny(request, monkeypatch):
+    """Every family of base models, one after the other; see `tiny_families.TinyFamily`."""
+    from ssprompt_hf.models import registry
+
+    described = importlib.import_module(f"tiny_families.{request.param}").TINY
+    reason = described.skips.get(request.node.originalname)
+    if reason is not None:
+        pytest.skip(reason)
+    if described.family.name not in registry.FAMILIES:
+        monkeypatch.setattr(registry, "FAMILIES", dict(registry.FAMILIES))
+        monkeypatch.setattr(registry, "MODEL_TYPES", dict(registry.MODEL_TYPES))
+        module = type(described.family).__module__
+        registry.register_family(described.family.name, module, described.family.model_types)
+    return described

@@ -15,14 +15,10 @@ from ssprompt_hf.tuners.ssprompt import point_grid_tokens
 
 MAKERS = {"sam": tiny_sam, "sam2": tiny_sam2}
 CONFIGS = {
-    "ssprompt": SSPromptConfig(),
-    "spaprompt": SSPromptConfig(semantic_embedding=False, semantic_weight=False),
     "semprompt": SSPromptConfig(spatial_embedding=False, spatial_weight=False, weight_per_token=True),
     "vspl": VSPLConfig(point_grid_size=4),
 }
 LEARNED = {
-    "ssprompt": {"points", "class_tokens"},
-    "spaprompt": {"points"},
     "semprompt": {"class_tokens"},
     "vspl": {"point_coordinates"},
 }
@@ -84,6 +80,12 @@ def test_untrained_disabled_merged_and_saved(model, method, tmp_path):
     assert (model_fingerprint(merged) == mark) == ("points" not in moved)
 
 
+def test_a_default_grid_of_another_size_is_refused(model, tmp_path):
+    get_peft_model(model, SSPromptConfig()).save_pretrained(tmp_path)
+    with pytest.raises(AdapterError, match=r"has shape \(16, 32\).*need \(4, 32\)"):
+        PeftModel.from_pretrained(MAKERS[model.config.model_type](point_grid_size=2), tmp_path)
+
+
 def test_a_grid_of_another_size_belongs_to_the_adapter(model, tmp_path):
     config = SSPromptConfig(spatial_source="point_grid", point_grid_size=3)
     wrapped = get_peft_model(model, config)
@@ -96,23 +98,3 @@ def test_a_grid_of_another_size_belongs_to_the_adapter(model, tmp_path):
     wrapped.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(MAKERS[model.config.model_type](class_names=None), tmp_path)
     assert torch.equal(answers(again), answers(wrapped))
-
-
-def test_transformers_loads_adapters_too(model, tmp_path):
-    wrapped = get_peft_model(model, SSPromptConfig())
-    learn(wrapped)
-    wrapped.save_pretrained(tmp_path)
-    other = MAKERS[model.config.model_type](class_names=["thing"])
-    other.load_adapter(str(tmp_path))
-    assert torch.equal(answers(other), answers(wrapped)) and other.config.class_names == NAMES
-    other.disable_adapters()
-    assert other.config.class_names == ["thing"]
-
-
-def test_another_base_model_is_refused(model, tmp_path):
-    get_peft_model(model, SSPromptConfig()).save_pretrained(tmp_path)
-    make = MAKERS[model.config.model_type]
-    with pytest.raises(AdapterError, match="another set of weights"):
-        PeftModel.from_pretrained(make(seed=1), tmp_path)
-    with pytest.raises(AdapterError, match=r"has shape \(16, 32\).*need \(4, 32\)"):
-        PeftModel.from_pretrained(make(point_grid_size=2), tmp_path)

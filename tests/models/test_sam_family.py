@@ -79,12 +79,6 @@ def test_random_models_of_full_size(name, millions):
     assert model.points.weight.shape == (16, 256)
 
 
-def test_a_random_model_of_a_folder(tmp_path):
-    tiny_sam2().save_pretrained(tmp_path)
-    model, processor = SAM2.random_model(str(tmp_path), ["a", "b"])
-    assert answers(model).shape == (4, 16, 16) and processor.size["height"] == SIDE
-
-
 def test_names(monkeypatch, tmp_path):
     known = BaseModel("sam-vit-b", "sam", "", "facebook/sam-vit-base")
     monkeypatch.setattr(registry, "BASE_MODELS", {"sam-vit-b": known})

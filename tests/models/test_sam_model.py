@@ -5,9 +5,8 @@ import math
 
 import pytest
 import torch
-from tiny_sam import NAMES, SIDE, grid_inputs, images, tell_classes_apart, theirs, tiny_sam
+from tiny_sam import NAMES, SIDE, grid_inputs, images, reference, tell_classes_apart, theirs, tiny_sam
 from tiny_sam2 import tiny_sam2
-from transformers import Sam2Model, SamModel
 
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.models.fingerprint import model_fingerprint
@@ -16,7 +15,7 @@ from ssprompt_hf.models.sam.prompting import grid_points
 from ssprompt_hf.segmentation import tiles
 from ssprompt_hf.training.losses import MatchingLoss, SemanticLoss
 
-KINDS = {"sam": (tiny_sam, SamModel), "sam2": (tiny_sam2, Sam2Model)}
+KINDS = {"sam": tiny_sam, "sam2": tiny_sam2}
 
 
 @pytest.fixture(params=KINDS)
@@ -26,31 +25,12 @@ def kind(request):
 
 @pytest.fixture
 def model(kind):
-    return KINDS[kind][0]()
-
-
-def plain(model):
-    return theirs(model, KINDS[model.config.model_type][1])
-
-
-@torch.no_grad()
-def reference(model, pixel_values, grid_size=4, num_classes=3, num_class_tokens=1) -> dict[str, torch.Tensor]:
-    """Of transformers' model, asked image by image, with the grid once a class."""
-    other = plain(model)
-    inputs = grid_inputs(grid_size, num_classes, 1, num_class_tokens)
-    outputs = [other(image[None], **inputs, multimask_output=False) for image in pixel_values]
-    found = {
-        "masks_logits": torch.cat([output.pred_masks[0, :, 0] for output in outputs]),
-        "iou_scores": torch.cat([output.iou_scores[0, :, 0] for output in outputs]),
-    }
-    if "object_score_logits" in outputs[0]:
-        found["object_score_logits"] = torch.cat([output.object_score_logits[0, :, 0] for output in outputs])
-    return found
+    return KINDS[kind]()
 
 
 @pytest.mark.parametrize("settings", [{}, {"point_grid_size": 3}, {"num_class_tokens": 2}], ids=str)
 def test_answers_are_those_of_transformers_to_the_bit(kind, settings):
-    model = KINDS[kind][0](**settings)
+    model = KINDS[kind](**settings)
     layout = {"grid_size": settings.get("point_grid_size", 4), "num_class_tokens": settings.get("num_class_tokens", 1)}
     expected = reference(model, images(2), **layout)
     with torch.no_grad():
@@ -96,7 +76,7 @@ def test_an_image_does_not_depend_on_its_company(model):
 
 
 def test_with_its_own_prompts_it_is_transformers_model(model):
-    other, inputs = plain(model), grid_inputs(2, 1, 1)
+    other, inputs = theirs(model), grid_inputs(2, 1, 1)
     with torch.no_grad():
         for arguments in (inputs, {"input_boxes": torch.tensor([[[8.0, 8.0, 40.0, 50.0]]])}):
             output, expected = model(images(1), **arguments), other(images(1), **arguments)
@@ -132,7 +112,7 @@ def test_features_say_all_that_pixels_say(model):
     assert model.feature_settings() == before
 
 
-@pytest.mark.parametrize("slot", ["points", "point_tokens", "class_tokens", "point_coordinates"])
+@pytest.mark.parametrize("slot", ["point_tokens", "point_coordinates"])
 def test_gradients_are_those_of_finite_differences(model, slot):
     tell_classes_apart(model)
     model = model.double().requires_grad_(False)
@@ -143,7 +123,7 @@ def test_gradients_are_those_of_finite_differences(model, slot):
     if slot == "point_coordinates":
         values = grid_points(3).double() * 0.9
     else:
-        values = (model.points if slot == "point_tokens" else module).weight.detach().clone()
+        values = model.points.weight.detach().clone()
 
     def loss(prompts):
         module.weight = prompts
@@ -159,8 +139,6 @@ def test_gradients_are_those_of_finite_differences(model, slot):
     difference = (ends[0] - ends[1]) / 2e-6
     assert difference.abs() > 1e-3
     torch.testing.assert_close((learned.grad * direction).sum(), difference, rtol=1e-5, atol=1e-7)
-    if slot == "class_tokens":
-        assert not learned.grad[1].any()  # nobody asked
 
 
 def test_forgotten_chunks_are_computed_again_to_the_bit(model):
@@ -296,7 +274,7 @@ def test_errors(model):
     with pytest.raises(SSPromptError, match="call set_class_names"):
         model(images(1))
     with pytest.raises(SSPromptError, match="point_grid_size is 0"):
-        KINDS[model.config.model_type][0](point_grid_size=0)
+        KINDS[model.config.model_type](point_grid_size=0)
 
 
 def test_grid_is_that_of_vspl():

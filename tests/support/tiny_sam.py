@@ -1,7 +1,7 @@
 """A tiny SAM: squares of 64 pixels, patches of 16, embeddings of 4 x 4, masks of 16 x 16."""
 
 import torch
-from transformers import SamConfig, SamModel
+from transformers import Sam2Model, SamConfig, SamModel
 
 from ssprompt_hf.models.sam import SamForPromptedSegmentation
 
@@ -43,10 +43,13 @@ def tiny_sam(class_names: list[str] | None = NAMES, seed: int = 0, **settings) -
     return model
 
 
-def theirs(model: torch.nn.Module, kind: type = SamModel) -> torch.nn.Module:
+THEIRS = {"sam": SamModel, "sam2": Sam2Model}
+
+
+def theirs(model: torch.nn.Module) -> torch.nn.Module:
     """Transformers' own model with the same weights."""
     slots = tuple(f"{slot.path}." for slot in model.prompt_slots.values())
-    plain = kind(model.config).eval()
+    plain = THEIRS[model.config.model_type](model.config).eval()
     plain.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith(slots)})
     return plain.to(model.dtype)
 
@@ -79,3 +82,18 @@ def grid_inputs(grid_size: int, num_classes: int, count: int, num_class_tokens: 
         "input_points": points.expand(count, num_classes, -1, -1),
         "input_labels": labels.expand(count, num_classes, -1),
     }
+
+
+@torch.no_grad()
+def reference(model, pixel_values, grid_size=4, num_classes=3, num_class_tokens=1) -> dict[str, torch.Tensor]:
+    """Of transformers' model, asked image by image, with the grid once a class."""
+    other = theirs(model)
+    inputs = grid_inputs(grid_size, num_classes, 1, num_class_tokens)
+    outputs = [other(image[None], **inputs, multimask_output=False) for image in pixel_values]
+    found = {
+        "masks_logits": torch.cat([output.pred_masks[0, :, 0] for output in outputs]),
+        "iou_scores": torch.cat([output.iou_scores[0, :, 0] for output in outputs]),
+    }
+    if "object_score_logits" in outputs[0]:
+        found["object_score_logits"] = torch.cat([output.object_score_logits[0, :, 0] for output in outputs])
+    return found

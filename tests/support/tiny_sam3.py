@@ -14,7 +14,15 @@ from ssprompt_hf.models.sam3 import Sam3ForPromptedSegmentation, Sam3LiteTextFor
 from ssprompt_hf.models.seem.byte_tokenizer import byte_tokenizer
 
 CLASS_NAMES = ["car", "sky", "traffic_light", "a big old tree"]
+PHRASES = [name.replace("_", " ") for name in CLASS_NAMES]
 SIDE = 56
+HEADS = {
+    "semantic_logits": lambda output: output.semantic_seg[:, 0],
+    "queries_logits": lambda output: output.pred_logits,
+    "masks_logits": lambda output: output.pred_masks,
+    "presence_logits": lambda output: output.presence_logits[:, 0],
+}
+"""Of our output, by what transformers' model says."""
 OURS = {"sam3": Sam3ForPromptedSegmentation, "sam3_lite_text": Sam3LiteTextForPromptedSegmentation}
 THEIRS = {"sam3": Sam3Model, "sam3_lite_text": Sam3LiteTextModel}
 
@@ -89,6 +97,16 @@ def images(count: int = 2, side: int = SIDE, seed: int = 1) -> torch.Tensor:
 def phrase(name: str) -> dict[str, torch.Tensor]:
     """`input_ids` and `attention_mask` as `Sam3Processor` makes them."""
     return dict(tokenizer()(name, return_tensors="pt", padding="max_length", max_length=32))
+
+
+@torch.no_grad()
+def reference(
+    model: torch.nn.Module, pixel_values: torch.Tensor, phrases: list[str] = PHRASES
+) -> dict[str, torch.Tensor]:
+    """Heads of transformers' model, asked image by image and phrase by phrase."""
+    plain = theirs(model)
+    outputs = [plain(pixel_values=image[None], **phrase(text)) for image in pixel_values for text in phrases]
+    return {name: torch.cat([head(output) for output in outputs]) for name, head in HEADS.items()}
 
 
 @contextlib.contextmanager

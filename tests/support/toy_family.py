@@ -124,7 +124,7 @@ class ToyFamily(ModelFamily):
 
     def info(self, source, **access):
         config = ToyConfig.from_pretrained(source, **access)
-        return BaseModelInfo("toy", config.class_names)
+        return BaseModelInfo("toy", config.class_names, has_text_encoder=False)
 
     def load(self, source, prompt_encoders=(), **kwargs):
         return ToyModel.from_pretrained(source, **kwargs).eval(), ToyImageProcessor()
