@@ -179,6 +179,8 @@ def _movement(explanation: dict[str, Any], count: int = 20) -> str:
             continue
         order = sorted(range(len(group["names"])), key=lambda i: -group["movement"][i])[:count]
         roles = explanation.get("roles") if kind == "spatial" and _have_parts(explanation) else None
+        if roles and len(roles["adapted"]) != len(group["names"]):  # what answers are not the spatial prompts (SAM)
+            roles = None
         header = [f"{kind} prompt", "movement"] + ["cosine"] * ("cosine" in group) + ["w"] * ("weights" in group)
         header += ["serves most"] * (roles is not None)
         rows = []
