@@ -27,9 +27,10 @@ from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.metrics import confusion_matrix, scores_from_confusion
 from ssprompt_hf.reproduce.presets import make_preset
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments
+from ssprompt_hf.training.data_choice import select_training_images
 from ssprompt_hf.training.examples import EvaluationExamples
 from ssprompt_hf.training.losses import label_shares
-from ssprompt_hf.training.runs import prepare_training, select_training_images
+from ssprompt_hf.training.runs import prepare_training
 from ssprompt_hf.training.settings import DataArguments, PromptArguments
 from ssprompt_hf.training.trainer import SSPromptTrainer
 

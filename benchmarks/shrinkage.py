@@ -18,8 +18,9 @@ from transformers import PrinterCallback
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.reproduce.presets import Domain
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments
+from ssprompt_hf.training.data_choice import select_training_images
 from ssprompt_hf.training.feature_cache import FeatureCache
-from ssprompt_hf.training.runs import prepare_training, select_training_images
+from ssprompt_hf.training.runs import prepare_training
 from ssprompt_hf.training.settings import PromptArguments
 from ssprompt_hf.training.shrinkage import (
     INTERVALS,

@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from .utils.version import __version__
+
 if TYPE_CHECKING:
     from .model import SSPromptModel
     from .training.arguments import SSPromptTrainingArguments
@@ -36,6 +38,7 @@ __all__ = [
     "SSPromptTrainer",
     "SSPromptTrainingArguments",
     "VSPLConfig",
+    "__version__",
     "evaluate_adapter",
     "train_adapter",
 ]

@@ -17,6 +17,10 @@ class DownloadError(SSPromptError, OSError):
     """A file cannot be had from the Hub: no connection, no access, or it is not there."""
 
 
+class UploadError(SSPromptError, OSError):
+    """A file cannot be sent to the Hub: no connection, no right to write there, or a name that is none."""
+
+
 class AdapterError(SSPromptError):
     """An adapter's configuration contradicts itself or the base model, or its files are missing or damaged."""
 

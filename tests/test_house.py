@@ -39,7 +39,7 @@ FLOORS: list[dict[str, tuple[str, ...]]] = [
     {"training": ("training",)},
     {"explain": ("explain",), "reproduce": ("reproduce",)},
     {"cli": ("cli",)},
-    {"package": ("",)},
+    {"package": ("", "__main__")},
 ]
 """Lowest first: name of a room -> the modules in it, each with all that is below it; the longest match counts. Rooms
 of one floor do not import each other."""

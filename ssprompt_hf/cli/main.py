@@ -8,7 +8,8 @@ import warnings
 
 from ..errors import SSPromptError
 from ..utils.text import printable
-from . import convert, datasets, demo, evaluate, explain, info, predict, reproduce, train
+from ..utils.version import __version__
+from . import convert, data, datasets, demo, evaluate, explain, info, predict, reproduce, train
 from .options import LazyParser
 
 COMMANDS = {
@@ -21,6 +22,7 @@ COMMANDS = {
     "reproduce": reproduce,
     "convert": convert,
     "datasets": datasets,
+    "data": data,
 }
 """Name of a sub-command -> its module; `--help` lists them in this order."""
 
@@ -38,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     # OpenMP reads it when torch is loaded. Threads that spin while they wait gain a little on quiet cores, and make
     # training a hundred times slower where another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not sys.stderr.isatty():  # bars that are redrawn would fill a log
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # those of transformers, too
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     parser = build_parser()
     options = parser.parse_args(arguments)
     # transformers, peft and torch tell each other about coming changes; users can do nothing about these
@@ -76,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ssprompt-hf", description="Adapt promptable segmentation models with learned prompts."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=LazyParser)
     for name, module in COMMANDS.items():
         text = module.HELP

@@ -119,6 +119,32 @@ def build(cls: type[T], options: argparse.Namespace) -> T:
     return cls(**{name: value for name, value in vars(options).items() if name in names})
 
 
+def split_class_names(names: list[str] | None, images: list[str]) -> list[str] | None:
+    """
+    Class names as they are given after `--class_names`: words, or one text with commas.
+
+    Args:
+        images: the images and folders that were given before.
+
+    Raises:
+        SSPromptError: no image is left, or a name is that of a folder or an image.
+    """
+    if names is not None:
+        taken = [name for name in names if os.path.exists(name) and (not images or os.sep in name or "." in name)]
+        if taken:
+            others = ",".join(name for name in names if name not in taken) or "road,car"
+            raise SSPromptError(
+                f"--class_names took {taken[0]!r} for a class: give the images first, as in "
+                f"{taken[0]} --class_names {others}"
+            )
+    if not images:
+        raise SSPromptError("no images: give files or folders")
+    if names is None:
+        return None
+    split = [name.strip() for text in names for name in text.split(",")]
+    return [name for name in split if name]
+
+
 def training_arguments(options: argparse.Namespace) -> "SSPromptTrainingArguments":
     """
     Those of a training or an evaluation.

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import NoImagesError, SSPromptError, UnreadableFileError
 from ..models.registry import DEFAULT_BASE_MODEL
 from ..utils.text import printable
-from .options import check_folder
+from .options import check_folder, split_class_names
 
 HELP = "segment images"
 
@@ -18,7 +18,7 @@ def fill(parser: argparse.ArgumentParser):
     """The options of `predict`."""
     from ..utils.tasks import TASKS
 
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files or folders of them")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files or folders of them")
     parser.add_argument("--adapter", metavar="NAME", help="folder, Hub id or name of an adapter")
     parser.add_argument(
         "--base_model",
@@ -29,7 +29,8 @@ def fill(parser: argparse.ArgumentParser):
         "--class_names",
         nargs="+",
         metavar="CLASS",
-        help="what to look for, without an adapter; for instances and panoptic segments each of these is a thing",
+        help="what to look for, without an adapter, as words or with commas; for instances and panoptic segments each "
+        "of these is a thing",
     )
     parser.add_argument("--task", choices=TASKS, help="default: the adapter's, or semantic")
     parser.add_argument("--threshold", type=float, metavar="SCORE", help="least score of segments")
@@ -52,6 +53,7 @@ def run(options: argparse.Namespace):
     from ..model import SSPromptModel
     from ..utils.files import atomic_path, write_json
 
+    options.class_names = split_class_names(options.class_names, options.images)
     if options.adapter is None:
         base = options.base_model or DEFAULT_BASE_MODEL
         info = base_model_info(base)

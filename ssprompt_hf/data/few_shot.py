@@ -202,7 +202,7 @@ def select_shots(
     elif not allow_fewer:
         _check_available(available, class_names, shots, min_pixels, statistics.vanished_classes(class_names))
 
-    order = _seeded_order(statistics.file_names, seed)
+    order = seeded_order(statistics.file_names, seed)
     chosen: list[int] = []
     have = np.zeros(shows.shape[1], np.int64)
     # "per_class" is one round with the goal K; "total" raises the goal by one whenever a round is done
@@ -233,7 +233,7 @@ def select_shots(
     )
 
 
-def _seeded_order(file_names: Sequence[str], seed: int) -> np.ndarray:
+def seeded_order(file_names: Sequence[str], seed: int) -> np.ndarray:
     """Positions sorted by a digest of seed and name: no generator whose stream could change between versions."""
     keys = [hashlib.sha256(f"{seed}\0{name}".encode()).digest() for name in file_names]
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)

@@ -15,10 +15,12 @@ from .datasets.layouts import DatasetInfo
 from .datasets.loading import load_known_dataset
 from .sources.binary_masks import binary_classes
 from .sources.columns import ColumnSource
-from .sources.folder import has_label_images, load_segmentation_folder
-from .sources.hub import COLUMN_OPTIONS, is_hub_folder, load_hub_dataset, wrap_dataset
+from .sources.folder import folder_splits, has_label_images, load_segmentation_folder
+from .sources.hub import COLUMN_OPTIONS, hub_folder_splits, is_hub_folder, load_hub_dataset, wrap_dataset
 from .sources.label_files import IdMaps
 from .sources.label_formats.catalog import formats_text, labelled_dataset, read_labelled_folder
+from .sources.label_formats.labelled_folder import WHOLE
+from .splits import SPLIT_FLAGS, split_aliases
 from .street_scenes.dataset import load_street_scenes
 
 FOLDER_OPTIONS = ("unlabelled",)
@@ -26,7 +28,7 @@ FOLDER_OPTIONS = ("unlabelled",)
 
 
 def load_segmentation_dataset(
-    dataset: str | os.PathLike | datasets.Dataset | None = None,
+    dataset: str | os.PathLike | datasets.Dataset | datasets.DatasetDict | None = None,
     data_dir: str | os.PathLike | None = None,
     split: str = "train",
     classes: ClassesLike | None = None,
@@ -44,7 +46,8 @@ def load_segmentation_dataset(
       annotation tool (COCO, LabelMe, YOLO, Pascal VOC, CVAT, Label Studio: `sources.label_formats`); or, where the
       folder holds Parquet files, a `metadata.jsonl`, or was written by `save_to_disk`, a `datasets` data set.
     * `"street-scenes/<condition>"` or `"street-scenes/<condition>/<label set>"`: drawn scenes (`load_street_scenes`).
-    * a Hub id `owner/name`, or a `datasets.Dataset`: any data set with an image and a label column (`wrap_dataset`).
+    * a Hub id `owner/name`, or a `datasets.Dataset` or `DatasetDict`: any data set with an image and a label column
+      (`wrap_dataset`).
 
     Args:
         dataset: name, folder or data set.
@@ -57,8 +60,8 @@ def load_segmentation_dataset(
         cache_dir: folder for the lists of files of known data sets; by default under the Hugging Face cache.
         options: for known names `labels`, the name of a kind of label file, and what `ssprompt-hf datasets` lists
             (`version`, `class_order`); for street scenes those of `load_street_scenes`; for Hub data sets the column
-            names of `wrap_dataset`, `revision` and `config_name`; for annotation tools `unlabelled`, which says what
-            pixels without shape are: `background` (a class of its own) or `ignore`.
+            names of `wrap_dataset`, `revision` and `config_name`; for annotation tools `unlabelled`, which
+            says what pixels without shape are: `background` (a class of its own) or `ignore`.
 
     Raises:
         DatasetError: what is missing or wrong; the subclasses are in `ssprompt_hf.errors`.
@@ -75,7 +78,14 @@ def load_segmentation_dataset(
         raise DatasetError(
             f"`condition` is for data sets known by name, such as 'acdc', not for {dataset or data_dir}."
         )
+    if isinstance(dataset, datasets.DatasetDict):
+        dataset = _one_split(dataset, split)
     opened = _load_other(dataset, data_dir, split, classes, options)
+    if task == "instance" and not opened.classes.thing_indices:
+        raise DatasetError(
+            f"{opened.name}: no class is a thing, so there are no instances to learn or score. Mark those that are "
+            'in classes.json: {"name": "' + opened.classes.names[0] + '", "thing": true}.'
+        )
     if task is not None and task != "semantic":
         if task not in TASKS:
             raise DatasetError(f"`task` must be one of {', '.join(TASKS)}, not {task!r}.")
@@ -132,6 +142,45 @@ def _load_other(
             f"{folder}: no such folder. A data set is a folder, 'street-scenes/<condition>', or a Hub id 'owner/name'."
         )
     return _load_hub(str(dataset), split, classes, options)
+
+
+def _one_split(loaded: datasets.DatasetDict, split: str) -> datasets.Dataset:
+    name = next((name for name in split_aliases(split) if name in loaded), None)
+    if name is None:
+        raise NoImagesError(f"the DatasetDict has no split {split!r}; there are {', '.join(loaded)}. {SPLIT_FLAGS}")
+    return loaded[name]
+
+
+def dataset_splits(
+    dataset: str | os.PathLike | datasets.Dataset | datasets.DatasetDict | None,
+    data_dir: str | os.PathLike | None = None,
+    classes: ClassesLike | None = None,
+    **options: Any,
+) -> list[str] | None:
+    """
+    The splits of a data set that lies on this machine, of which there may be none.
+
+    Args:
+        dataset, data_dir, classes, options: as of `load_segmentation_dataset`.
+
+    Returns:
+        their names; None for data sets known by name, street scenes and those of the Hub, which have their own.
+
+    Raises:
+        DatasetError: annotation files are damaged.
+    """
+    if isinstance(dataset, datasets.DatasetDict):
+        return list(dataset)
+    if isinstance(dataset, datasets.Dataset):
+        return []
+    is_name = dataset is not None and (data_dir is not None or not os.path.isdir(dataset))
+    folder = Path(data_dir or dataset or "")
+    if is_name or not folder.is_dir():
+        return None
+    if is_hub_folder(folder):
+        return hub_folder_splits(str(folder))
+    found = read_labelled_folder(folder, None if classes is None else resolve_classes(classes), **options)
+    return folder_splits(folder) if found is None else [name for name in found.splits if name != WHOLE]
 
 
 def _load_folder(folder: Path, split: str, classes: SegmentationClasses | None, **options: Any) -> SegmentationDataset:

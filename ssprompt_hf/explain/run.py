@@ -93,7 +93,7 @@ def explain_adapter(
     if images is None:
         explanation["data"] = {"missing": missing}
     else:
-        explanation["data"] = {"dataset": images.name, "split": data.eval_split, "images": len(images)}
+        explanation["data"] = {"dataset": images.name, "split": data.evaluation_split, "images": len(images)}
         args = SSPromptTrainingArguments(output_dir=str(output), use_cpu=use_cpu, report_to="none")
         trainer = evaluation_trainer(model, data, args, images)
         observer = Observer(len(images), len(images.classes))
@@ -137,7 +137,7 @@ def _images(data: DataArguments, config: PromptConfig) -> tuple[SegmentationData
             own = f"its own, {config.dataset}, does not come with this package" if config.dataset else "it names none"
             return None, f"no data set was given with the adapter, and {own}"
         data = dataclasses.replace(data, dataset=config.dataset)
-    return data.load_evaluation(config.task), ""
+    return data.load_evaluation(config.task, config), ""
 
 
 def _no_text_encoder(base: str | None) -> str:

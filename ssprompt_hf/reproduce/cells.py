@@ -31,14 +31,8 @@ from ..errors import DownloadError, SSPromptError
 from ..loading import load_base_model
 from ..models.fingerprint import model_fingerprint
 from ..training.arguments import SSPromptTrainingArguments, open_arguments
-from ..training.runs import (
-    ADAPTER,
-    in_percent,
-    prepare_evaluation,
-    prepare_training,
-    select_training_images,
-    unusual_arguments,
-)
+from ..training.data_choice import select_training_images
+from ..training.runs import ADAPTER, in_percent, prepare_evaluation, prepare_training, unusual_arguments
 from ..training.settings import PromptArguments
 from ..tuners import PromptConfig
 from ..tuners.base.config import current_versions
@@ -117,7 +111,8 @@ class CellRunner:
             settings["training"] = _training_settings(self._arguments("semantic", 0))
             settings["training"].pop("shrinkage")  # which comes after the last step
         else:
-            data = dataclasses.asdict(work.domain.arguments(work.base_model))
+            arguments = work.domain.arguments(work.base_model)
+            data = dataclasses.asdict(arguments) | {"eval_split": arguments.evaluation_split}
             data = {name: value for name, value in data.items() if name not in ("base_model", "train_split")}
             settings = {"base_model": self._base(work.base_model), "task": work.task, "data": data}
             settings["adapter"] = work.training and self.training_settings(work.training)

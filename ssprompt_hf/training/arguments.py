@@ -4,12 +4,14 @@ import atexit
 import gc
 import json
 import math
+import sys
 from dataclasses import dataclass, field
 
 import torch
 from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import OptimizerNames
+from transformers.utils import is_in_notebook
 
 from ..errors import SSPromptError
 from ..models.transformers_compat import get_reporting_integration_callbacks
@@ -55,6 +57,10 @@ class SSPromptTrainingArguments(TrainingArguments):
         learning_rate: in units of the size of what is learned (the root mean square of the default prompts, or of the
             vocabulary), so that one number suits all kinds of prompts and base models. By default the
             `default_learning_rate` of the adapter's configuration, or transformers' own for one of another library.
+        eval_strategy: `"steps"` or `"epoch"` to evaluate during training, too; `"no"` not to evaluate at all, see
+            `evaluates`. By default only the finished adapter is evaluated.
+        early_stopping_patience: stop when the score has not improved at so many evaluations in a row, and keep the
+            best adapter. Evaluates at every `save_steps` unless `eval_strategy` says when.
         task: `"semantic"`, `"instance"` or `"panoptic"`.
         semantic_loss: form of the loss of semantic training, see `SemanticLoss`. `"cross_entropy"` is the paper's.
         loss_resolution: `"mask"` or `"label"`, see `SemanticLoss`.
@@ -77,6 +83,8 @@ class SSPromptTrainingArguments(TrainingArguments):
             base models whose decoder has none that could be kept.
         negative_classes: for base models that are asked about one class at a time (SAM 3): how many classes that are
             not in it a training image is asked about, besides its own.
+
+    `evaluates` tells whether an adapter is evaluated at all, at least when it is finished.
 
     Raises:
         SSPromptError: a value that is none of its choices or out of its range, that `transformers` or this machine
@@ -102,6 +110,10 @@ class SSPromptTrainingArguments(TrainingArguments):
     lr_scheduler_type: str = "polynomial"
     lr_scheduler_kwargs: dict | str | None = None
     logging_steps: float = 20
+    eval_strategy: str | None = field(
+        default=None,
+        metadata={"help": "steps, epoch, or no: not at all (default: after training)"},
+    )
     save_strategy: str = "steps"
     save_steps: float = 50
     save_total_limit: int | None = 2
@@ -112,6 +124,10 @@ class SSPromptTrainingArguments(TrainingArguments):
     ddp_broadcast_buffers: bool | None = False
     ddp_find_unused_parameters: bool | None = False
 
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "stop after so many evaluations without a better score"},
+    )
     task: str = field(default="semantic", metadata={"help": "semantic, instance or panoptic"})
     semantic_loss: str = field(default="mixed", metadata={"help": f"one of {', '.join(SEMANTIC_LOSSES)}"})
     loss_resolution: str = field(default="mask", metadata={"help": "resolution of the semantic loss: mask or label"})
@@ -120,9 +136,8 @@ class SSPromptTrainingArguments(TrainingArguments):
     shrinkage: float | None = field(
         default=None,
         metadata={
-            "help": "after training, go back towards the first prompts until the training loss has risen by this "
-            "share over the square root of the number of images (0: stay; default: 0.4 for SSPrompt and its halves, "
-            "else 0)"
+            "help": "after training, go back towards the first prompts until the loss has risen by this share over "
+            "the root of the number of images (0: stay; default: 0.4 for SSPrompt and its halves, else 0)"
         },
     )
     feature_cache: str = field(default="memory", metadata={"help": f"one of {', '.join(STORAGES)}"})
@@ -149,6 +164,13 @@ class SSPromptTrainingArguments(TrainingArguments):
             self.max_steps = MAX_STEPS if self.num_train_epochs is None else -1
         if self.num_train_epochs is None:
             self.num_train_epochs = TrainingArguments.num_train_epochs
+        self.evaluates = getattr(self.eval_strategy, "value", self.eval_strategy) != "no"
+        if self.early_stopping_patience is not None:
+            self._watch_scores()
+        if self.eval_strategy is None:
+            self.eval_strategy = "no"
+        if self.disable_tqdm is None:  # bars that are redrawn would fill a log
+            self.disable_tqdm = not (sys.stderr.isatty() or is_in_notebook())
         watches = self.load_best_model_at_end or self.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU
         if watches and self.metric_for_best_model is None:
             self.metric_for_best_model = BEST_METRICS.get(self.task)  # transformers' is the loss
@@ -175,6 +197,17 @@ class SSPromptTrainingArguments(TrainingArguments):
             raise SSPromptError("auto_find_batch_size would train from other batches than it says: leave it out")
         if not self.batch_eval_metrics or self.remove_unused_columns:
             raise SSPromptError("SSPromptTrainer needs batch_eval_metrics=True and remove_unused_columns=False")
+
+    def _watch_scores(self):
+        """What transformers asks of a training that stops early."""
+        if self.early_stopping_patience < 1:
+            raise SSPromptError(f"early_stopping_patience is {self.early_stopping_patience}; it must be at least 1")
+        if not self.evaluates:
+            raise SSPromptError("early_stopping_patience needs scores, but eval_strategy is no: leave out one of them")
+        if self.eval_strategy is None:
+            self.eval_strategy = self.save_strategy
+            self.eval_steps = self.eval_steps or self.save_steps
+        self.load_best_model_at_end = True
 
     def _check_choices(self):
         for name, choices in (

@@ -8,7 +8,7 @@ from ..errors import SSPromptError
 from ..loading import NAMES, base_model_facts
 from ..models.registry import DEFAULT_BASE_MODEL
 from .arguments import SSPromptTrainingArguments
-from .runs import select_training_images
+from .data_choice import choose_data
 from .settings import DataArguments, PromptArguments
 
 GIB = 2**30
@@ -31,10 +31,9 @@ def plan_training(data: DataArguments, prompts: PromptArguments, args: SSPromptT
     """
     if prompts.method == "zero_shot":
         raise SSPromptError("zero_shot trains nothing: leave out --dry_run")
-    images = data.load(data.train_split, args.task)
-    evaluation = data.load_evaluation(args.task)
-    selection = select_training_images(images, prompts, args.seed)
-    chosen = images if selection is None else images.select(selection.indices)
+    choice = choose_data(data, prompts, args)
+    images, chosen = choice.images, choice.chosen
+    evaluated = "none" if choice.evaluation is None else len(choice.evaluation)
     size = chosen.read_label(0).shape
     config = prompts.config(task=args.task)
     encoders = config.prompt_encoders(is_new=True, is_trainable=True)
@@ -51,7 +50,7 @@ def plan_training(data: DataArguments, prompts: PromptArguments, args: SSPromptT
     total = image_bytes * views
     lines = [
         f"data         {len(chosen)} of {len(images)} images of {images.name} to learn from, {len(images.classes)} "
-        f"classes, {len(evaluation)} images to evaluate on; the first is {size[0]}x{size[1]} pixels",
+        f"classes, {evaluated} images to evaluate on; the first is {size[0]}x{size[1]} pixels",
         f"steps        {_steps(args, len(chosen))} of {_step_size(args)} images",
         f"base model   {facts['name']}: {parameters / 1e6:.1f} M parameters held, {4 * parameters / GIB:.2f} GiB in "
         "float32" + text * (parameters < whole),

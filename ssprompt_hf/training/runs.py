@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from ..adapters.files import read_adapter
 from ..data.dataset import SegmentationDataset, check_disjoint
-from ..data.few_shot import FewShotSelection, label_statistics, select_shots
+from ..data.few_shot import FewShotSelection, label_statistics
 from ..errors import SSPromptError
 from ..model import SSPromptModel
 from ..models.registry import ADAPTER_WEIGHTS, DEFAULT_BASE_MODEL
@@ -24,6 +24,7 @@ from ..tuners.ssprompt.point_grid import point_grid_tokens
 from ..utils.files import atomic_path, write_json
 from .arguments import SSPromptTrainingArguments
 from .checkpoints import last_complete_checkpoint
+from .data_choice import choose_data
 from .feature_cache import FeatureCache
 from .settings import DataArguments, PromptArguments
 from .trainer import SSPromptTrainer
@@ -31,6 +32,13 @@ from .trainer import SSPromptTrainer
 logger = logging.get_logger(__name__)
 
 ADAPTER, METRICS, PICTURE = "adapter", "metrics.json", "picture.png"
+
+NEW_NAMES_MIOU = 0.15
+"""Zero-shot mean IoU below which the class names mean little to the base model."""
+NEW_NAMES_HINT = (
+    "zero-shot, these class names mean little to the base model; for such names --learning_rate 0.1 is often better "
+    "than the default"
+)
 
 
 def train_adapter(
@@ -42,7 +50,8 @@ def train_adapter(
 ) -> dict[str, Any]:
     """
     Choose images, learn prompts, evaluate with and without them, and write `adapter/`, `metrics.json` and
-    `picture.png` into `args.output_dir`. The method `zero_shot` only evaluates. The adapter is there as soon as it is
+    `picture.png` into `args.output_dir`. Which images are learned from and which scored on, `choose_data` says;
+    `eval_strategy="no"` scores on none. The method `zero_shot` only evaluates. The adapter is there as soon as it is
     learned, its metrics after the evaluation.
 
     Args:
@@ -64,12 +73,14 @@ def train_adapter(
     if not prompts.resume and not start_anew:
         _refuse_unfinished(output)
     with args.main_process_first(desc="reading the data"):
-        images = data.load(data.train_split, args.task)
-        evaluation = data.load_evaluation(args.task)
-        selection = select_training_images(images, prompts, args.seed)
+        choice = choose_data(data, prompts, args)
+    images, selection, evaluation = choice.images, choice.selection, choice.evaluation
+    if choice.note:
+        logger.warning(choice.note)
     trainer = prepare_training(data, prompts, args, images, selection, evaluation)
     model, chosen = trainer.model, trainer.train_dataset
-    check_disjoint(chosen, evaluation)
+    if evaluation is not None:
+        check_disjoint(chosen, evaluation)
     checkpoint = _checkpoint(output, prompts.resume, args)
     if checkpoint is not None:
         _check_same_adapter(Path(checkpoint), model.peft_config["default"])
@@ -82,12 +93,13 @@ def train_adapter(
         model.save_pretrained(output / ADAPTER)
         for name in (METRICS, PICTURE):  # those of an earlier run are not about this adapter
             (output / name).unlink(missing_ok=True)
-    fractions = trainer.evaluate_by_class(with_zero_shot=True)
+    fractions = {} if evaluation is None else trainer.evaluate_by_class(with_zero_shot=True)
     scores = {name: in_percent(values) for name, values in fractions.items()}
     method = model.peft_config["default"].method_name
     model.peft_config["default"].metrics = {
         title: {key: value for key, value in scores[name].items() if not isinstance(value, dict)}
         for name, title in (("zero_shot", "zero-shot"), ("adapted", method))
+        if name in scores
     }
     if not trainer.is_world_process_zero():
         return {}
@@ -105,14 +117,17 @@ def train_adapter(
         "dataset": images.name,
         "shots": None if selection is None else selection.to_dict(),
         "training_images": len(chosen),
-        "evaluation_images": len(evaluation),
+        "evaluation_images": 0 if evaluation is None else len(evaluation),
         "scores": scores,
         "settings": _settings(data, prompts, trainer.args),
         **facts,
     }
     write_json(output / METRICS, metrics)
-    _write_picture(output / PICTURE, model, evaluation, scores, data.image_size)
-    print(iou_table(fractions["adapted"], fractions["zero_shot"]))
+    _write_picture(output / PICTURE, model, evaluation or chosen, scores, data.image_size)
+    if fractions:
+        print(iou_table(fractions["adapted"], fractions["zero_shot"]))
+        if args.learning_rate is None and fractions["zero_shot"]["mean_iou"] < NEW_NAMES_MIOU:
+            print(NEW_NAMES_HINT)
     return metrics
 
 
@@ -165,7 +180,7 @@ def evaluate_adapter(
         "method": "zero-shot" if adapter is None else model.peft_config["default"].method_name,
         "adapter": adapter,
         "dataset": images.name,
-        "split": data.eval_split,
+        "split": data.evaluation_split,
         "evaluation_images": len(images),
         "scores": scores,
         **facts,
@@ -234,7 +249,7 @@ def prepare_evaluation(
     args.task = task or ("semantic" if model is None else model.peft_config["default"].task)
     if images is None:
         with args.main_process_first(desc="reading the data"):
-            images = data.load_evaluation(args.task)
+            images = data.load_evaluation(args.task, None if model is None else model.peft_config["default"])
     classes = images.classes
     if model is None:
         model = SSPromptModel.from_pretrained(
@@ -255,22 +270,6 @@ def evaluation_trainer(
     """A trainer that has nothing to train, for the evaluation of a model on `images`."""
     processor = model.sized_image_processor(data.image_size or model.peft_config["default"].image_size)
     return SSPromptTrainer(model, args, processor, eval_dataset=images, feature_cache=feature_cache)
-
-
-def select_training_images(
-    images: SegmentationDataset, prompts: PromptArguments, seed: int
-) -> FewShotSelection | None:
-    """The few shots that `prompts` asks for, or None for all images; raises as `select_shots`."""
-    if prompts.shots is None:
-        return None
-    return select_shots(
-        label_statistics(images),
-        images.classes.names,
-        prompts.shots,
-        seed=seed,
-        mode=prompts.shot_mode,
-        allow_fewer=prompts.allow_fewer,
-    )
 
 
 def _untrained_model(
@@ -370,7 +369,7 @@ def _check_same_adapter(checkpoint: Path, config: PromptConfig):
 def _settings(data: DataArguments, prompts: PromptArguments, args: SSPromptTrainingArguments) -> dict[str, Any]:
     """All settings of the data and the method, and those of training that are not the defaults of transformers."""
     training = unusual_arguments(args)
-    return {"data": dataclasses.asdict(data), "prompts": dataclasses.asdict(prompts), "training": training}
+    return {"data": data.to_dict(), "prompts": dataclasses.asdict(prompts), "training": training}
 
 
 def unusual_arguments(args: SSPromptTrainingArguments) -> dict[str, Any]:
@@ -406,19 +405,19 @@ def in_percent(scores: dict[str, Any]) -> dict[str, Any]:
 def _write_picture(
     path: Path, model: SSPromptModel, images: SegmentationDataset, scores: dict[str, dict], image_size: int | None
 ):
-    """Image, truth and predictions of the image that shows the most classes (of the first 32; the first such)."""
+    """Image, truth and predictions of the image that shows the most classes (of the first 32; the first such).
+    `scores` holds those of the states that are shown; it is empty where nothing was scored and both are."""
     settings = {"task": "semantic", "image_size": image_size}
     statistics = label_statistics(images.select(range(min(len(images), 32))))
     example = images[int((statistics.pixel_counts > 0).sum(1).argmax())]
     predictions = {"zero_shot": None, "adapted": None}
-    if "adapted" in scores:
+    if "adapted" in scores or not scores:
         predictions["adapted"] = model.predict(example["image"], **settings).class_map
     with model.zero_shot():
         predictions["zero_shot"] = model.predict(example["image"], **settings).class_map
     titles = {
-        name: f"{title}, mean IoU {scores[name]['mean_iou']:.1f} over all images"
+        name: f"{title}, mean IoU {scores[name]['mean_iou']:.1f} over all images" if name in scores else title
         for name, title in (("zero_shot", "zero-shot"), ("adapted", model.peft_config["default"].method_name))
-        if name in scores
     }
     picture = comparison_picture(example["image"], images.classes, example["label"], **predictions, titles=titles)
     with atomic_path(path) as temporary:

@@ -1,11 +1,16 @@
 """What a run is about: the data, the base model and the method. Training itself: `SSPromptTrainingArguments`."""
 
 import json
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, fields
+
+from transformers.utils import logging
 
 from ..errors import SSPromptError
 from ..tuners import METHODS, PromptConfig, SSPromptConfig
 from ..tuners.ssprompt.config import SPATIAL_SOURCES
+
+logger = logging.get_logger(__name__)
 
 
 def parse_options(name: str, text: str | dict | None) -> dict:
@@ -34,12 +39,13 @@ class DataArguments:
     Args:
         base_model: a name, folder or Hub id.
         dataset: a known name (`ssprompt-hf datasets` lists them), `street-scenes/<condition>[/<label set>]`, a folder,
-            or a Hub id.
+            a Hub id, or a `datasets.Dataset` or `DatasetDict`.
         data_dir: folder of a known data set; or, in place of `dataset`, one with images, labels and a class file.
         condition: fog, night, rain, snow or all, of ACDC.
         classes: a class file, in place of the data set's own.
         dataset_options: JSON; for street scenes `num_images`, `size`, `seed`, for Hub data sets column names.
-        train_split, eval_split: names of the splits.
+        train_split: split to learn from.
+        eval_split: split to be scored on. By default `val`; where the data set has none, see `choose_data`.
         image_size: shorter side of the images in pixels; by default the adapter's or the image processor's.
         max_eval_images: evaluate on the first so many images only.
     """
@@ -62,13 +68,19 @@ class DataArguments:
         metadata={"help": "JSON: num_images, size, seed of street scenes; labels, version of known data sets"},
     )
     train_split: str = field(default="train", metadata={"help": "split to choose training images from"})
-    eval_split: str = field(default="val", metadata={"help": "split to evaluate on"})
+    eval_split: str | None = field(
+        default=None,
+        metadata={"help": "split to evaluate on (default: val, or images kept apart)"},
+    )
     image_size: int | None = field(
         default=None, metadata={"help": "shorter side of the images in pixels (default: the base model's)"}
     )
     max_eval_images: int | None = field(default=None, metadata={"help": "evaluate on the first so many images only"})
 
     def __post_init__(self):
+        for name in ("base_model", "dataset", "data_dir", "classes"):
+            if isinstance(getattr(self, name), os.PathLike):
+                setattr(self, name, os.fspath(getattr(self, name)))
         for name in ("image_size", "max_eval_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -83,21 +95,59 @@ class DataArguments:
         """
         from ..data import load_segmentation_dataset
 
+        options = self._options()
+        return load_segmentation_dataset(
+            self.dataset, self.data_dir, split, self.classes, task, self.condition, **options
+        )
+
+    def _options(self) -> dict:
         options = parse_options("dataset_options", self.dataset_options)
         for name in ("dataset", "data_dir", "split", "classes", "task", "condition"):
             if name in options:
                 flag = "--train_split or --eval_split" if name == "split" else f"--{name}"
                 raise SSPromptError(f"dataset_options holds {name!r}, which is given by itself, as {flag}")
-        return load_segmentation_dataset(
-            self.dataset, self.data_dir, split, self.classes, task, self.condition, **options
-        )
+        return options
 
-    def load_evaluation(self, task: str | None = None):
-        """The images to evaluate on, with the labels that `task` needs."""
-        dataset = self.load(self.eval_split, task)
+    def has_evaluation_split(self) -> bool:
+        """Whether there is a split to evaluate on: one is named, or the data set has a `val` under whatever name."""
+        from ..data.loading import dataset_splits
+        from ..data.splits import split_aliases
+
+        if self.eval_split is not None:
+            return True
+        splits = dataset_splits(self.dataset, self.data_dir, self.classes, **self._options())
+        return splits is None or any(name in splits for name in split_aliases("val"))
+
+    @property
+    def evaluation_split(self) -> str:
+        """The name of the split to evaluate on; of the training split where there is no other."""
+        return self.eval_split or ("val" if self.has_evaluation_split() else self.train_split)
+
+    def load_evaluation(self, task: str | None = None, adapter: PromptConfig | None = None):
+        """The images to evaluate on, with the labels that `task` needs. Where the data set has no split for it, these
+        are the training images, without those that an `adapter` of this data set was trained on, if any are left."""
+        dataset = self.load(self.evaluation_split, task)
+        if adapter is not None and adapter.dataset == dataset.name and not self.has_evaluation_split():
+            learned = set(adapter.chosen_images or ())
+            rest = [index for index, name in enumerate(dataset.file_names) if name not in learned]
+            if rest:
+                dataset = dataset.select(rest)
+            else:
+                logger.warning(
+                    f"the adapter was trained on all images of {dataset.name}: its scores say "
+                    "little about other images"
+                )
         if self.max_eval_images is not None:
             dataset = dataset.select(range(min(len(dataset), self.max_eval_images)))
         return dataset
+
+    def to_dict(self) -> dict:
+        """All settings as JSON values; of data in memory what `str` says of them."""
+        settings = {one.name: getattr(self, one.name) for one in fields(self)}
+        for name in ("dataset", "classes"):
+            if not isinstance(settings[name], (str, type(None))):
+                settings[name] = " ".join(str(settings[name]).split())
+        return settings
 
 
 @dataclass

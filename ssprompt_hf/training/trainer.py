@@ -19,6 +19,7 @@ from ..segmentation.predictions import Prediction
 from ..tuners.base import PromptConfig
 from ..tuners.base.model import adapted_kinds
 from .arguments import SSPromptTrainingArguments
+from .callbacks import add_callbacks
 from .checkpoints import check_settings, decisive_settings, write_settings
 from .defaults import active_config, learning_rate_scales, with_method_defaults
 from .evaluator import ADAPTED, ZERO_SHOT, Evaluator, base_model
@@ -94,6 +95,7 @@ class SSPromptTrainer(Trainer):
             **kwargs,
         )
         self.evaluator.device = self.args.device
+        add_callbacks(self)
         # our loss is a mean over images
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False

@@ -7,9 +7,10 @@ from tiny_training import save_tiny_base
 
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments
+from ssprompt_hf.training.data_choice import select_training_images
 from ssprompt_hf.training.feature_cache import features_bytes
 from ssprompt_hf.training.plan import plan_training
-from ssprompt_hf.training.runs import prepare_training, select_training_images
+from ssprompt_hf.training.runs import prepare_training
 from ssprompt_hf.training.settings import DataArguments, PromptArguments
 
 

@@ -305,5 +305,5 @@ def test_help(command, capsys):
         main([command, "--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    assert len(text.splitlines()) < 140
+    assert len(text.splitlines()) < 150
     assert ("--learning_rate" in text) == (command in ("demo", "train"))

@@ -7,10 +7,17 @@ from typing import Any
 
 import datasets
 import numpy as np
+from transformers.utils import logging
 
+from ...errors import UnreadableFileError
 from ..datasets_compat import table_fingerprint
-from .image_files import check_size, image_size, read_image
+from .image_files import check_size, file_bits, image_size, read_image
 from .label_files import LabelFormat
+
+logger = logging.get_logger(__name__)
+
+MAX_DEEP_IMAGES = 64
+"""So many images of more than 8 bits are looked at to know their range."""
 
 
 class ColumnSource:
@@ -50,6 +57,23 @@ class ColumnSource:
                 # undecoded, so that a damaged file can be named and a label be read alone
                 table = table.cast_column(column, datasets.Image(decode=False))
         self.table = table
+        self.bits = self._used_bits()
+
+    def _used_bits(self) -> int | None:
+        """Of images with more than 8 bits, how many are in use in some of the first ones; None for other images."""
+        found = None
+        for row in range(0, len(self.table), max(1, len(self.table) // MAX_DEEP_IMAGES)):
+            value = self.table[row][self.image_column]
+            try:
+                bits = file_bits(value, str(row))
+            except UnreadableFileError:  # whoever reads this row is told
+                continue
+            if bits is None and found is None:
+                return None  # one look at the first image is enough for nearly all data sets
+            found = max(found or 0, bits or 0)
+        if found is not None:
+            logger.warning_once(f"images of more than 8 bits: their values go up to {2**found - 1}, and are scaled so")
+        return found
 
     def read(self, row: int) -> dict[str, Any]:
         return self.decode(self.table[row], self.file_names[row])
@@ -57,7 +81,7 @@ class ColumnSource:
     def decode(self, values: dict[str, Any], name: str | None = None) -> dict[str, Any]:
         """`read` for the values of a row; `name` is what to call the image."""
         name = str(values.get(self.file_name_column, "a row")) if name is None else name
-        image = read_image(values[self.image_column], _where(values, self.image_column, name))
+        image = read_image(values[self.image_column], _where(values, self.image_column, name), self.bits)
         label, instance = self._maps(values, name, image.shape[:2], self.instances)
         return {"image": image, "label": label} | ({} if instance is None else {"instance": instance})
 

@@ -132,6 +132,19 @@ def load_hub_dataset(
     return wrap_dataset(loaded, classes, name=path, **columns)
 
 
+def hub_folder_splits(path: str) -> list[str]:
+    """The splits of a folder that `is_hub_folder`; none of what was saved without.
+
+    Raises:
+        NoImagesError: it cannot be read.
+    """
+    if _is_saved(Path(path)):
+        loaded = datasets.load_from_disk(path)
+        return list(loaded) if isinstance(loaded, datasets.DatasetDict) else []
+    with _hub_errors(path, (OSError, ValueError, RuntimeError)):
+        return datasets.get_dataset_split_names(path)
+
+
 def is_hub_folder(folder: Path) -> bool:
     """Whether a folder holds a data set in a form of the Hub: as `save_to_disk` writes it, Parquet files, or images
     with a table (`metadata.jsonl` or `.csv`) whose columns such as `label_file_name` name further images."""

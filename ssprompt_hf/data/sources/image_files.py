@@ -38,13 +38,68 @@ def open_image(value: Any, source: str, decode: bool = True) -> Image.Image:
         ) from error
 
 
-def read_image(value: Any, source: str) -> np.ndarray:
+def read_image(value: Any, source: str, bits: int | None = None) -> np.ndarray:
     """uint8 (H, W, 3), RGB, of an image file; see `upright_pixels`."""
-    return upright_pixels(open_image(value, source), source)
+    image = open_image(value, source)
+    deep = _deep_colors(value, image, source)
+    if deep is not None:
+        bits = bits or significant_bits(deep)
+        eight = Image.fromarray(np.minimum(deep >> bits - 8, 255).astype(np.uint8))
+        eight.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
+        image = eight
+    return upright_pixels(image, source, bits)
 
 
-def upright_pixels(image: Image.Image, source: str = "image") -> np.ndarray:
-    """uint8 (H, W, 3), RGB, turned upright as its EXIF data says; 16-bit images lose their lower byte.
+def significant_bits(pixels: np.ndarray) -> int:
+    """How many bits of 16-bit numbers are in use, as far as the largest of them tells: 8, 10, 12 (as cameras and
+    microscopes give) or 16."""
+    return next(bits for bits in (8, 10, 12, 16) if bits == 16 or int(pixels.max(initial=0)) < 1 << bits)
+
+
+def file_bits(value: Any, source: str) -> int | None:
+    """`significant_bits` of a file with more than 8 bits, else None; without decoding what has 8.
+
+    Raises:
+        UnreadableFileError: the file cannot be read.
+    """
+    with open_image(value, source, decode=False) as image:
+        if not _is_deep(image) and not image.mode.startswith("I"):
+            return None
+    image = open_image(value, source)
+    deep = _deep_colors(value, image, source)
+    return significant_bits(np.asarray(image) if deep is None else deep)
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether an image that is not loaded yet is a PNG of colours with 16 bits each."""
+    tiles = getattr(image, "tile", ())
+    return image.format == "PNG" and any(tile.args in ("RGB;16B", "RGBA;16B") for tile in tiles)
+
+
+def _deep_colors(value: Any, image: Image.Image, source: str) -> np.ndarray | None:
+    """uint16 (H, W, 3): the colours of a PNG with 16 bits a channel, of which Pillow gives the upper byte; None for
+    any other file. Read once more as if the bytes were in the other order, it gives the lower byte."""
+    if image.format != "PNG" or image.mode not in ("RGB", "RGBA"):
+        return None
+    try:
+        again = open_image(value, source, decode=False)
+        if not _is_deep(again):
+            return None
+        again.tile = [tile._replace(args=f"{tile.args[:-1]}L") for tile in again.tile]
+        lower = np.asarray(again)[..., :3]
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise UnreadableFileError(f"{source}: cannot be read with 16 bits ({error}). Save it with 8 bits.") from error
+    return np.asarray(image)[..., :3].astype(np.uint16) << 8 | lower
+
+
+def upright_pixels(image: Image.Image, source: str = "image", bits: int | None = None) -> np.ndarray:
+    """uint8 (H, W, 3), RGB, turned upright as its EXIF data says.
+
+    Args:
+        image: of any mode.
+        source: what to call it in an error.
+        bits: of images with more than 8 bits, how many are in use, so that all images of a data set are scaled alike;
+            by default as the image itself tells (`significant_bits`). The upper 8 of them are kept.
 
     Raises:
         UnreadableFileError: pixels of floating point or of more than 16 bits.
@@ -57,9 +112,8 @@ def upright_pixels(image: Image.Image, source: str = "image") -> np.ndarray:
                 f"{source}: pixels of mode {image.mode!r} from {pixels.min()} to {pixels.max()}, where 0 to 255 or "
                 "65535 are known. Save the image with 8 or 16 bits."
             )
-        # 32 bits may hold 8; 16 bits are what they are
-        shift = 0 if image.mode == "I" and pixels.max() < 256 else 8
-        image = Image.fromarray((pixels >> shift).astype(np.uint8))
+        bits = bits or significant_bits(pixels)
+        image = Image.fromarray(np.minimum(pixels >> bits - 8, 255).astype(np.uint8))
     return np.asarray(image.convert("RGB"))
 
 

@@ -1,6 +1,7 @@
 """Which label format a folder is in."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -63,7 +64,7 @@ def read_labelled_folder(
     if found is None:
         return None
     try:
-        return found[0].read(view)
+        return replace(found[0].read(view), evidence=found[1])
     except UnicodeDecodeError as error:
         raise DatasetError(f"{folder}: a text file of {found[0].NAME} is not UTF-8 ({error}).") from error
 

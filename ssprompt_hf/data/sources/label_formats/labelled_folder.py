@@ -46,6 +46,7 @@ class LabelledFolder:
             what `labels` needs.
         features: types of the columns that `labels` needs.
         problems: what the user should know, a line each.
+        evidence: by what the format was recognised.
     """
 
     format: str
@@ -54,6 +55,7 @@ class LabelledFolder:
     splits: dict[str, list[dict[str, Any]]]
     features: dict[str, Any] = field(default_factory=lambda: dict(SHAPE_FEATURES))
     problems: list[str] = field(default_factory=list)
+    evidence: str = ""
 
 
 class FolderView:

@@ -1,0 +1,31 @@
+"""What is added to the callbacks of transformers: early stopping, and progress bars that say what they show."""
+
+from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback
+
+
+class NamedProgress(ProgressCallback):
+    """The progress bars of transformers, with the name of the stage in front."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """See `TrainerCallback`."""
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description("training")
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        """See `TrainerCallback`."""
+        is_new = self.prediction_bar is None
+        super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
+        if is_new and self.prediction_bar is not None:
+            self.prediction_bar.set_description("evaluating")
+
+
+def add_callbacks(trainer: Trainer) -> None:
+    """Stop early where `early_stopping_patience` says so; and name the progress bars, where there are any."""
+    patience = trainer.args.early_stopping_patience
+    if patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(patience))
+    bars: list[TrainerCallback] = trainer.callback_handler.callbacks
+    for position, callback in enumerate(bars):
+        if type(callback) is ProgressCallback:  # not that of notebooks
+            bars[position] = NamedProgress()
