@@ -64,7 +64,7 @@ def decoder() -> dict[str, Pair]:
     """The mask decoder: what is shared between layers and prompts."""
     model = random_model()
     features = model.get_image_features(random_image())
-    unprepared = replace(features, keys=None, values=None, attention_features=None)
+    unprepared = replace(features, key_states=None, value_states=None, attention_features=None)
     class_embeddings = torch.randn(len(CLASS_NAMES), model.config.projection_dim)
     mask_embeds = torch.randn(1, NUM_QUERIES, CHANNELS)
     sizes = [level.shape[-2:] for level in features.multi_scale_features]

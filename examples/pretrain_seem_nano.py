@@ -34,7 +34,7 @@ from ssprompt_hf.data.street_scenes.source import STREET_CLASSES, STREET_THINGS
 from ssprompt_hf.metrics import confusion_matrix, scores_from_confusion
 from ssprompt_hf.models.seem import SeemConfig, SeemForUniversalSegmentation, SeemImageProcessor, SeemProcessor
 from ssprompt_hf.models.seem.byte_tokenizer import byte_tokenizer
-from ssprompt_hf.models.seem.mask_decoder import SeemImageFeatures, SeemQueryStates
+from ssprompt_hf.models.seem.outputs import SeemImageFeatures, SeemQueryStates
 from ssprompt_hf.segmentation.predictions import QueryPrediction, mix_scores
 from ssprompt_hf.training.losses import SemanticLoss
 from ssprompt_hf.utils.files import atomic_path
@@ -98,8 +98,8 @@ class Pretraining(nn.Module):
         base = self.model.model
         queries = base.object_queries().expand(len(features.mask_features), -1, -1)
         positions = base.mask_decoder.query_positions.expand(len(queries), -1, -1)
-        final, earlier = base.mask_decoder(features, queries, positions, output_all_layers=True)
-        return [base.mask_decoder.predict(states) for states in (*earlier, final)]
+        decoded = base.mask_decoder(features, queries, positions)
+        return [base.mask_decoder.predict(states) for states in (*decoded.earlier, decoded.last)]
 
     def forward(self, tokenizer, batch: dict, step: int) -> torch.Tensor:
         model = self.model

@@ -22,7 +22,9 @@ FLOORS: list[dict[str, tuple[str, ...]]] = [
         "interface": (
             "models",
             "models.clip_text",
+            "models.forward",
             "models.interface",
+            "models.matching",
             "models.model_files",
             "models.registry",
             "models.fingerprint",

@@ -11,14 +11,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..errors import SSPromptError
 from .policy import InferencePolicy
 from .predictions import Prediction, ScoredMasks
 from .tiles import MaskGeometry, mask_tiles
 
 
 def logit(probability: float) -> float:
-    """The logit whose sigmoid is `probability`, between 0 and 1."""
-    return math.log(probability / (1 - probability))
+    """
+    The logit whose sigmoid is `probability`; infinite for 0, which every pixel reaches, and 1, which none does.
+
+    Raises:
+        SSPromptError: it is no probability.
+    """
+    if not 0 <= probability <= 1:
+        raise SSPromptError(f"mask_threshold is {probability}; it is a probability, from 0 to 1")
+    return math.inf * (2 * probability - 1) if probability in (0, 1) else math.log(probability / (1 - probability))
 
 
 @torch.no_grad()

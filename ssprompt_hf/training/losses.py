@@ -4,11 +4,8 @@ Every loss is a mean over images of a loss that depends on one image alone. So t
 whether they come in one batch, in several accumulated ones, or from several processes.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -17,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..data.classes import IGNORE_INDEX
 from ..errors import SSPromptError
+from ..models.matching import MatchingWeights
 from ..models.transformers_compat import Mask2FormerLoss
 from ..segmentation.predictions import ClassPrediction, Prediction, QueryPrediction
 
@@ -188,19 +186,6 @@ class SemanticLoss(nn.Module):
         return losses.sum(dim=1) / present.sum(dim=1).clamp(min=1)
 
 
-@dataclass
-class MatchingWeights:
-    """Weights of matching cost and loss; the defaults are those SEEM and Mask2Former are trained with."""
-
-    class_weight: float = 2.0
-    mask_weight: float = 5.0
-    dice_weight: float = 5.0
-    no_object_weight: float = 0.1
-    train_num_points: int = 12544
-    oversample_ratio: float = 3.0
-    importance_sample_ratio: float = 0.75
-
-
 class _ImageMatchingLoss(Mask2FormerLoss):
     """Mask2Former's criterion, normalised by the targets of its own image on its own process."""
 
@@ -226,16 +211,11 @@ class MatchingLoss(nn.Module):
         super().__init__()
         weights = weights or MatchingWeights()
         self.num_classes = num_classes
-        self.weights = {
-            "loss_cross_entropy": weights.class_weight,
-            "loss_mask": weights.mask_weight,
-            "loss_dice": weights.dice_weight,
-        }
+        self.weights = weights.of_losses()
         self.num_points = weights.train_num_points
         # for queries that choose among all classes, and for those that are asked about one
         self.criterion, self.class_criterion = (
-            _ImageMatchingLoss(SimpleNamespace(num_labels=count, **dataclasses.asdict(weights)), self.weights)
-            for count in (num_classes, 1)
+            weights.criterion(count, _ImageMatchingLoss) for count in (num_classes, 1)
         )
 
     def forward(

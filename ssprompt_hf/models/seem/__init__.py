@@ -18,13 +18,13 @@ from .configuration_seem import (
     SeemTextConfig,
 )
 from .image_processing_seem import SeemImageProcessor
-from .mask_decoder import SeemImageFeatures, SeemQueryStates
 from .modeling_seem import (
     SeemForUniversalSegmentation,
     SeemForUniversalSegmentationOutput,
     SeemModel,
     SeemPreTrainedModel,
 )
+from .outputs import SeemImageFeatures, SeemQueryStates
 from .processing_seem import SeemProcessor
 from .spatial_prompts import SeemSpatialPrompts
 

@@ -235,6 +235,8 @@ class SeemConfig(PreTrainedConfig):
     object_mask_threshold (`float`, *optional*, defaults to 0.8),
     overlap_threshold (`float`, *optional*, defaults to 0.8):
         Panoptic post-processing: least class score of a segment, and least share of its mask that must stay visible.
+    use_auxiliary_loss (`bool`, *optional*, defaults to `True`):
+        Whether the loss for `mask_labels` and `class_labels` is summed over all decoder layers, as in Mask2Former.
     """
 
     model_type = "seem"
@@ -269,6 +271,7 @@ class SeemConfig(PreTrainedConfig):
     size_divisibility: int = 32
     object_mask_threshold: float = 0.8
     overlap_threshold: float = 0.8
+    use_auxiliary_loss: bool = True
     logit_scale_init_value: float = 2.6592
     initializer_range: float = 0.02
     prompt_templates: list[str] | None = None

@@ -9,80 +9,20 @@ of together under one large mask:
 * strokes: copies of queries that attend to each other, to the tokens and to the memory of their own object.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import ModelOutput
 
 from ...utils.cpu_ops import Linear, matmul, scaled_dot_product_attention
 from .configuration_seem import SeemConfig
+from .outputs import SeemImageFeatures, SeemQueryStates
 
 NUM_LEVELS = 3  # the decoder always looks at three scales, in turn
-
-
-@dataclass
-class SeemImageFeatures(ModelOutput):
-    """All that the decoder needs to know of a batch of images; independent of any prompt.
-
-    Args:
-        mask_features (`(B, mask_feature_size, h, w)`):
-            Masks are products of these with the mask embeddings of the queries.
-        multi_scale_features (three tensors `(B, feature_size, h_i, w_i)`, coarsest first):
-            What the queries attend to.
-        keys, values (`decoder_layers` tensors `(B, heads, h_i * w_i, head_dim)`, *optional*):
-            The projections of these features in every layer. Computed on first use, kept for further prompts.
-        attention_features (three tensors `(B, mask_feature_size, h_i * w_i)`, *optional*):
-            The mask features at the three scales, from which the layers' attention masks are made.
-        padded_size (`(height, width)`): of the padded images, in pixels.
-    """
-
-    mask_features: torch.Tensor | None = None
-    multi_scale_features: tuple[torch.Tensor, ...] | None = None
-    keys: tuple[torch.Tensor, ...] | None = None
-    values: tuple[torch.Tensor, ...] | None = None
-    attention_features: tuple[torch.Tensor, ...] | None = None
-    padded_size: tuple[int, int] | None = None
-
-    def expand(self, batch_size: int) -> "SeemImageFeatures":
-        """The same image for every one of `batch_size` prompts, without copying.
-
-        Raises:
-            ValueError: there are several images, and not `batch_size` of them.
-        """
-        images = len(self.mask_features)
-        if images == batch_size:
-            return self
-        if images != 1:
-            raise ValueError(
-                f"prompts for {batch_size} images were passed with {images} images: pass one set of prompts an image, "
-                "or any number of sets with one image"
-            )
-
-        def expand(value):
-            if isinstance(value, tuple):
-                return tuple(expand(item) for item in value)
-            if not isinstance(value, torch.Tensor):
-                return value
-            return value.expand(batch_size, *value.shape[1:])
-
-        return SeemImageFeatures(**{name: expand(value) for name, value in self.items()})
-
-
-@dataclass
-class SeemQueryStates(ModelOutput):
-    """What the decoder says of one set of queries after a layer.
-
-    Args:
-        mask_embeds (`(B, Q, mask_feature_size)`): their product with the mask features gives the mask logits.
-        class_embeds (`(B, Q, projection_dim)`): compared with text embeddings by cosine; not normalised.
-    """
-
-    mask_embeds: torch.Tensor | None = None
-    class_embeds: torch.Tensor | None = None
 
 
 def add_sine_positions(states: torch.Tensor) -> torch.Tensor:
@@ -130,15 +70,27 @@ class SeemAttention(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def forward(
-        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None = None
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        weights: list[torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """
         Args:
             query: `(B, Q, hidden_dim)`.
             keys, values: `(B, heads, L, head_dim)`, already projected.
             mask: bool, broadcastable to `(B, heads, Q, L)`; True where a query may look.
+            weights: a list that the attention weights `(B, heads, Q, L)` are added to. They are computed beside the
+                result, which is the same to the bit with and without.
         """
-        attended = scaled_dot_product_attention(self.split_heads(self.q_proj(query)), keys, values, mask)
+        query = self.split_heads(self.q_proj(query))
+        if weights is not None:
+            scores = query @ keys.transpose(-1, -2) / query.shape[-1] ** 0.5
+            scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+            weights.append(scores.softmax(-1))
+        attended = scaled_dot_product_attention(query, keys, values, mask)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 
@@ -166,20 +118,24 @@ class SeemMaskDecoderLayer(GradientCheckpointingLayer):
         self_mask: torch.Tensor | None = None,
         tokens: torch.Tensor | None = None,
         token_positions: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor] | None]:
         """
         Args:
             states, positions: `(B, Q, hidden_dim)`, what attends to the image.
             keys, values: `(B, heads, L, head_dim)`, the image.
             cross_mask: `(B, 1, Q, L)`; self_mask: `(B, 1, Q + T, Q + T)`; bool, True where attention is allowed.
             tokens, token_positions: `(B, T, hidden_dim)`, what takes part in self-attention only.
+            output_attentions: whether to return the attention weights.
 
         Returns:
-            the new states and the new tokens.
+            the new states, the new tokens, and the weights of cross-attention `(B, heads, Q, L)` and self-attention
+            `(B, heads, Q + T, Q + T)`.
         """
+        weights = [] if output_attentions else None
         states = self._residual(
             states,
-            lambda x: self.cross_attention(x + positions, keys, values, cross_mask),
+            lambda x: self.cross_attention(x + positions, keys, values, cross_mask, weights),
             self.cross_attention_norm,
         )
         num_queries = states.shape[1]
@@ -191,13 +147,13 @@ class SeemMaskDecoderLayer(GradientCheckpointingLayer):
         def attend(x):
             query = x + positions
             keys = attention.split_heads(attention.k_proj(query))
-            return attention(query, keys, attention.split_heads(attention.v_proj(x)), self_mask)
+            return attention(query, keys, attention.split_heads(attention.v_proj(x)), self_mask, weights)
 
         states = self._residual(states, attend, self.self_attention_norm)
         states = self._residual(states, lambda x: self.fc2(F.relu(self.fc1(x))), self.feedforward_norm)
         if tokens is None:
-            return states, None
-        return states[:, :num_queries], states[:, num_queries:]
+            return states, None, weights
+        return states[:, :num_queries], states[:, num_queries:], weights
 
     def _residual(self, states, block, norm):
         if self.pre_norm:
@@ -217,6 +173,23 @@ class SeemMLP(nn.Module):
         for layer in self.layers[:-1]:
             states = F.relu(layer(states))
         return self.layers[-1](states)
+
+
+class DecodedQueries(NamedTuple):
+    """
+    What becomes of queries in the mask decoder.
+
+    Args:
+        last: `(B, Q, hidden_dim)`, after the last layer.
+        earlier: the same before each layer.
+        attentions, cross_attentions: the weights of each layer, `(B, heads, Q + T, Q + T)` and `(B, heads, Q, L_i)`;
+            None unless asked for.
+    """
+
+    last: torch.Tensor
+    earlier: tuple[torch.Tensor, ...]
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class SeemMaskDecoder(nn.Module):
@@ -247,11 +220,11 @@ class SeemMaskDecoder(nn.Module):
         )
 
     def prepare(self, features: SeemImageFeatures, projections: bool = True) -> SeemImageFeatures:
-        """Fill in `attention_features`, which are small, and with `projections` also `keys` and `values`: once per
-        image, whatever the number of prompts."""
+        """Fill in `attention_features`, which are small, and with `projections` also `key_states` and `value_states`:
+        once an image, whatever the number of prompts."""
         if features.attention_features is None:
             features = replace(features, attention_features=self._attention_features(features))
-        if features.keys is not None or not projections:
+        if features.key_states is not None or not projections:
             return features
         keys, values = [None] * len(self.layers), [None] * len(self.layers)
         # Finest level first: its large temporary is gone before the next memory is needed.
@@ -259,7 +232,7 @@ class SeemMaskDecoder(nn.Module):
             attended = self._attended(states)
             for index in range(level, len(self.layers), NUM_LEVELS):
                 keys[index], values[index] = self._project(index, attended)
-        return replace(features, keys=tuple(keys), values=tuple(values))
+        return replace(features, key_states=tuple(keys), value_states=tuple(values))
 
     @staticmethod
     def _attended(level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -301,8 +274,8 @@ class SeemMaskDecoder(nn.Module):
         tokens: torch.Tensor | tuple[torch.Tensor, ...] | None = None,
         self_mask: torch.Tensor | None = None,
         memory_masks: tuple[torch.Tensor, ...] | None = None,
-        output_all_layers: bool = False,
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        output_attentions: bool = False,
+    ) -> DecodedQueries:
         """
         Args:
             features: of the images. If they are not prepared, each layer projects its keys and values when it needs
@@ -313,21 +286,17 @@ class SeemMaskDecoder(nn.Module):
             self_mask: bool, broadcastable to `(B, 1, Q + T, Q + T)`; None if all see all.
             memory_masks: one `(B, M, L_i)` bool tensor per level: where the last M queries may look, instead of
                 inside their own present mask.
-            output_all_layers: also return the states before every layer.
-
-        Returns:
-            the final states `(B, Q, hidden_dim)`, and those before each layer (empty unless asked for).
+            output_attentions: whether to return the attention weights.
         """
         attended = None
-        if features.keys is None:
+        if features.key_states is None:
             attended = [self._attended(level) for level in self.level_features(features)]
         attention_features = features.attention_features or self._attention_features(features)
-        states, earlier = queries, []
+        states, earlier, weights = queries, [], []
         presented = token_positions = None if isinstance(tokens, tuple) else tokens
         for index, layer in enumerate(self.layers):
             level = index % NUM_LEVELS
-            if output_all_layers:
-                earlier.append(states)
+            earlier.append(states)
             if memory_masks is None:
                 allowed = self.attention_mask(states, attention_features[level])
             else:
@@ -339,13 +308,17 @@ class SeemMaskDecoder(nn.Module):
             if isinstance(tokens, tuple):
                 presented = token_positions = tokens[level]
             if attended is None:
-                keys, values = features.keys[index], features.values[index]
+                keys, values = features.key_states[index], features.value_states[index]
             else:
                 keys, values = self._project(index, attended[level])
-            states, updated = layer(states, positions, keys, values, cross_mask, self_mask, presented, token_positions)
+            states, updated, own_weights = layer(
+                states, positions, keys, values, cross_mask, self_mask, presented, token_positions, output_attentions
+            )
+            weights.append(own_weights)
             if not isinstance(tokens, tuple):
                 presented = updated
-        return states, tuple(earlier)
+        cross, own = zip(*weights) if output_attentions else (None, None)
+        return DecodedQueries(states, tuple(earlier), own, cross)
 
 
-__all__ = ["SeemImageFeatures", "SeemMaskDecoder", "SeemQueryStates"]
+__all__ = ["SeemMaskDecoder"]

@@ -10,10 +10,20 @@ from ...errors import AdapterError
 from ...segmentation.predictions import QueryPrediction
 from ..interface import DEFAULT_TEMPLATE, SEMANTIC, SPATIAL, CachedFeatures, PromptableModel, PromptSlot
 from .image_processing_seem import SeemImageProcessor
-from .mask_decoder import NUM_LEVELS, SeemImageFeatures
+from .mask_decoder import NUM_LEVELS
+from .outputs import SeemImageFeatures
 
 LEVEL_STRIDES = (32, 16, 8)
 """Of the maps that the decoder looks at, coarsest first; masks have stride 4."""
+
+CACHED_FIELDS = {
+    "multi_scale_features": "multi_scale_features",
+    "keys": "key_states",
+    "values": "value_states",
+    "attention_features": "attention_features",
+}
+"""Fields of `SeemImageFeatures` that are tuples, by their names in a cached feature: those that caches have always
+had, so that old files stay good."""
 
 
 class SeemPrompting(PromptableModel):
@@ -38,6 +48,10 @@ class SeemPrompting(PromptableModel):
         r"model\.spatial_prompt_encoder\.",
         r"model\.memory_(features|positions)",
     )
+
+    no_predictions = ("auxiliary_predictions", "class_queries_embeds", "mask_queries_embeds", "image_features")
+    no_predictions += ("padded_size", "image_sizes", "original_sizes", "hidden_states", "attentions")
+    no_predictions += ("cross_attentions",)
 
     def default_image_processor(self) -> SeemImageProcessor:
         return SeemImageProcessor(size_divisibility=self.config.size_divisibility)
@@ -110,7 +124,7 @@ class SeemPrompting(PromptableModel):
         if stage == "predictions":
             # class scores are not kept: spare the text encoder of methods that learn words
             scored = pixel_values.new_zeros(1, self.config.projection_dim)
-            output = self(pixel_values=pixel_values, class_embeddings=scored)
+            output = self(pixel_values=pixel_values, class_embeddings=scored, return_dict=True)
             tensors = {
                 "class_queries_embeds": output.class_queries_embeds,
                 "masks_queries_logits": output.masks_queries_logits,
@@ -121,8 +135,8 @@ class SeemPrompting(PromptableModel):
             features = self.model.mask_decoder.prepare(features, projections=stage == "projections")
             padded_size = features.padded_size
             tensors = {"mask_features": features.mask_features}
-            for name in ("multi_scale_features", "keys", "values", "attention_features"):
-                for index, tensor in enumerate(getattr(features, name) or ()):
+            for name, field in CACHED_FIELDS.items():
+                for index, tensor in enumerate(getattr(features, field) or ()):
                     tensors[f"{name}.{index}"] = tensor
         # views would keep more memory alive than they show, and cannot be written to a file
         tensors = {name: tensor.contiguous(memory_format=_layout(name)) for name, tensor in tensors.items()}
@@ -143,7 +157,7 @@ class SeemPrompting(PromptableModel):
 
     def feature_settings(self) -> dict[str, Any]:
         others = ("prompt_templates", "use_text_model", "use_spatial_prompt_encoder", "num_point_tokens")
-        others += ("num_point_coordinates", "object_mask_threshold", "overlap_threshold")
+        others += ("num_point_coordinates", "object_mask_threshold", "overlap_threshold", "use_auxiliary_loss")
         return {name: value for name, value in super().feature_settings().items() if name not in others}
 
     def feature_modules(self, stage: str) -> list[nn.Module]:
@@ -173,7 +187,7 @@ class SeemPrompting(PromptableModel):
         tuples: dict[str, list] = {}
         for name in list(batch):
             if "." in name:
-                tuples.setdefault(name.split(".")[0], []).append(batch.pop(name))
+                tuples.setdefault(CACHED_FIELDS[name.split(".")[0]], []).append(batch.pop(name))
         levels = {name: tuple(tensors) for name, tensors in tuples.items()}
         return {"image_features": SeemImageFeatures(**batch, **levels, padded_size=padded_size)}
 
@@ -186,7 +200,7 @@ class SeemPrompting(PromptableModel):
     @torch.no_grad()
     def predict_pixels(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor) -> QueryPrediction:
         """See [`PromptableModel.predict_pixels`]; the backbone sees all images at once."""
-        return self.predictions(self(pixel_values=pixel_values, image_sizes=image_sizes))[0]
+        return self.predictions(self(pixel_values=pixel_values, image_sizes=image_sizes, return_dict=True))[0]
 
 
 def _layout(name: str) -> torch.memory_format:
