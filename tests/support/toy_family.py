@@ -79,7 +79,7 @@ class ToyModel(LoadsPromptAdapters, PromptableModel, PreTrainedModel):
     def decoder_inputs(self, features, device=None):
         return {"pixels": torch.cat([one["pixels"].to(device) for one in features])}
 
-    def forward(self, pixels, image_sizes=None, output_auxiliary_predictions=False, **kwargs):
+    def forward(self, pixels, image_sizes=None, output_auxiliary_predictions=False):
         directions = self.directions.weight
         likeness = torch.einsum("bdhw,nd->bnhw", pixels, directions).softmax(dim=1)
         pixels = pixels + torch.einsum("bnhw,nd->bdhw", likeness, directions)

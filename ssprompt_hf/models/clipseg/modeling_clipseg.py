@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 
 from ...errors import SSPromptError
 from ...segmentation.predictions import ClassPrediction
+from ..forward import model_forward
 from ..interface import asked_classes
 from .prompting import TEXT_PARTS, CLIPSegPrompting
 
@@ -61,8 +62,10 @@ class CLIPSegForPromptedSegmentation(CLIPSegPrompting, CLIPSegForImageSegmentati
     _keys_to_ignore_on_load_missing = [r"^token_offsets\."]
     _keys_to_ignore_on_load_unexpected = list(TEXT_PARTS)
 
+    no_predictions = ("batch_size", "num_classes")
     class_chunk_size: int | None = None
 
+    @model_forward
     def forward(
         self,
         input_ids: Tensor | None = None,

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
 from ...errors import SSPromptError
+from ..forward import model_forward
 from ..interface import asked_classes
 from .predictions import MaskPrediction, class_maps
 from .prompting import SamPrompting
@@ -58,8 +59,10 @@ class SamDecoding(SamPrompting):
             the gradient, which is the same to the bit.
     """
 
+    no_predictions = ("batch_size", "num_classes")
     class_chunk_size = MAX_PAIRS
 
+    @model_forward
     def forward(
         self,
         pixel_values: Tensor | None = None,

@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput
 
 from ...errors import SSPromptError
 from ...segmentation.predictions import ClassInstances, ClassPrediction, ClassQueries
+from ..forward import model_forward
 from ..interface import asked_classes
 from ..transformers_compat import Sam3VisionEncoderOutput
 from . import memory
@@ -71,11 +72,14 @@ class Sam3Decoding(Sam3Prompting):
             outputs of the others. By default if memory would not suffice otherwise.
     """
 
+    no_predictions = ("instances", "batch_size", "num_classes")
+
     def __init__(self, config: PretrainedConfig):
         super().__init__(config)
         self.class_chunk_size: int | None = None
         self.checkpoint_chunks: bool | None = None
 
+    @model_forward
     def forward(
         self,
         pixel_values: Tensor | None = None,
