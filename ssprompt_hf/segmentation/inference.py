@@ -19,7 +19,7 @@ from .tiles import MaskGeometry, mask_tiles
 
 def logit(probability: float) -> float:
     """
-    The logit whose sigmoid is `probability`; infinite for 0, which every pixel reaches, and 1, which none does.
+    The logit whose sigmoid is `probability`; infinite for 0 and 1, between which all probabilities of pixels lie.
 
     Raises:
         SSPromptError: it is no probability.

@@ -170,6 +170,15 @@ class QueryPrediction(Prediction):
             result[tile.rows, tile.columns] = label
         return result
 
+    def score_maps(self, index: int, geometry: MaskGeometry) -> Tensor:
+        """`(K, height, width)` of the target size: the class scores that `class_map` compares."""
+        weights = self._probabilities(index)[:, :-1].T
+        masks = self.masks_queries_logits[index]
+        scores = weights.new_empty(len(weights), *geometry.target_size)
+        for tile in mask_tiles(masks, geometry):
+            scores[:, tile.rows, tile.columns] = _tile_scores(tile, weights)
+        return scores
+
     def panoptic_masks(self, index: int, threshold: float) -> ScoredMasks:
         scores, labels = self._probabilities(index).max(dim=-1)
         keep = (labels != self.num_classes) & (scores > threshold)

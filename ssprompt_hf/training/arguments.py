@@ -193,6 +193,10 @@ class SSPromptTrainingArguments(TrainingArguments):
         for name, instead in (("bf16_full_eval", "bf16"), ("fp16_full_eval", "fp16")):
             if getattr(self, name):
                 raise SSPromptError(f"{name} would round the prompts themselves: use {instead}, which is for both")
+        if self.label_smoothing_factor:
+            raise SSPromptError(
+                f"label_smoothing_factor is {self.label_smoothing_factor}, which none of our losses has: leave it out"
+            )
         if self.auto_find_batch_size:
             raise SSPromptError("auto_find_batch_size would train from other batches than it says: leave it out")
         if not self.batch_eval_metrics or self.remove_unused_columns:

@@ -8,6 +8,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 # As `nn.ParameterDict`, for tensors that are not learned: PEFT finds, renames and deletes adapters in it.
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from torch import nn
 
 __all__ = [
     "BaseTuner",
@@ -15,6 +16,7 @@ __all__ = [
     "BufferDict",
     "PromptPeftType",
     "check_adapters_to_merge",
+    "compiled_in_place",
     "config_class",
     "peft_type_name",
     "register_prompt_method",
@@ -59,3 +61,15 @@ def config_class(peft_type: str | None) -> type | None:
 def peft_type_name(cls: type) -> str | None:
     """The `peft_type` in the files of a method; None for a class that is no method."""
     return next((key.value for key, value in PEFT_TYPE_TO_CONFIG_MAPPING.items() if value is cls), None)
+
+
+def compiled_in_place(model: nn.Module) -> nn.Module:
+    """
+    The model inside the wrapper that `torch.compile` makes, compiled in the same way: its modules have the names that
+    slots and files know. PEFT leaves the wrapper where it is, whose prefix would get into all names.
+    """
+    inside = getattr(model, "_orig_mod", None)
+    if inside is None:
+        return model
+    inside._compiled_call_impl = model.dynamo_ctx(inside._call_impl)
+    return inside

@@ -197,6 +197,11 @@ class TestSaving:
             states = base(pixel_values=images().float()).object_states
         assert torch.equal(states.class_embeds, generic(model).class_queries_embeds)
 
+    def test_weights_from_a_dictionary(self, model):
+        """`from_pretrained(None, config=..., state_dict=...)`."""
+        loaded = SeemForUniversalSegmentation.from_pretrained(None, config=model.config, state_dict=model.state_dict())
+        assert_same(generic(loaded), generic(model))
+
 
 class TestClasses:
     def test_names_through_the_text_model(self):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers.pipelines.image_segmentation import ImageSegmentationPipeline
 from transformers.utils import ModelOutput
 
+from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.models.seem.image_processing_seem import SeemImageProcessor
 from ssprompt_hf.segmentation import tiles as tiles_module
 from ssprompt_hf.segmentation.inference import class_map, instances, panoptic
@@ -103,6 +104,45 @@ def test_semantic_equals_whole_masks(logits, tiles):
     classes[:, 2] += 8
     expected = torch.einsum("qc,qhw->chw", classes.softmax(dim=-1)[:, :-1], whole)
     assert torch.equal(class_map(prediction_of(*logits), 0, GEOMETRY), expected.argmax(dim=0))
+
+
+def test_semantic_scores(logits, tiles):
+    """`return_segmentation_scores`, as in transformers."""
+    processor, output = SeemImageProcessor(), output_of(*logits)
+    maps = processor.post_process_semantic_segmentation(output, [(45, 61), (30, 40)])
+    results = processor.post_process_semantic_segmentation(
+        output, [(45, 61), (30, 40)], return_segmentation_scores=True
+    )
+    for index, (result, labels) in enumerate(zip(results, maps)):
+        assert torch.equal(result.segmentation, labels)
+        geometry = MaskGeometry((64, 96), tuple(output["image_sizes"][index].tolist()), tuple(labels.shape))
+        expected = semantic_scores(
+            output["class_queries_logits"][index], output["masks_queries_logits"][index], geometry
+        )
+        torch.testing.assert_close(result.segmentation_scores, expected)
+
+
+@pytest.mark.parametrize("mask_threshold", [0, 0.0, 1, 1.0])
+def test_mask_thresholds_at_the_ends(logits, mask_threshold):
+    """All of an image lies in every mask, or nothing in any."""
+    processor, output = SeemImageProcessor(), output_of(*logits)
+    options = {"threshold": 0.1, "mask_threshold": mask_threshold}
+    (panoptic_result, *_) = processor.post_process_panoptic_segmentation(
+        output, overlap_mask_area_threshold=0.0, **options
+    )
+    (instance_result, *_) = processor.post_process_instance_segmentation(output, **options)
+    for result in (panoptic_result, instance_result):
+        assert (result["segmentation"] > 0).all() if mask_threshold == 0 else not result["segmentation"].any()
+    (masks, *_) = processor.post_process_spatial(
+        output_of(*logits, spatial_masks_logits=logits[1][:, :2]), mask_threshold
+    )
+    assert masks.all() if mask_threshold == 0 else not masks.any()
+
+
+@pytest.mark.parametrize("mask_threshold", [-0.1, 1.5, float("nan")])
+def test_mask_thresholds_that_are_no_probability(logits, mask_threshold):
+    with pytest.raises(SSPromptError, match=f"mask_threshold is {mask_threshold}"):
+        SeemImageProcessor().post_process_instance_segmentation(output_of(*logits), mask_threshold=mask_threshold)
 
 
 @pytest.mark.parametrize("target_size", [(45, 61), (60, 80), (130, 170)])

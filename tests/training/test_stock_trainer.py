@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from prompted_seem import adapted, logits, same, small_seem
 from transformers import Trainer, TrainingArguments
 
@@ -56,6 +56,20 @@ def test_training_and_evaluation(tmp_path):
     assert len(losses) == 3 and losses[-1] < losses[0]
     loaded = PeftModel.from_pretrained(small_seem(), tmp_path / "checkpoint-3")
     assert same(logits(loaded), logits(stock.model)) and not same(logits(loaded), logits(small_seem()))
+
+
+def test_activation_checkpointing(tmp_path):
+    weights, calls = [], []
+    for index, checkpointing in enumerate((False, True)):
+        stock = trainer(tmp_path / str(index), max_steps=1, gradient_checkpointing=checkpointing)
+        layers = stock.model.get_base_model().model.mask_decoder.layers
+        calls.append(0)
+        for layer in layers:
+            layer.fc1.register_forward_hook(lambda *_, index=index: calls.__setitem__(index, calls[index] + 1))
+        stock.train()
+        weights.append(get_peft_model_state_dict(stock.model))
+    assert calls == [len(layers), 2 * len(layers)]
+    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
 
 
 def test_predictions_are_logits(tmp_path):

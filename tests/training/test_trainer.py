@@ -342,6 +342,7 @@ EVERY_STEP = {"eval_strategy": "steps", "eval_steps": 1}
         ({"num_train_epochs": 0}, "num_train_epochs is 0"),
         ({"remove_unused_columns": True}, "remove_unused_columns=False"),
         ({"bf16_full_eval": True}, "use bf16"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size"),
         (
             {**EVERY_STEP, "lr_scheduler_type": "reduce_lr_on_plateau", "metric_for_best_model": "loss"},

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from transformers import BatchFeature
 
 from ...segmentation.inference import instance_segmentation, logit, panoptic_segmentation
 from ...segmentation.policy import InferencePolicy
@@ -62,14 +63,31 @@ class SeemPostProcessingMixin:
         return set(thing_class_ids)
 
     @torch.no_grad()
-    def post_process_semantic_segmentation(self, outputs, target_sizes=None) -> list[Tensor]:
+    def post_process_semantic_segmentation(
+        self, outputs, target_sizes=None, return_segmentation_scores: bool = False
+    ) -> list[Tensor] | list[BatchFeature]:
         """
         Class ids of every pixel.
 
+        Args:
+            outputs: the model's output.
+            target_sizes (`list[tuple[int, int]]` or `torch.Tensor` of shape `(B, 2)`, *optional*).
+            return_segmentation_scores (`bool`, *optional*, defaults to `False`): also what they were chosen by, which
+                takes 4 bytes a pixel and class.
+
         Returns:
-            `list[torch.LongTensor]`: one (height, width) map an image.
+            `list[torch.LongTensor]`: one (height, width) map an image; or for each image a `BatchFeature` of it, as
+            `segmentation`, and of `segmentation_scores` (K, height, width), not negative.
         """
-        return [image.class_map(0, geometry) for image, geometry in self._per_image(outputs, target_sizes)]
+        images = list(self._per_image(outputs, target_sizes))
+        maps = [image.class_map(0, geometry) for image, geometry in images]
+        if not return_segmentation_scores:
+            return maps
+        scores = (image.score_maps(0, geometry) for image, geometry in images)
+        return [
+            BatchFeature({"segmentation": one, "segmentation_scores": own_scores})
+            for one, own_scores in zip(maps, scores)
+        ]
 
     @torch.no_grad()
     def post_process_panoptic_segmentation(

@@ -12,7 +12,9 @@ class ResolvesPretrainedNames:
     downloaded and converted on first use. See `models/seem/pretrained.py`, also for errors."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
+        if pretrained_model_name_or_path is None:  # the weights come as `state_dict`
+            return super().from_pretrained(None, *args, **kwargs)
         access = {name: kwargs[name] for name in _ACCESS if kwargs.get(name) is not None}
         path = family("seem").resolve(pretrained_model_name_or_path, **access)
         if path != os.fspath(pretrained_model_name_or_path):

@@ -37,6 +37,9 @@ class PromptLayer(nn.Module, BaseTunerLayer):
         like (`torch.Tensor`): any tensor of the base model; prompts take its dtype where the slot has none.
     """
 
+    # Asked for by `peft.helpers.disable_input_dtype_casting`; a slot has no input.
+    cast_input_dtype_enabled = True
+
     def __init__(self, base_layer: nn.Module, slot: PromptSlot, like: torch.Tensor):
         super().__init__()
         self.base_layer = base_layer
@@ -117,6 +120,13 @@ class PromptLayer(nn.Module, BaseTunerLayer):
                 tensor = nn.Parameter(tensor, requires_grad=learns)
             getattr(self, attribute)[adapter_name] = tensor
         self.pending.discard(adapter_name)
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """As in PEFT, which would also round the adapter to the precision of the base model."""
+        for attribute in self.adapter_layer_names + self.other_param_names:
+            held = getattr(self, attribute)
+            if adapter_name in held and not held[adapter_name].is_meta:
+                held[adapter_name] = held[adapter_name].to(self.reference.device if device is None else device)
 
     def _check_not_pending(self, adapter_name: str) -> None:
         if adapter_name in self.pending:

@@ -2,17 +2,22 @@
 
 import copy
 import warnings
+from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import logging
 
 from ...errors import AdapterError
 from ...models.fingerprint import fingerprint_difference, model_fingerprint
 from ...models.interface import PromptableModel, PromptSlot
-from ..peft_compat import BaseTuner, tuner_class
+from ..peft_compat import BaseTuner, compiled_in_place, tuner_class
 from .calls import Lock, PromptsOfThreads, locked
+from .checkpointing import checkpointed_layers
 from .config import ANY_BASE_MODEL, PromptConfig, current_versions
 from .layer import PromptLayer, Shape
+
+logger = logging.get_logger(__name__)
 
 PEFT_PREFIX = "base_model.model."
 
@@ -29,9 +34,9 @@ class PromptTuner(PromptsOfThreads, BaseTuner):
     layer_cls: type[PromptLayer]
     target_module_mapping: dict[str, list[str]] = {}
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any):
         self.lock = Lock()  # before PEFT's constructor, which already injects an adapter
-        super().__init__(*args, **kwargs)
+        super().__init__(compiled_in_place(model), *args, **kwargs)
 
     def _slots(self, config: PromptConfig) -> list[str]:
         """Names of the slots that an adapter with this configuration has prompts for."""
@@ -211,10 +216,38 @@ class PromptTuner(PromptsOfThreads, BaseTuner):
     # Using adapters
 
     def train(self, mode: bool = True) -> "PromptTuner":
-        """The base model stays as in evaluation: it is frozen, and stochastic depth would only blur its features."""
+        """
+        The base model stays as in evaluation: it is frozen, and stochastic depth would only blur its features. Where
+        activation checkpointing was asked for, the layers that gradients pass take part in it: they alone, and not
+        what they are made of, are told that this is training, which transformers makes a condition of it.
+        """
         super().train(mode)
         self.model.eval()
+        for layer in self._checkpointed_layers() if mode else ():
+            layer.training = True
         return self
+
+    def _checkpointed_layers(self) -> list[nn.Module]:
+        configs = (self.peft_config[name] for name in self.active_adapters)
+        learns_words = any("words" in getattr(config, "needs", ()) for config in configs)
+        return checkpointed_layers(self.model, adapted_kinds(self.model), learns_words)
+
+    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """As in `transformers`; with a warning where there is nothing to save memory of."""
+        self._enable_checkpointing("activation_checkpointing_enable", *args, **kwargs)
+
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """As in `transformers`, the older name of [`activation_checkpointing_enable`]."""
+        self._enable_checkpointing("gradient_checkpointing_enable", *args, **kwargs)
+
+    def _enable_checkpointing(self, name: str, *args: Any, **kwargs: Any) -> None:
+        getattr(self.model, name)(*args, **kwargs)
+        if not self._checkpointed_layers():
+            logger.warning(
+                f"activation checkpointing saves nothing here: the gradient of these prompts passes no layer of "
+                f"{type(self.model).__name__} that supports it"
+            )
+        self.train(self.training)
 
     def _check_one(self, adapter_name: str | list[str]) -> str | None:
         names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
