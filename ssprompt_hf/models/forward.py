@@ -11,7 +11,7 @@ SWITCHES = frozenset(("output_attentions", "output_hidden_states"))
 """Arguments that transformers' models take without naming them."""
 
 
-def argument_names(cls: type) -> frozenset[str]:
+def argument_names(cls: "type[ForwardConventions]") -> frozenset[str]:
     """What the `forward` of a class, or of those it is made of, names as arguments, its `unnamed_arguments`, and
     `SWITCHES`."""
     names = {*SWITCHES, *cls.unnamed_arguments}
@@ -42,3 +42,28 @@ def model_forward(forward: Callable) -> Callable:
         return forward(self, *args, **kwargs)
 
     return checked
+
+
+class ForwardConventions:
+    """What `transformers.Trainer` is told of a model; part of every [`PromptableModel`]."""
+
+    accepts_loss_kwargs = False
+    """Tells `transformers.Trainer` to average the losses of accumulated batches itself."""
+
+    no_predictions: tuple[str, ...] = ()
+    """Fields of the output that `transformers.Trainer` is not to gather in evaluation."""
+
+    unnamed_arguments: tuple[str, ...] = ()
+    """What `forward` takes among its `**kwargs`."""
+
+    forward_arguments: frozenset[str] = frozenset()
+    """Names of the arguments of `forward`; see [`model_forward`]."""
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        cls.forward_arguments = argument_names(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if self.no_predictions:
+            self.config.keys_to_ignore_at_inference = list(self.no_predictions)

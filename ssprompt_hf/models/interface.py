@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from ..errors import AdapterError, SSPromptError
-from .forward import argument_names
+from .forward import ForwardConventions
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -70,7 +70,7 @@ class PromptSlot:
     is_part_of_model: bool = False
 
 
-class PromptableModel:
+class PromptableModel(ForwardConventions):
     """
     A base model, as tuners, training and inference see it. A mix-in for `torch.nn.Module`.
 
@@ -93,27 +93,6 @@ class PromptableModel:
 
     optional_parts: tuple[str, ...] = ()
     """Regular expressions of names in the state dict that a copy of the model may lack (prompt encoders)."""
-
-    accepts_loss_kwargs = False
-    """Tells `transformers.Trainer` that a loss is a mean over images, and nothing is to be said of their number."""
-
-    no_predictions: tuple[str, ...] = ()
-    """Fields of the output that `transformers.Trainer` is not to gather in evaluation."""
-
-    unnamed_arguments: tuple[str, ...] = ()
-    """What `forward` takes among its `**kwargs`."""
-
-    forward_arguments: frozenset[str] = frozenset()
-    """Names of the arguments of `forward`; see [`model_forward`]."""
-
-    def __init_subclass__(cls, **kwargs: Any):
-        super().__init_subclass__(**kwargs)
-        cls.forward_arguments = argument_names(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        if self.no_predictions:
-            self.config.keys_to_ignore_at_inference = list(self.no_predictions)
 
     def default_image_processor(self) -> PromptableImageProcessor | None:
         """One with standard settings, for a model that was made without files; None if there is none."""
