@@ -17,6 +17,12 @@ from .files import CARD
 TEMPLATE = Path(__file__).with_name("adapter_card.md")
 
 
+NO_AUTO_CLASSES = """
+The `AutoModel...` classes of transformers cannot load it: they would look for `{}` on the Hub, which is a name of
+this library.
+"""
+
+
 def _number(value: Any) -> str:
     """Two decimals for percentages and the like, nothing lost on whole numbers and small ones."""
     if isinstance(value, float):
@@ -120,6 +126,7 @@ def render_adapter_card(
         parameters=f"{parameters:,}",
         size=f"{num_bytes / 1000:.0f} kB",
         adapter=adapter,
+        auto_classes=NO_AUTO_CLASSES.format(base_model) if card is not None else "",
         metrics=metrics_table(config.metrics),
         training=_training(config),
         classes=_classes(config),

@@ -1,5 +1,6 @@
 """Everything taken from transformers beyond its public classes, and why."""
 
+import json
 import os
 from typing import Any
 
@@ -47,7 +48,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..errors import AdapterError
-from .registry import ADAPTER_WEIGHTS, load_prompt_methods
+from .registry import ADAPTER_WEIGHTS, BASE_MODELS, family, load_prompt_methods
 
 __all__ = [
     "ACT2FN",
@@ -109,6 +110,29 @@ class LoadsPromptAdapters:
     Adapters of prompts are loaded by PEFT's functions: transformers would need to know the shapes of their tensors
     before it reads them, and takes whatever else a file holds for the base model's.
     """
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any):
+        """As in `transformers`; also by a name of `models/registry.py`, and of an adapter that knows its base model by
+        such a name, which transformers would look for on the Hub: the base model with the adapter loaded into it."""
+        name = pretrained_model_name_or_path
+        if name is None or os.path.isfile(os.path.join(name, "config.json")):
+            return super().from_pretrained(name, *args, **kwargs)
+        access = {key: kwargs[key] for key in ("revision", "cache_dir", "token", "local_files_only") if key in kwargs}
+        if name in BASE_MODELS and not os.path.exists(name):
+            path = family(BASE_MODELS[name].family).resolve(name, **access)
+            if os.path.isdir(path):
+                kwargs = {key: value for key, value in kwargs.items() if key not in access}
+            return super().from_pretrained(path, *args, **kwargs)
+        config, base = find_adapter_config_file(name, **access), None
+        if config is not None:
+            with open(config, encoding="utf-8") as file:
+                base = json.load(file).get("base_model_name_or_path")
+        if base not in BASE_MODELS:
+            return super().from_pretrained(name, *args, **kwargs)
+        model = cls.from_pretrained(base, *args, **{key: kwargs[key] for key in kwargs if key != "revision"})
+        model.load_adapter(name, **access)
+        return model
 
     def load_adapter(
         self,

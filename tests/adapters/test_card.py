@@ -31,6 +31,15 @@ result.overlay().save("overlay.png")
 
 No text encoder is needed: the embeddings of the classes are in the adapter.
 
+With PEFT alone, `ssprompt_hf` has to be imported first, which makes method and base model known:
+
+```python
+import ssprompt_hf
+from peft import AutoPeftModel
+
+model = AutoPeftModel.from_pretrained("user/fog", import_allowlist=["ssprompt_hf"])
+```
+
 ## Results
 
 |  | mean_iou | accuracy |

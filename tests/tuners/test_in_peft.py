@@ -6,13 +6,15 @@ import peft.helpers
 import pytest
 import torch
 from method_models import CONFIGS, adapted, base_model
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import AutoPeftModel, PeftModel, get_peft_model, get_peft_model_state_dict
 from prompted_seem import logits, pixels, same
 from prompted_seem import loss as loss_of
 from safetensors.torch import load_file
 from toy_family import FAMILY
 from transformers.utils import logging
 
+from ssprompt_hf import SSPromptModel
+from ssprompt_hf.models.seem import SeemForUniversalSegmentation
 from ssprompt_hf.tuners import SSPromptConfig
 from ssprompt_hf.tuners.base import PromptLayer
 
@@ -110,3 +112,21 @@ def test_input_casting_can_be_switched_off():
     with peft.helpers.disable_input_dtype_casting(model):
         assert same(logits(model), expected)
     assert same(logits(model), expected)
+
+
+def test_adapters_of_the_bundled_model(tmp_path):
+    """`AutoPeftModel` as the card says, and transformers' `from_pretrained` of the model's class."""
+    model = SSPromptModel.from_pretrained(
+        "seem-nano", is_trainable=True, config=SSPromptConfig(init_embeddings="noise", init_std=0.3)
+    )
+    model.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert f'AutoPeftModel.from_pretrained("{tmp_path.name}", import_allowlist=["ssprompt_hf"])' in card
+    assert "they would look for `seem-nano` on the Hub" in card
+    expected = logits(model)
+    assert not same(
+        logits(model.get_base_model().eval()), logits(SeemForUniversalSegmentation.from_pretrained("seem-nano"))
+    )
+    assert same(logits(AutoPeftModel.from_pretrained(tmp_path, import_allowlist=["ssprompt_hf"])), expected)
+    loaded = SeemForUniversalSegmentation.from_pretrained(tmp_path)
+    assert loaded.active_adapters() == ["default"] and same(logits(loaded), expected)
