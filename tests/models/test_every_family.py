@@ -10,6 +10,8 @@ from peft import PeftModel, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_families import HALVES, NAMES, THINGS, aligned, answers, move
+from torch.utils._pytree import tree_flatten
+from transformers import Trainer, TrainingArguments
 
 from ssprompt_hf import SSPromptModel
 from ssprompt_hf.errors import AdapterError
@@ -326,6 +328,38 @@ def test_methods_that_do_not_apply_say_so(tiny):
     if "words" in tiny.family.lacks:
         with pytest.raises(AdapterError, match="text encoder"):
             get_peft_model(tiny.model(), CoOpConfig())
+
+
+# As transformers' own models
+
+
+@torch.no_grad()
+def test_unknown_arguments_are_type_errors(tiny):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'class_indexes'"):
+        tiny.model()(pixel_values=tiny.pixel_values(), class_indexes=[[0]])
+
+
+@torch.no_grad()
+def test_return_dict(tiny):
+    model, pixel_values = tiny.model(), tiny.pixel_values()
+    output, parts = model(pixel_values=pixel_values), model(pixel_values=pixel_values, return_dict=False)
+    assert type(parts) is tuple and len(parts) == len(output) and tree_flatten(output)[0]
+    assert all(torch.equal(part, output[index]) for index, part in enumerate(parts) if isinstance(part, torch.Tensor))
+
+
+def test_the_stock_trainer_predicts(tiny, tmp_path):
+    """Without labels: the predictions of all images, and nothing but tensors."""
+    model, pixel_values = ssprompt(tiny.model()), tiny.pixel_values(2)
+    arguments = TrainingArguments(str(tmp_path), per_device_eval_batch_size=1, use_cpu=True, report_to="none")
+    images = [{"pixel_values": one} for one in pixel_values]
+    predictions = Trainer(model, arguments).predict(images).predictions
+    with torch.no_grad():
+        output = model(pixel_values=pixel_values[:1])
+    names = [name for name in output if name not in model.config.keys_to_ignore_at_inference]
+    assert len(names) == len(predictions) >= 2
+    for name, values in zip(names, predictions):
+        torch.testing.assert_close(torch.from_numpy(values)[: len(output[name])], output[name])
+        assert len(values) == 2 * len(output[name])
 
 
 # Mistakes
