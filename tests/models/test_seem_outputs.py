@@ -43,6 +43,16 @@ class TestContainers:
         assert len(prepared.values()) == len(prepared) == 6
         assert find_batch_size(prepared) == find_batch_size(model(pixel_values=pixels)) == 2
 
+    def test_files_of_features_keep_their_names(self, model, pixels):
+        """Caches that were written before the fields were called otherwise stay good."""
+        cached = model.image_features(pixels[:1], "projections")
+        levels = [f"{name}.{index}" for name in ("multi_scale_features", "attention_features") for index in range(3)]
+        layers = [f"{name}.{index}" for name in ("keys", "values") for index in range(3)]
+        assert set(cached) == {"mask_features", "padded_size", *levels, *layers}
+        features = model.decoder_inputs([cached])["image_features"]
+        assert torch.equal(features.key_states[2], cached["keys.2"])
+        assert torch.equal(features.value_states[0], cached["values.0"])
+
     def test_outputs_are_trees(self, model, pixels):
         output = model(pixel_values=pixels, output_hidden_states=True)
         leaves, tree = tree_flatten(output)

@@ -64,6 +64,44 @@ class SeemPrompting(PromptableModel):
             points = self.get_submodule(self.prompt_slots[slot].path).weight
             setattr(self.config, field, None if points is None else points.shape[-2])
 
+    # Classes
+
+    @torch.no_grad()
+    def set_class_names(self, class_names: list[str], tokenizer, thing_class_ids: list[int] | None = None):
+        """Embed class names by the text encoder (the ensemble of `config.prompt_templates`) and keep the embeddings.
+
+        Args:
+            class_names: without "background", which is added.
+            tokenizer: of the text encoder, or a `SeemProcessor`.
+            thing_class_ids: positions of countable classes in `class_names`; all classes are things if not given.
+        """
+        if self.model.text_model is None:
+            raise ValueError(
+                "class names need the text encoder, which this model was loaded without (use_text_model=False): load "
+                "it, or call set_class_embeddings"
+            )
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+        embeddings = self.model.text_model.encode_class_names(
+            class_names, tokenizer, templates=self.config.prompt_templates, add_background=True
+        )
+        self.set_class_embeddings(embeddings, class_names, thing_class_ids)
+
+    def set_class_embeddings(
+        self, embeddings: torch.Tensor, class_names: list[str], thing_class_ids: list[int] | None = None
+    ):
+        """Keep given class embeddings `(classes + 1, projection_dim)`, the last row being "background"."""
+        expected = (len(class_names) + 1, self.config.projection_dim)
+        if tuple(embeddings.shape) != expected:
+            raise ValueError(
+                f"embeddings of {len(class_names)} classes and background must have shape {expected}, "
+                f"got {tuple(embeddings.shape)}"
+            )
+        outside = [index for index in thing_class_ids or [] if not 0 <= index < len(class_names)]
+        if outside:
+            raise ValueError(f"thing_class_ids {outside} are not positions in the {len(class_names)} class names")
+        self.class_embeddings.weight = embeddings.to(self.device, self.dtype)
+        self.name_classes(class_names, thing_class_ids)
+
     # Words
 
     def word_embeddings(self) -> nn.Embedding | None:
