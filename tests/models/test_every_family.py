@@ -1,5 +1,6 @@
 """What holds for the base models of every family, and for adapters on them; `tiny_families` describes the families."""
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -331,6 +332,14 @@ def test_methods_that_do_not_apply_say_so(tiny):
 
 
 # As transformers' own models
+
+
+def test_published_names_are_known_to_the_class(tiny, tmp_path, monkeypatch):
+    """As `AutoPeftModel` asks for the base model of an adapter."""
+    name, known = next((name, one) for name, one in registry.BASE_MODELS.items() if one.family == tiny.family.name)
+    monkeypatch.setitem(registry.BASE_MODELS, name, dataclasses.replace(known, repo_id=str(tiny.save(tmp_path))))
+    loaded = type(tiny.model()).from_pretrained(name)
+    assert model_fingerprint(loaded) == model_fingerprint(tiny.model())
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ class TinySeem(TinyFamily):
         "test_answers_are_those_of_transformers": "transformers has no SEEM; test_seem_parity.py compares it with the "
         "official implementation",
         "test_images_are_those_of_transformers": "transformers has no SEEM; see test_seem_processing.py",
+        "test_published_names_are_known_to_the_class": "its checkpoints are converted; see test_base_models.py",
         "test_classes_that_nobody_asked_about_learn_nothing": "all classes are decoded at once",
     }
 

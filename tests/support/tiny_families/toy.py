@@ -21,6 +21,7 @@ class TinyToy(TinyFamily):
         "test_no_text_encoder_is_needed_once_there_are_class_prompts": NO_WORDS,
         "test_unknown_arguments_are_type_errors": NO_PIXELS,
         "test_return_dict": NO_PIXELS,
+        "test_published_names_are_known_to_the_class": "it is not published",
         "test_the_stock_trainer_predicts": NO_PIXELS,
         "test_classes_that_nobody_asked_about_learn_nothing": "all classes are decoded at once",
     }
