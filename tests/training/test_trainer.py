@@ -227,6 +227,20 @@ def test_half_precision(tmp_path):
     )
 
 
+def test_activation_checkpointing_computes_the_decoder_again(tmp_path):
+    found, calls = [], []
+    for checkpointing in (False, True):
+        trainer = tiny_trainer(tmp_path / str(checkpointing), max_steps=2, gradient_checkpointing=checkpointing)
+        blocks = [layer.fc1 for layer in trainer.base_model.model.mask_decoder.layers]
+        calls.append([])
+        for block in blocks:
+            block.register_forward_hook(lambda *_, own=calls[-1]: own.append(torch.is_grad_enabled()))
+        trainer.train()
+        found.append(prompts(trainer.model))
+    assert sum(calls[0]) == 2 * len(blocks) and sum(calls[1]) == 2 * sum(calls[0])
+    assert all(torch.equal(found[1][name], tensor) for name, tensor in found[0].items())
+
+
 def test_images_of_several_sizes_in_one_batch(tmp_path):
     arguments = {"train": mixed_images(), "per_device_train_batch_size": 4}
     cached = trained(tmp_path, **arguments)
