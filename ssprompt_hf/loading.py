@@ -297,7 +297,8 @@ def describe_base_model(name: str | os.PathLike, **access: Any) -> str:
     padded = "x".join(map(str, facts["padded_size"]))
     lines.append(f"{'images':<12} {height}x{width} pixels become {padded}")
     for stage, count in facts["cached_bytes"].items():
-        lines.append(f"{'cache':<12} {count / 2**20:.0f} MiB an image ({stage}), half of it in float16")
+        mib = f"{count / 2**20:.{0 if count >= 2**20 else 1}f}"
+        lines.append(f"{'cache':<12} {mib} MiB an image ({stage}), half of it in float16")
     for use, count in facts["decoder_bytes"].items():
         if count is not None:
             lines.append(f"{'decoding':<12} about {count / 2**20:.0f} MiB a class for {use}")

@@ -21,6 +21,7 @@ FLOORS: list[dict[str, tuple[str, ...]]] = [
     {
         "interface": (
             "models",
+            "models.asked_classes",
             "models.clip_text",
             "models.forward",
             "models.interface",

@@ -38,7 +38,8 @@ def _is_base_model(name: str) -> bool:
     """Whether `name` is known to be one without asking the Hub. As everywhere, a folder of that name comes first."""
     if (Path(name) / ADAPTER_CONFIG).is_file():
         return False
-    return name in BASE_MODELS or (Path(name) / "config.json").is_file()
+    published = {model.repo_id for model in BASE_MODELS.values()}
+    return name in BASE_MODELS or name in published or (Path(name) / "config.json").is_file()
 
 
 def _adapter_folder(name: str) -> str | None:

@@ -12,6 +12,7 @@ from ..tuners.text.layer import TextPromptLayer
 from ..tuners.vspl.layer import grid_coordinates
 
 KINDS = ("semantic", "spatial")
+OWN_PROMPTS = "Zero-shot segmentation uses the base model's own spatial prompts in their place."
 
 
 @dataclass
@@ -128,18 +129,18 @@ def _spatial(model: SSPromptModel) -> Prompts:
         before = grid_coordinates(config.point_grid_size).to(after)
         note = (
             "VSPL learns positions in the image, not embeddings: there are no weights, and movement is the distance "
-            "from the regular grid. Zero-shot segmentation uses object queries in place of points."
+            f"from the regular grid. {OWN_PROMPTS}"
         )
         return Prompts("spatial", _numbered("point", after), before, after, are_points=True, notes=[note])
     before, after = (_rows(prompt.float()) for prompt in (layer.default_prompt(name), layer.adapter_prompt(name)))
     on_grid = config.spatial_source == "point_grid"
-    prompts = Prompts("spatial", _numbered("point" if on_grid else "query", after), before, after)
+    prompts = Prompts("spatial", _numbered("point" if on_grid else layer.slot.title, after), before, after)
     prompts.scale = layer.slot.scale
     _add_weights(prompts, layer, model)
     if on_grid:
         prompts.notes.append(
-            "The spatial prompts are the tokens of a regular grid of points (row by row from the top left). Zero-shot "
-            "segmentation uses object queries in their place."
+            "The spatial prompts are the tokens of a regular grid of points (row by row from the top left). "
+            + OWN_PROMPTS
         )
     return prompts
 

@@ -14,10 +14,8 @@ HOW_TO_GIVE_DATA = """Give the command labelled images with the adapter's own cl
 Images of `--eval_split` (by default `val`) are looked at; `--max_eval_images 50` takes the first 50 only."""
 
 
-INTRODUCTION = """The base model looks at an image with *spatial prompts*, each of which proposes one mask (where to
-look), and names the masks by *semantic prompts*, one embedding a class (what to look for). The adapter replaces some
-of these prompts and touches nothing else. *Zero-shot* is the base model with this class list and without the adapter;
-*adapted* is with it."""
+INTRODUCTION = """The base model {prompts}. The adapter replaces some of these prompts and touches nothing else.
+*Zero-shot* is the base model with this class list and without the adapter; *adapted* is with it."""
 
 WEIGHTS = """Every prompt is `z_hat = w * z + (1 - w) * e`: the base model's prompt `z` and the learned embedding `e`.
 With `w` near 1 the adapter trusts what the base model knew, near 0 what it learned."""
@@ -112,7 +110,7 @@ def _head(explanation: dict[str, Any]) -> str:
         [
             f"# What the adapter `{Path(explanation['adapter']).name}` has learned",
             "",
-            INTRODUCTION,
+            INTRODUCTION.format(prompts=explanation["prompts_explained"]),
             "",
             *(f"- {fact}" for fact in facts),
         ]
@@ -179,8 +177,6 @@ def _movement(explanation: dict[str, Any], count: int = 20) -> str:
             continue
         order = sorted(range(len(group["names"])), key=lambda i: -group["movement"][i])[:count]
         roles = explanation.get("roles") if kind == "spatial" and _have_parts(explanation) else None
-        if roles and len(roles["adapted"]) != len(group["names"]):  # what answers are not the spatial prompts (SAM)
-            roles = None
         header = [f"{kind} prompt", "movement"] + ["cosine"] * ("cosine" in group) + ["w"] * ("weights" in group)
         header += ["serves most"] * (roles is not None)
         rows = []

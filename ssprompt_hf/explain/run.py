@@ -86,6 +86,7 @@ def explain_adapter(
     output = Path(output_dir)
     prompts = read_prompts(model)
     explanation = _facts(folder, config) | {
+        "prompts_explained": model.get_base_model().prompts_explained,
         "prompts": {kind: group.to_dict() for kind, group in prompts.items()},
         "words": _words(model, prompts["semantic"], extra) if has_text else {"missing": _no_text_encoder(base)},
         "pictures": draw_prompts(prompts, config, output),
@@ -100,7 +101,9 @@ def explain_adapter(
         trainer.evaluator.observers.append(observer)
         scores = trainer.evaluate_by_class(with_zero_shot=True)
         seen = observer.seen
-        explanation |= _findings(scores, seen, images, prompts["spatial"], examples)
+        base = model.get_base_model()
+        title = base.prompt_slots[base.spatial_slot("object_queries")].title
+        explanation |= _findings(scores, seen, images, prompts["spatial"], title, examples)
         explanation["pictures"] |= draw_serving(
             seen.serving, explanation["prompt_names"], images.classes.names, output
         )
@@ -163,13 +166,14 @@ def _findings(
     seen: Observations,
     images: SegmentationDataset,
     spatial: Prompts,
+    title: str,
     examples: int,
 ) -> dict[str, Any]:
     names = images.classes.names
     scores = {state: scores[state] for state in STATES}
     changes = class_changes(scores)
     counts = {state: len(seen.serving[state].mass) for state in STATES}
-    prompt_names = {state: [f"query {index}" for index in range(count)] for state, count in counts.items()}
+    prompt_names = {state: [f"{title} {index}" for index in range(count)] for state, count in counts.items()}
     if len(spatial.names) == counts["adapted"]:
         prompt_names["adapted"] = spatial.names
     shown = example_images(seen, changes, names, examples)

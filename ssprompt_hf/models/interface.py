@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..errors import AdapterError, SSPromptError
+from ..errors import AdapterError
 from .forward import ForwardConventions
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class PromptSlot:
         row_dim: the dimension that counts prompts: 0 of `(N, D)` and of `(K, L, D)`, 1 of `(levels, N, D)`.
         num_fixed: so many last prompts are not learned, as the "background" of SEEM.
         source: for spatial slots, which `spatial_source` of a configuration they hold.
+        title: what one prompt is called, for spatial ones.
         scale: the size of a number in a prompt, where the default prompts do not tell it because they are zeros.
             Learning rates are in units of this size.
         is_part_of_model: whether the weights belong to the base model. Those of classes and of grids of points do not.
@@ -66,6 +67,7 @@ class PromptSlot:
     row_dim: int = 0
     num_fixed: int = 0
     source: str = "object_queries"
+    title: str = "query"
     scale: float | None = None
     is_part_of_model: bool = False
 
@@ -90,6 +92,12 @@ class PromptableModel(ForwardConventions):
     decodes_by_class = False
     """Whether decoding costs a call a class. Training then asks an image about its own classes and a few others, by
     the argument `class_indices` of `forward`, a list of int64 `(C_i,)`, one an image."""
+
+    prompts_explained = (
+        "looks at an image with *spatial prompts*, each of which proposes one mask (where to look), and names the "
+        "masks by *semantic prompts*, one embedding a class (what to look for)"
+    )
+    """What both kinds of prompts do; the end of a sentence that begins with "The base model"."""
 
     optional_parts: tuple[str, ...] = ()
     """Regular expressions of names in the state dict that a copy of the model may lack (prompt encoders)."""
@@ -272,7 +280,8 @@ class PromptableModel(ForwardConventions):
         raise NotImplementedError
 
     def feature_bytes(self, padded_size: tuple[int, int], stage: str) -> int:
-        """Bytes of `image_features` of an image of this size in float32, told without computing them."""
+        """Bytes of `image_features` of an image of this size in float32, with the 16 of `padded_size`, told without
+        computing them."""
         raise NotImplementedError
 
     def decoder_bytes(self, padded_size: tuple[int, int], with_gradient: bool) -> int | None:
@@ -309,37 +318,6 @@ class PromptableModel(ForwardConventions):
         stage = self.feature_stages(KINDS)[0]
         features = [self.image_features(pixels[None], stage) for pixels in pixel_values]
         return self.predictions(self(**self.decoder_inputs(features, pixel_values.device), image_sizes=image_sizes))[0]
-
-
-def asked_classes(
-    class_indices: list[torch.Tensor] | None, num_images: int, num_classes: int, device: torch.device | str
-) -> list[torch.Tensor]:
-    """
-    Which classes each image is asked about, for models that decode them one by one.
-
-    Args:
-        class_indices: the argument of `forward`, one tensor an image; None for all classes.
-        num_images, num_classes: B and K.
-        device: for the result.
-
-    Returns:
-        int64 `(C_i,)`, one an image.
-
-    Raises:
-        SSPromptError: not one tensor an image, or indices that are none of a class.
-    """
-    if class_indices is None:
-        return [torch.arange(num_classes, device=device)] * num_images
-    if len(class_indices) != num_images:
-        raise SSPromptError(f"class_indices are for {len(class_indices)} images, but there are {num_images}")
-    indices = [torch.as_tensor(classes, dtype=torch.long) for classes in class_indices]
-    for classes in indices:
-        if classes.ndim != 1 or len(classes) == 0 or classes.min() < 0 or classes.max() >= num_classes:
-            raise SSPromptError(
-                f"class_indices holds {classes.tolist()}; an image needs a list of numbers from 0 to "
-                f"{num_classes - 1}, at least one"
-            )
-    return [classes.to(device) for classes in indices]
 
 
 class PromptableImageProcessor:

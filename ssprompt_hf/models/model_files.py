@@ -1,12 +1,15 @@
 """What families read from the folder or the Hub id of a model of transformers."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from torch import nn
 from transformers import PretrainedConfig
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, DownloadError
 
 ACCESS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 Processor = TypeVar("Processor")
@@ -55,3 +58,28 @@ def read_image_processor(processor_class: type[Processor], source: str, model: n
         if not os.path.isdir(source):
             raise
         return model.default_image_processor()
+
+
+@contextlib.contextmanager
+def explained_refusal(source: str) -> Iterator[None]:
+    """Turns "no access", in whatever words, into a `DownloadError` that says how to get it."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, DownloadError) or not _is_refusal(error):
+            raise
+        raise DownloadError(
+            f"{source!r} may not be read with this token, if any: the repository is gated or private, or not there. "
+            f"Ask for access and accept the licence at https://huggingface.co/{source}, then log in with "
+            "`hf auth login` (or pass token=...)"
+        ) from error
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, (GatedRepoError, RepositoryNotFoundError, LocalTokenNotFoundError)):
+            return True
+        if isinstance(error, HfHubHTTPError) and getattr(error.response, "status_code", None) in (401, 403):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -34,7 +34,9 @@ MODEL_TYPES: dict[str, str] = {
     "sam3_lite_text": "sam3",
     "sam2": "sam2",
     "sam2_video": "sam2",
+    "sam3_tracker": "sam2",
     "sam": "sam",
+    "sam_hq": "sam",
     "clipseg": "clipseg",
 }
 """`model_type` of a configuration -> family."""
@@ -107,6 +109,13 @@ BASE_MODELS = {
         BaseModel("sam3-litetext-s0", "sam3", "SAM 3 with a small text encoder", "vil-uob/sam3-litetext-s0"),
         BaseModel("sam3-litetext-s1", "sam3", "SAM 3 with a small text encoder", "vil-uob/sam3-litetext-s1"),
         BaseModel("sam3-litetext-l", "sam3", "SAM 3 with a small text encoder", "vil-uob/sam3-litetext-l"),
+        BaseModel(
+            "sam3-tracker",
+            "sam2",
+            "what SAM 3 has for points: SAM 2 on its vision encoder, knows no words; gated",
+            "facebook/sam3",
+            title="SAM 3 tracker",
+        ),
         *(
             BaseModel(
                 f"sam2.1-{size}",
@@ -124,6 +133,16 @@ BASE_MODELS = {
                 "SAM, which knows no words",
                 f"facebook/sam-vit-{size}",
                 title=f"SAM ViT-{size[0].upper()}",
+            )
+            for size in ("base", "large", "huge")
+        ),
+        *(
+            BaseModel(
+                f"sam-hq-vit-{size[0]}",
+                "sam",
+                "SAM-HQ, SAM with finer masks",
+                f"syscv-community/sam-hq-vit-{size}",
+                title=f"SAM-HQ ViT-{size[0].upper()}",
             )
             for size in ("base", "large", "huge")
         ),

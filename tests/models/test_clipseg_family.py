@@ -123,7 +123,7 @@ def test_random_models():
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(150.7, abs=0.1)
     assert sum(p.numel() for p in slim.parameters()) / 1e6 == pytest.approx(87.3, abs=0.1)
     assert processor.resized_size((480, 640)) == (352, 352) and model.token_offsets.weight.shape == (485, 64)
-    assert model.feature_bytes((352, 352)) == 3 * 485 * 768 * 4 + 16
+    assert model.feature_bytes((352, 352)) == 3 * 485 * 64 * 4 + 16
     assert not any(p.requires_grad for p in model.parameters()) and not model.training
     assert slim.config.text_config.num_hidden_layers == 12 and slim.max_text_tokens == 77
 

@@ -87,9 +87,28 @@ def test_offsets_of_an_image_of_another_size():
     torch.testing.assert_close(model._add_offsets(None, (), torch.zeros(1, 5, 8)), torch.ones(1, 5, 8))
 
 
+def test_features_are_what_the_decoder_reduces():
+    model, pixel_values = tiny_clipseg(), images(1)
+    features, other = model.image_features(pixel_values, "features"), theirs(model)
+    with torch.no_grad():
+        plain = other.clip.vision_model(pixel_values, output_hidden_states=True).hidden_states
+        for index, layer in enumerate((1, 2, 3)):
+            reduced = other.decoder.reduces[2 - index](plain[layer + 1])
+            assert torch.equal(features[f"activation_{index}"], reduced) and reduced.shape == (1, 17, 8)
+
+
+def test_layers_that_nobody_reads_are_not_computed():
+    model, seen = tiny_clipseg(), []
+    for index, layer in enumerate(model.clip.vision_model.encoder.layers):
+        layer.register_forward_hook(lambda *_, index=index: seen.append(index))
+    model.image_features(images(1))
+    assert seen == [0, 1, 2, 3]  # of five
+
+
 def test_what_features_depend_on():
     model = tiny_clipseg()
-    assert model.feature_modules("features") == [model.clip.vision_model] and model.feature_stages(()) == ("features",)
+    modules = [model.clip.vision_model, model.decoder.reduces]
+    assert model.feature_modules("features") == modules and model.feature_stages(()) == ("features",)
     settings = model.feature_settings()
     model.drop_text_encoder()
     model.name_classes(["a"])

@@ -1,15 +1,17 @@
 """SAM and SAM 2 as families: found, loaded, saved, built at full size."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from PIL import Image
-from tiny_sam import NAMES, SIDE, images, tiny_config, tiny_sam
-from tiny_sam2 import tiny_sam2
-from transformers import SamModel
+from safetensors.torch import save_file
+from tiny_sam import NAMES, SIDE, images, tiny_config, tiny_sam, tiny_sam_hq
+from tiny_sam2 import tiny_sam2, tiny_tracker
+from transformers import Sam3TrackerModel, Sam3VideoConfig, SamModel
 
 from ssprompt_hf.errors import CheckpointError, SSPromptError
 from ssprompt_hf.models import registry
@@ -18,7 +20,12 @@ from ssprompt_hf.models.sam.family import FAMILY as SAM
 from ssprompt_hf.models.sam2.family import FAMILY as SAM2
 from ssprompt_hf.segmentation.policy import InferencePolicy
 
-FAMILIES = {"sam": (SAM, tiny_sam), "sam2": (SAM2, tiny_sam2)}
+FAMILIES = {
+    "sam": (SAM, tiny_sam),
+    "sam_hq": (SAM, tiny_sam_hq),
+    "sam2": (SAM2, tiny_sam2),
+    "sam3_tracker": (SAM2, tiny_tracker),
+}
 
 
 @torch.no_grad()
@@ -60,23 +67,60 @@ def test_a_plain_checkpoint_of_transformers(tmp_path):
         ("sam-vit-b", 93.7),
         ("sam-vit-l", 312.3),
         ("sam-vit-h", 641.1),
+        ("sam-hq-vit-b", 94.8),
         # the published 38.9, 46.0, 80.8 and 224.4, of which 7.46 are the memory of videos
         ("sam2.1-tiny", 31.4),
         ("sam2.1-small", 38.5),
         ("sam2.1-base-plus", 73.3),
         ("sam2.1-large", 216.9),
+        # of SAM 3's 840 M those of the vision encoder, and 12 M for points and memory of videos
+        ("sam3-tracker", 458.3),
     ],
 )
 def test_random_models_of_full_size(name, millions):
-    family = SAM2 if name.startswith("sam2") else SAM
+    family = registry.find_family(name)
     with torch.device("meta"):
         model, processor = family.random_model(name, ["road", "car"])
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
     assert model.num_classes() == 2 and model.config.class_names == ["road", "car"]
     assert not any(p.requires_grad for p in model.parameters()) and not model.training
-    assert processor.padded_size(processor.resized_size((480, 640))) == (1024, 1024)
-    assert model.feature_bytes((1024, 1024)) == {SAM: 4, SAM2: 16}[family] * 2**20 + 16
+    side = 1008 if name == "sam3-tracker" else 1024
+    assert processor.padded_size(processor.resized_size((480, 640))) == (side, side)
+    mib = {"sam-hq-vit-b": 16, "sam3-tracker": 20.25}.get(name, 4 if family is SAM else 16)
+    assert model.feature_bytes((side, side)) == mib * 2**20 + 16
     assert model.points.weight.shape == (16, 256)
+
+
+def test_the_tracker_of_a_published_sam3(tmp_path):
+    """`facebook/sam3` holds a video model: the tracker's weights and the vision encoder's, under other names."""
+    model = tiny_tracker(None)
+    config = Sam3VideoConfig(tracker_config=model.config.to_dict()).to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["Sam3VideoModel"]}))
+    places = {
+        "vision_encoder.backbone": "detector_model.vision_encoder.backbone",
+        "vision_encoder.neck": "tracker_neck",
+    }
+    weights = {}
+    for name, value in model.state_dict().items():
+        place = next((place for place in places if name.startswith(place)), None)
+        name = f"tracker_model.{name}" if place is None else name.replace(place, places[place])
+        weights[name] = value.clone()
+    save_file(
+        weights | {"detector_model.a": torch.zeros(2)}, tmp_path / "model.safetensors", metadata={"format": "pt"}
+    )
+    theirs = Sam3TrackerModel.from_pretrained(tmp_path).state_dict()
+    loaded, processor = SAM2.load(str(tmp_path), point_grid_size=2)
+    assert loaded.config.model_type == "sam3_tracker" and loaded.points.weight.shape == (4, 32)
+    found = loaded.state_dict()
+    assert all(
+        torch.equal(found[name], value) and torch.equal(model.state_dict()[name], value)
+        for name, value in theirs.items()
+    )
+    loaded.save_pretrained(tmp_path / "again")
+    again = SAM2.load(str(tmp_path / "again"))[0].state_dict()
+    assert all(torch.equal(again[name], value) for name, value in found.items())
+    assert len(theirs) == len(weights) and type(processor).__name__ == "Sam3ImageProcessorPil"
+    assert registry.find_family(str(tmp_path)).name == "sam3" and SAM2.resolve("sam3-tracker") == "facebook/sam3"
 
 
 def test_names(monkeypatch, tmp_path):
@@ -93,7 +137,7 @@ def test_the_registry_finds_them_by_their_type(monkeypatch, tmp_path):
     monkeypatch.setattr(registry, "FAMILIES", dict(registry.FAMILIES))
     monkeypatch.setattr(registry, "MODEL_TYPES", dict(registry.MODEL_TYPES))
     for name, (family, make) in FAMILIES.items():
-        registry.register_family(name, f"ssprompt_hf.models.{name}.family", family.model_types)
+        registry.register_family(family.name, f"ssprompt_hf.models.{family.name}.family", family.model_types)
         make().save_pretrained(tmp_path / name)
         assert registry.find_family(tmp_path / name) is family
 

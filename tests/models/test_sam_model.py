@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from tiny_sam import NAMES, SIDE, grid_inputs, images, reference, tell_classes_apart, theirs, tiny_sam
-from tiny_sam2 import tiny_sam2
+from tiny_sam import NAMES, SIDE, grid_inputs, images, reference, tell_classes_apart, theirs, tiny_sam, tiny_sam_hq
+from tiny_sam2 import tiny_sam2, tiny_tracker
 
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.models.fingerprint import model_fingerprint
@@ -15,7 +15,7 @@ from ssprompt_hf.models.sam.prompting import grid_points
 from ssprompt_hf.segmentation import tiles
 from ssprompt_hf.training.losses import MatchingLoss, SemanticLoss
 
-KINDS = {"sam": tiny_sam, "sam2": tiny_sam2}
+KINDS = {"sam": tiny_sam, "sam_hq": tiny_sam_hq, "sam2": tiny_sam2, "sam3_tracker": tiny_tracker}
 
 
 @pytest.fixture(params=KINDS)
@@ -35,7 +35,7 @@ def test_answers_are_those_of_transformers_to_the_bit(kind, settings):
     expected = reference(model, images(2), **layout)
     with torch.no_grad():
         output = model(images(2))
-    assert ("object_score_logits" in expected) == (kind == "sam2")
+    assert ("object_score_logits" in expected) == (kind in ("sam2", "sam3_tracker"))
     for name, values in expected.items():
         assert torch.equal(output[name], values), name
     assert output.masks_logits.std() > 0.1 and not torch.equal(output.masks_logits[0], output.masks_logits[3])
@@ -75,14 +75,16 @@ def test_an_image_does_not_depend_on_its_company(model):
     assert scores.shape == (2, 3, 16, 16) and not scores[0, :2].any()
 
 
-def test_with_its_own_prompts_it_is_transformers_model(model):
+def test_with_its_own_prompts_it_is_transformers_model(model, kind):
     other, inputs = theirs(model), grid_inputs(2, 1, 1)
     with torch.no_grad():
         for arguments in (inputs, {"input_boxes": torch.tensor([[[8.0, 8.0, 40.0, 50.0]]])}):
             output, expected = model(images(1), **arguments), other(images(1), **arguments)
             assert torch.equal(output.pred_masks, expected.pred_masks) and output.pred_masks.shape[2] == 3
-        embeddings = other.get_image_embeddings(images(1))
-        output = model(image_embeddings=embeddings, **inputs, multimask_output=False)
+        embeddings = {"image_embeddings": other.get_image_embeddings(images(1))}
+        if kind == "sam_hq":  # it has two
+            embeddings = dict(zip(("image_embeddings", "intermediate_embeddings"), embeddings["image_embeddings"]))
+        output = model(**embeddings, **inputs, multimask_output=False)
         assert torch.equal(output.pred_masks, other(images(1), **inputs, multimask_output=False).pred_masks)
 
 
@@ -223,10 +225,7 @@ def test_predictions(model):
     maps = torch.nn.functional.interpolate(maps, (30, 40), mode="bilinear", align_corners=False)[0]
     torch.testing.assert_close(tiles.resize_masks(one.maps, geometry), maps)
     assert (prediction.class_map(1, geometry) == maps.argmax(0)).float().mean() > 0.995
-    parts = prediction.prompt_parts(1)
-    total = torch.einsum("mhw,mk->khw", parts.masks.sigmoid(), parts.weights)
-    torch.testing.assert_close(total, one.maps, rtol=1e-4, atol=1e-5)
-    assert parts.num_prompts == 1
+    assert prediction.prompt_parts(1).num_prompts == 0  # all prompts make the map of a class together
     labels = torch.zeros(2, SIDE, SIDE, dtype=torch.long)
     assert SemanticLoss("dice")(prediction, labels).shape == (2,)
     with pytest.raises(SSPromptError, match="no masks of single objects"):
@@ -255,7 +254,7 @@ def test_slots_and_classes(model):
 
 
 def test_errors(model):
-    title = "SAM" if model.pads_images else "SAM 2"
+    title = model.model_title
     with pytest.raises(SSPromptError, match="class_names is empty"):
         model.set_class_names([])
     with pytest.raises(SSPromptError, match=f"32x64 pixels; this {title} takes 64x64"):

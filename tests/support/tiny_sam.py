@@ -1,9 +1,9 @@
-"""A tiny SAM: squares of 64 pixels, patches of 16, embeddings of 4 x 4, masks of 16 x 16."""
+"""A tiny SAM and SAM-HQ: squares of 64 pixels, patches of 16, embeddings of 4 x 4, masks of 16 x 16."""
 
 import torch
-from transformers import Sam2Model, SamConfig, SamModel
+from transformers import Sam2Model, Sam3TrackerModel, SamConfig, SamHQConfig, SamHQModel, SamModel
 
-from ssprompt_hf.models.sam import SamForPromptedSegmentation
+from ssprompt_hf.models.sam import SamForPromptedSegmentation, SamHQForPromptedSegmentation
 
 NAMES = ["road", "sky", "car"]
 SIDE = 64
@@ -11,12 +11,14 @@ DECODER = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head
 PROMPTS = {"hidden_size": 32, "image_size": SIDE, "patch_size": 16, "mask_input_channels": 8}
 
 
-def tiny_config(**settings):
-    vision = {
-        "hidden_size": 16, "output_channels": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_dim": 32,
-        "image_size": SIDE, "patch_size": 16, "window_size": 2, "global_attn_indexes": [1], "num_pos_feats": 16,
-    }  # fmt: skip
-    config = SamConfig(vision_config=vision, prompt_encoder_config=PROMPTS, mask_decoder_config=DECODER)
+VISION = {
+    "hidden_size": 16, "output_channels": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_dim": 32,
+    "image_size": SIDE, "patch_size": 16, "window_size": 2, "global_attn_indexes": [1], "num_pos_feats": 16,
+}  # fmt: skip
+
+
+def tiny_config(config_class: type = SamConfig, decoder: dict = DECODER, **settings):
+    config = config_class(vision_config=VISION, prompt_encoder_config=PROMPTS, mask_decoder_config=decoder)
     for name, value in settings.items():
         setattr(config, name, value)
     return config
@@ -32,9 +34,18 @@ def vivid(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def tiny_sam(class_names: list[str] | None = NAMES, seed: int = 0, **settings) -> SamForPromptedSegmentation:
-    """Its vision weights of 1e-10 made visible, and its confidence between 0 and 1."""
+    return visible(SamForPromptedSegmentation, tiny_config(**settings), class_names, seed)
+
+
+def tiny_sam_hq(class_names: list[str] | None = NAMES, seed: int = 0, **settings) -> SamHQForPromptedSegmentation:
+    config = tiny_config(SamHQConfig, DECODER | {"vit_dim": VISION["hidden_size"]}, **settings)
+    return visible(SamHQForPromptedSegmentation, config, class_names, seed)
+
+
+def visible(model_class: type, config, class_names: list[str] | None, seed: int) -> torch.nn.Module:
+    """A model with its vision weights of 1e-10 made visible, and its confidence between 0 and 1."""
     torch.manual_seed(seed)
-    model = vivid(SamForPromptedSegmentation(tiny_config(**settings)))
+    model = vivid(model_class(config))
     with torch.no_grad():
         model.mask_decoder.iou_prediction_head.proj_out.weight.mul_(0.05)
         model.mask_decoder.iou_prediction_head.proj_out.bias.fill_(0.6)
@@ -43,7 +54,7 @@ def tiny_sam(class_names: list[str] | None = NAMES, seed: int = 0, **settings) -
     return model
 
 
-THEIRS = {"sam": SamModel, "sam2": Sam2Model}
+THEIRS = {"sam": SamModel, "sam_hq": SamHQModel, "sam2": Sam2Model, "sam3_tracker": Sam3TrackerModel}
 
 
 def theirs(model: torch.nn.Module) -> torch.nn.Module:

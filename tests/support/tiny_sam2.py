@@ -1,10 +1,10 @@
-"""A tiny SAM 2: squares of 64 pixels, levels of 16 x 16, 8 x 8 and 4 x 4, masks of 16 x 16."""
+"""A tiny SAM 2 and tracker of SAM 3: squares of 64 pixels, levels of 16 x 16, 8 x 8 and 4 x 4, masks of 16 x 16."""
 
 import torch
 from tiny_sam import DECODER, NAMES, PROMPTS, SIDE, vivid
-from transformers import Sam2Config
+from transformers import Sam2Config, Sam3TrackerConfig
 
-from ssprompt_hf.models.sam2 import Sam2ForPromptedSegmentation
+from ssprompt_hf.models.sam2 import Sam2ForPromptedSegmentation, Sam3TrackerForPromptedSegmentation
 
 VISION = {
     "backbone_config": {
@@ -18,16 +18,37 @@ VISION = {
 }  # fmt: skip
 
 
-def tiny_config(config_class: type = Sam2Config, **settings):
-    config = config_class(vision_config=VISION, prompt_encoder_config=PROMPTS, mask_decoder_config=DECODER)
+VISION_3 = {
+    "model_type": "sam3_vision_model", "fpn_hidden_size": 32, "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+    "backbone_config": {
+        "model_type": "sam3_vit_model", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "image_size": SIDE, "patch_size": 16, "window_size": 2, "global_attn_indexes": [1],
+        "pretrain_image_size": 32,
+    },
+}  # fmt: skip
+
+
+def tiny_config(config_class: type = Sam2Config, vision: dict = VISION, **settings):
+    config = config_class(vision_config=vision, prompt_encoder_config=PROMPTS, mask_decoder_config=DECODER)
     for name, value in settings.items():
         setattr(config, name, value)
     return config
 
 
 def tiny_sam2(class_names: list[str] | None = NAMES, seed: int = 0, **settings) -> Sam2ForPromptedSegmentation:
+    return visible(Sam2ForPromptedSegmentation, tiny_config(**settings), class_names, seed)
+
+
+def tiny_tracker(
+    class_names: list[str] | None = NAMES, seed: int = 0, **settings
+) -> Sam3TrackerForPromptedSegmentation:
+    config = tiny_config(Sam3TrackerConfig, VISION_3, **settings)
+    return visible(Sam3TrackerForPromptedSegmentation, config, class_names, seed)
+
+
+def visible(model_class: type, config, class_names: list[str] | None, seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
-    model = vivid(Sam2ForPromptedSegmentation(tiny_config(**settings)))
+    model = vivid(model_class(config))
     with torch.no_grad():
         for head in model.mask_decoder.output_hypernetworks_mlps:
             head.proj_out.weight.mul_(0.1)

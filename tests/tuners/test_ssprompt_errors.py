@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
-from prompted_seem import WIDTH, adapted, logits, small_seem, trained
+from prompted_seem import WIDTH, adapted, logits, same, small_seem, trained
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -107,6 +107,17 @@ def test_files_that_do_not_fit(change, message, tmp_path):
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     with pytest.raises(AdapterError, match=message):
         PeftModel.from_pretrained(small_seem(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["copy", "items", "keys", "training", "", "a.b"])
+def test_names_that_no_adapter_can_have(name, tmp_path):
+    with pytest.raises(AdapterError, match=f"adapter_name is {name!r}.*choose another name"):
+        get_peft_model(small_seem(), SSPromptConfig(), adapter_name=name)
+    model = trained()
+    before = logits(model)
+    with pytest.raises(AdapterError, match="choose another name"):
+        model.add_adapter(name, SSPromptConfig())
+    assert list(model.peft_config) == ["default"] and same(logits(model), before)
 
 
 def test_a_loaded_configuration_alone_gives_no_class_embeddings(tmp_path):

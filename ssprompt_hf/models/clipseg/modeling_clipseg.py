@@ -15,8 +15,8 @@ from transformers.utils import ModelOutput
 
 from ...errors import SSPromptError
 from ...segmentation.predictions import ClassPrediction
+from ..asked_classes import asked_classes
 from ..forward import model_forward
-from ..interface import asked_classes
 from .prompting import TEXT_PARTS, CLIPSegPrompting
 
 CONDITIONS = ("conditional_pixel_values", "conditional_embeddings", "attention_mask", "position_ids", "labels")

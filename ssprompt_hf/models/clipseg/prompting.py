@@ -11,7 +11,7 @@ from transformers import CLIPSegConfig, initialization
 from ...errors import AdapterError, SSPromptError
 from ..clip_text import spoken_name, text_embeddings
 from ..interface import SEMANTIC, SPATIAL, CachedFeatures, PromptableModel, PromptSlot
-from ..transformers_compat import LoadsPromptAdapters
+from ..transformers_compat import LoadsPromptAdapters, replace_modules
 from .image_processing_clipseg import CLIPSegImageProcessorPil
 from .text import encode_texts
 
@@ -36,6 +36,18 @@ class CLIPSegPrompts(nn.Module):
         self.register_buffer("weight", None if shape is None else torch.zeros(shape))
 
 
+class EarlyReduce(nn.Linear):
+    """One of the decoder's `reduces`, for tokens of the vision encoder's width, or for such that have been reduced
+    already. All classes of an image share what it gives, and it is a twelfth of what it reads."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens if tokens.shape[-1] == self.out_features else self.reduce(tokens)
+
+    def reduce(self, tokens: Tensor) -> Tensor:
+        """`(..., in_features)` to `(..., out_features)`, without the spatial prompts."""
+        return super().forward(tokens)
+
+
 class CLIPSegPrompting(LoadsPromptAdapters, PromptableModel):
     """
     What makes `CLIPSegForImageSegmentation` a base model, but for the prediction.
@@ -56,10 +68,14 @@ class CLIPSegPrompting(LoadsPromptAdapters, PromptableModel):
         # The only spatial prompts there are, so the ones that a configuration asks for by default. They are added to
         # tokens that every layer of the decoder normalises, to numbers of about 1.
         "token_offsets": PromptSlot(
-            "token_offsets", SPATIAL, source="object_queries", is_part_of_model=True, scale=1.0
+            "token_offsets", SPATIAL, source="object_queries", title="place", is_part_of_model=True, scale=1.0
         ),
         "class_embeddings": PromptSlot("class_embeddings", SEMANTIC),
     }
+    prompts_explained = (
+        "is asked about one class at a time, by a *semantic prompt*, one embedding (what to look for). *Spatial "
+        "prompts* are added to what it sees at each place of the image (where to look)"
+    )
     decodes_by_class = True
     optional_parts = TEXT_PARTS
     class_template = "{}"  # the name alone, as the examples of transformers ask for it; another may be set
@@ -73,6 +89,9 @@ class CLIPSegPrompting(LoadsPromptAdapters, PromptableModel):
         patches = self.config.prompt_image_size // self.config.vision_config.patch_size
         self.token_offsets = CLIPSegPrompts((1 + patches**2, self.config.reduce_dim))
         self.class_embeddings = CLIPSegPrompts(None if names is None else (len(names), self.config.projection_dim))
+        if self.config.reduce_dim != self.config.vision_config.hidden_size:
+            sizes = self.config.vision_config.hidden_size, self.config.reduce_dim
+            replace_modules(self.decoder.reduces, {nn.Linear: lambda _: EarlyReduce(*sizes)})
         self.decoder.reduces[0].register_forward_hook(self._add_offsets)
         if not self.config.has_text_encoder:
             self.clip.text_model = self.clip.text_projection = None
@@ -175,8 +194,9 @@ class CLIPSegPrompting(LoadsPromptAdapters, PromptableModel):
     @torch.no_grad()
     def image_features(self, pixel_values: Tensor, stage: str = "features") -> CachedFeatures:
         """
-        See [`PromptableModel.image_features`]: `activation_0` and so on, the states of `config.extract_layers`,
-        `(1, T, D)`, and `padded_size`.
+        See [`PromptableModel.image_features`]: `activation_0` and so on, `(1, T, reduce_dim)`, the states of
+        `config.extract_layers` as the decoder reduces them, and `padded_size`. Layers that come after the last of
+        these are not computed.
 
         Raises:
             SSPromptError: the image is not square, or its side is no multiple of the size of a patch.
@@ -188,14 +208,22 @@ class CLIPSegPrompting(LoadsPromptAdapters, PromptableModel):
                 f"pixel_values are {height}x{width} pixels; CLIPSeg takes squares whose side is a multiple of "
                 f"{patch}: use its image processor"
             )
-        states = self.clip.vision_model(pixel_values, output_hidden_states=True).hidden_states
-        # the first of the states is what the first layer reads
-        features = {f"activation_{index}": states[layer + 1] for index, layer in enumerate(self.extract_layers)}
+        vision = self.clip.vision_model
+        states = vision.pre_layrnorm(vision.embeddings(pixel_values, interpolate_pos_encoding=True))
+        found = {}
+        for index, layer in enumerate(vision.encoder.layers[: max(self.extract_layers) + 1]):
+            states = layer(states, None)
+            found[index] = states
+        features = {}
+        # the decoder begins with the deepest
+        for index, (layer, reduce) in enumerate(zip(self.extract_layers, reversed(self.decoder.reduces))):
+            state = found[layer]
+            features[f"activation_{index}"] = reduce.reduce(state) if isinstance(reduce, EarlyReduce) else state
         return features | {"padded_size": torch.tensor([height, width])}
 
     def feature_bytes(self, padded_size: tuple[int, int], stage: str = "features") -> int:
         """See [`PromptableModel.feature_bytes`]; `padded_size` itself, 16 bytes, is counted."""
-        return 4 * len(self.extract_layers) * self._tokens(padded_size) * self.config.vision_config.hidden_size + 16
+        return 4 * len(self.extract_layers) * self._tokens(padded_size) * self.config.reduce_dim + 16
 
     def decoder_bytes(self, padded_size: tuple[int, int], with_gradient: bool) -> int:
         """
@@ -214,12 +242,13 @@ class CLIPSegPrompting(LoadsPromptAdapters, PromptableModel):
         return 1 + math.prod(side // self.config.vision_config.patch_size for side in padded_size)
 
     def feature_settings(self) -> dict[str, Any]:
-        """See [`PromptableModel.feature_settings`]: those of the vision encoder."""
-        return {"vision_config": self.config.vision_config.to_dict(), "extract_layers": list(self.extract_layers)}
+        """See [`PromptableModel.feature_settings`]: those of the vision encoder and of what reduces its states."""
+        layers, width = list(self.extract_layers), self.config.reduce_dim
+        return {"vision_config": self.config.vision_config.to_dict(), "extract_layers": layers, "reduce_dim": width}
 
     def feature_modules(self, stage: str = "features") -> list[nn.Module]:
-        """See [`PromptableModel.feature_modules`]: the vision encoder."""
-        return [self.clip.vision_model]
+        """See [`PromptableModel.feature_modules`]: the vision encoder, and what reduces its states."""
+        return [self.clip.vision_model, self.decoder.reduces]
 
     def decoder_inputs(self, features: list[CachedFeatures], device: torch.device | str | None = None) -> dict:
         """`activations` for `forward`: a tuple of states an image, in the model's dtype. They are not joined, as

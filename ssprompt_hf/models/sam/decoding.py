@@ -9,8 +9,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
 from ...errors import SSPromptError
+from ..asked_classes import asked_classes
 from ..forward import model_forward
-from ..interface import asked_classes
 from .predictions import MaskPrediction, class_maps
 from .prompting import SamPrompting
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,16 +12,17 @@ from transformers import (
     CLIPTextModelWithProjection,
     PretrainedConfig,
     SamConfig,
+    SamHQConfig,
     SamVisionConfig,
 )
 
 from ...errors import AdapterError, DownloadError
 from ..interface import BaseModelInfo, ModelFamily, PromptableImageProcessor
-from ..model_files import access_of, read_config, read_image_processor
+from ..model_files import access_of, explained_refusal, read_config, read_image_processor
 from ..registry import published_id
 from .decoding import SamDecoding
-from .image_processing_sam import SamImageProcessorPil
 from .modeling_sam import SamForPromptedSegmentation
+from .modeling_sam_hq import SamHQForPromptedSegmentation
 from .words import DEFAULT_TEXT_ENCODER
 
 SETTINGS = ("point_grid_size", "num_class_tokens", "text_encoder")
@@ -34,22 +36,29 @@ def _sam_config(**vision: Any) -> SamConfig:
     return SamConfig(vision_config=SamVisionConfig(**vision))
 
 
+def _hq_config(make: Callable[[], SamConfig]) -> SamHQConfig:
+    vision = make().vision_config.to_dict() | {"model_type": "sam_hq_vision_model"}
+    return SamHQConfig(vision_config=vision, mask_decoder_config={"vit_dim": vision["hidden_size"]})
+
+
 class SamFamily(ModelFamily):
     """
     See [`ModelFamily`].
 
     Attributes:
-        model_class, processor_class: of the family.
+        model_classes: by the `model_type` of a configuration.
         full_size: what makes the configuration of each published model, by its name, as transformers'
             `convert_sam_to_hf.py` does.
     """
 
     name = "sam"
-    model_types: tuple[str, ...] = ("sam",)
+    model_types: tuple[str, ...] = ("sam", "sam_hq")
     borrows_text_encoder = True
     lacks: Mapping[str, str] = {"instances": "SAM is asked for one mask a class"}
-    model_class: type[SamDecoding] = SamForPromptedSegmentation
-    processor_class: type[PromptableImageProcessor] = SamImageProcessorPil
+    model_classes: dict[str, type[SamDecoding]] = {
+        "sam": SamForPromptedSegmentation,
+        "sam_hq": SamHQForPromptedSegmentation,
+    }
     full_size: dict[str, Callable[[], PretrainedConfig]] = {
         "sam-vit-b": lambda: _sam_config(),
         "sam-vit-l": lambda: _sam_config(
@@ -59,6 +68,7 @@ class SamFamily(ModelFamily):
             hidden_size=1280, num_hidden_layers=32, num_attention_heads=16, global_attn_indexes=[7, 15, 23, 31]
         ),
     }
+    full_size |= {name.replace("sam", "sam-hq"): partial(_hq_config, make) for name, make in full_size.items()}
 
     def resolve(self, name: str, **access: Any) -> str:
         """The Hub id of a name in `models/registry.py`; a folder of that name comes first."""
@@ -72,7 +82,8 @@ class SamFamily(ModelFamily):
             CheckpointError: a folder without a model.
             OSError: as transformers raises it.
         """
-        config = read_config(source, **access)
+        with explained_refusal(source):
+            config = read_config(source, **access)
         return BaseModelInfo(config["model_type"], config.get("class_names"), has_text_encoder=False)
 
     def load(
@@ -98,14 +109,15 @@ class SamFamily(ModelFamily):
         for name in SETTINGS:
             if name in kwargs:
                 setattr(config, name, kwargs.pop(name))
-        model = self.model_class.from_pretrained(source, config=config, **kwargs)
+        with explained_refusal(source):
+            model = self.model_classes[config.model_type].from_pretrained(source, config=config, **kwargs)
         if "text" in prompt_encoders:
             model.lend_text_encoder(_text_encoder(model.config.text_encoder, model, access))
         return model.eval(), self.load_image_processor(source, model, **access)
 
     def load_image_processor(self, source: str, model: SamDecoding, **access: Any) -> PromptableImageProcessor:
         """See [`ModelFamily.load_image_processor`]; raises OSError, as transformers does, if a Hub id has none."""
-        return read_image_processor(self.processor_class, source, model, **access)
+        return read_image_processor(type(model.default_image_processor()), source, model, **access)
 
     def load_tokenizer(self, source: str, **access: Any) -> Any:
         """See [`ModelFamily.load_tokenizer`]: that of the text encoder that a model of `source` borrows."""
@@ -122,7 +134,7 @@ class SamFamily(ModelFamily):
             config = self._config(name)
             config.prompt_shapes = None
         torch.manual_seed(0)
-        model = self.model_class(config).eval().requires_grad_(False)
+        model = self.model_classes[config.model_type](config).eval().requires_grad_(False)
         if "text" in prompt_encoders:
             model.lend_text_encoder(CLIPTextModelWithProjection(_text_config(config.text_encoder)))
         model.set_class_names(class_names)
@@ -130,10 +142,13 @@ class SamFamily(ModelFamily):
         return model, model.default_image_processor()
 
     def _config(self, source: str, **access: Any) -> PretrainedConfig:
-        read_config(source, **access)
-        config_class = self.model_class.config_class
-        config = config_class.from_pretrained(source, **access)
-        config.model_type = config_class.model_type  # the published ones are those of a video model
+        with explained_refusal(source):
+            model_type = read_config(source, **access)["model_type"]
+            config_class = self.model_classes[model_type].config_class
+            config = config_class.from_pretrained(source, **access)
+        if isinstance(inner := getattr(config, "tracker_config", None), dict):
+            config = config_class(**inner)  # a model of videos contains that of images
+        config.model_type = config_class.model_type
         config.text_encoder = getattr(config, "text_encoder", None) or DEFAULT_TEXT_ENCODER
         return config
 

@@ -1,5 +1,7 @@
 """SAM as a base model: transformers' `SamModel`, unchanged inside."""
 
+from typing import Any
+
 from torch import Tensor
 from transformers import SamModel
 
@@ -7,8 +9,8 @@ from .decoding import Levels, SamDecoding
 from .image_processing_sam import SamImageProcessorPil
 
 
-class SamForPromptedSegmentation(SamDecoding, SamModel):
-    """`SamModel` for lists of classes; loads its checkpoints. See [`SamDecoding`] and `prompting.py`."""
+class PaddedSamDecoding(SamDecoding):
+    """What SAM and SAM-HQ share: images are padded to the square."""
 
     model_title = "SAM"
     pads_images = True
@@ -18,13 +20,9 @@ class SamForPromptedSegmentation(SamDecoding, SamModel):
         side = self.image_size
         return SamImageProcessorPil(size={"longest_edge": side}, pad_size={"height": side, "width": side})
 
-    def level_shapes(self) -> list[tuple[int, int, int]]:
-        """See [`SamPrompting.level_shapes`]: the image embedding alone."""
-        return [(self.width, *self.prompt_encoder.image_embedding_size)]
-
-    def encode_image(self, pixel_values: Tensor) -> Levels:
-        """See [`SamPrompting.encode_image`]."""
-        return [self.get_image_embeddings(pixel_values)]
+    def decoder_arguments(self, levels: Levels) -> dict[str, Any]:
+        """What the mask decoder takes besides."""
+        return {}
 
     def decode_masks(
         self, levels: Levels, sparse: Tensor, positions: Tensor, dense: Tensor
@@ -36,5 +34,18 @@ class SamForPromptedSegmentation(SamDecoding, SamModel):
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=False,
+            **self.decoder_arguments(levels),
         )
         return masks[0, :, 0], scores[0, :, 0], None
+
+
+class SamForPromptedSegmentation(PaddedSamDecoding, SamModel):
+    """`SamModel` for lists of classes; loads its checkpoints. See [`SamDecoding`] and `prompting.py`."""
+
+    def level_shapes(self) -> list[tuple[int, int, int]]:
+        """See [`SamPrompting.level_shapes`]: the image embedding alone."""
+        return [(self.width, *self.prompt_encoder.image_embedding_size)]
+
+    def encode_image(self, pixel_values: Tensor) -> Levels:
+        """See [`SamPrompting.encode_image`]."""
+        return [self.get_image_embeddings(pixel_values)]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...segmentation.predictions import ClassPrediction, PromptParts
+from ...segmentation.predictions import ClassPrediction
 from ...segmentation.tiles import MaskGeometry, Size
 
 MIN_CONFIDENCE = 0.01
@@ -51,10 +51,3 @@ class MaskPrediction(ClassPrediction):
         if self.padded_size is None:
             return super().geometry(image_size, target_size)
         return MaskGeometry(tuple(self.padded_size), tuple(image_size), tuple(target_size), "bilinear")
-
-    def prompt_parts(self, index: int) -> PromptParts:
-        """All spatial prompts of a class make its mask together, so that they count as one."""
-        one = self.image(index)
-        weights = one.maps.new_zeros(len(one.maps), self.num_classes)
-        weights[torch.arange(len(weights)), one.class_of] = 1
-        return PromptParts(one.maps.logit(eps=1e-6), weights, torch.zeros_like(one.class_of), 1)

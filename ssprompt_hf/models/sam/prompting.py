@@ -94,11 +94,15 @@ class SamPrompting(LoadsPromptAdapters, SamWords, PromptableModel):
     """
 
     prompt_slots = {
-        "points": PromptSlot("points", SPATIAL, is_part_of_model=True),
-        "point_tokens": PromptSlot("point_tokens", SPATIAL, source="point_grid"),
-        "point_coordinates": PromptSlot("point_coordinates", SPATIAL, source="coordinates"),
+        "points": PromptSlot("points", SPATIAL, title="point", is_part_of_model=True),
+        "point_tokens": PromptSlot("point_tokens", SPATIAL, source="point_grid", title="point"),
+        "point_coordinates": PromptSlot("point_coordinates", SPATIAL, source="coordinates", title="point"),
         "class_tokens": PromptSlot("class_tokens", SEMANTIC),
     }
+    prompts_explained = (
+        "is asked about one class at a time. *Spatial prompts*, the tokens of points (where to look), are the same "
+        "for all classes; *semantic prompts* are tokens of each class (what to look for). Both together make one mask"
+    )
     decodes_by_class = True
     model_title: str
     pads_images: bool

@@ -1,6 +1,6 @@
-"""SAM 2: transformers' own model, asked about classes, with its prompts where they can be learned."""
+"""SAM 2 and the tracker of SAM 3: transformers' own models, asked about classes, with prompts that can be learned."""
 
 from .image_processing_sam2 import Sam2ImageProcessorPil
-from .modeling_sam2 import Sam2ForPromptedSegmentation
+from .modeling_sam2 import Sam2ForPromptedSegmentation, Sam3TrackerForPromptedSegmentation
 
-__all__ = ["Sam2ForPromptedSegmentation", "Sam2ImageProcessorPil"]
+__all__ = ["Sam2ForPromptedSegmentation", "Sam2ImageProcessorPil", "Sam3TrackerForPromptedSegmentation"]

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from transformers import PretrainedConfig, Sam2Config, Sam2HieraDetConfig, Sam2VisionConfig
+from transformers import PretrainedConfig, Sam2Config, Sam2HieraDetConfig, Sam2VisionConfig, Sam3TrackerConfig
 
 from ..sam.family import SamFamily
-from .image_processing_sam2 import Sam2ImageProcessorPil
-from .modeling_sam2 import Sam2ForPromptedSegmentation
+from .modeling_sam2 import Sam2ForPromptedSegmentation, Sam3TrackerForPromptedSegmentation
 
 
 def _sam2_config(**backbone: Any) -> Sam2Config:
@@ -20,11 +19,17 @@ class Sam2Family(SamFamily):
     """See [`SamFamily`]; sizes as transformers' `convert_sam2_to_hf.py` has them."""
 
     name = "sam2"
-    model_types = ("sam2", "sam2_video")
+    model_types = ("sam2", "sam2_video", "sam3_tracker")
     lacks = {"instances": "SAM 2 is asked for one mask a class"}
-    model_class = Sam2ForPromptedSegmentation
-    processor_class = Sam2ImageProcessorPil
+    model_classes = {
+        "sam2": Sam2ForPromptedSegmentation,
+        "sam2_video": Sam2ForPromptedSegmentation,
+        "sam3_tracker": Sam3TrackerForPromptedSegmentation,
+        # a folder of this type is a SAM 3; its tracker is asked for by name
+        "sam3_video": Sam3TrackerForPromptedSegmentation,
+    }
     full_size: dict[str, Callable[[], PretrainedConfig]] = {
+        "sam3-tracker": lambda: Sam3TrackerConfig(),
         "sam2.1-tiny": lambda: _sam2_config(),
         "sam2.1-small": lambda: _sam2_config(blocks_per_stage=[1, 2, 11, 2], global_attention_blocks=[7, 10, 13]),
         "sam2.1-base-plus": lambda: _sam2_config(

@@ -1,16 +1,25 @@
-"""SAM 2 as a base model: transformers' `Sam2Model`, unchanged inside."""
+"""SAM 2 and the tracker of SAM 3 as base models: transformers' own models, unchanged inside."""
+
+from typing import Any
 
 from torch import Tensor, nn
-from transformers import Sam2Model
+from transformers import Sam2Model, Sam3TrackerModel
 
 from ..sam.decoding import Levels, SamDecoding
+from ..sam3.image_processing_sam3 import Sam3ImageProcessorPil
 from .image_processing_sam2 import Sam2ImageProcessorPil
 
+VIDEO_WEIGHTS = {
+    r"^detector_model\.vision_encoder\.backbone\.": "vision_encoder.backbone.",
+    r"^tracker_neck\.": "vision_encoder.neck.",
+    r"^tracker_model\.": "",
+}
+"""Names in `sam3_video` -> those of the tracker."""
 
-class Sam2ForPromptedSegmentation(SamDecoding, Sam2Model):
+
+class Sam2Decoding(SamDecoding):
     """
-    `Sam2Model` for lists of classes; loads its checkpoints, also those of `sam2_video`. See [`SamDecoding`] and
-    `models/sam/prompting.py`.
+    What SAM 2 and its relatives share; see [`SamDecoding`] and `models/sam/prompting.py`.
 
     As in transformers, the one mask of a class is that of the first mask token, or, where that one is not stable, the
     best of the others.
@@ -18,10 +27,6 @@ class Sam2ForPromptedSegmentation(SamDecoding, Sam2Model):
 
     model_title = "SAM 2"
     pads_images = False
-
-    def default_image_processor(self) -> Sam2ImageProcessorPil:
-        """Squares of the size that the model was built for."""
-        return Sam2ImageProcessorPil(size={"height": self.image_size, "width": self.image_size})
 
     def level_shapes(self) -> list[tuple[int, int, int]]:
         """See [`SamPrompting.level_shapes`]: two levels of high resolution, and the image embedding."""
@@ -51,3 +56,27 @@ class Sam2ForPromptedSegmentation(SamDecoding, Sam2Model):
             high_resolution_features=levels[:-1],
         )
         return masks[0, :, 0], scores[0, :, 0], objects[0, :, 0]
+
+
+class Sam2ForPromptedSegmentation(Sam2Decoding, Sam2Model):
+    """`Sam2Model` for lists of classes; loads its checkpoints, also those of `sam2_video`."""
+
+    def default_image_processor(self) -> Sam2ImageProcessorPil:
+        """Squares of the size that the model was built for."""
+        return Sam2ImageProcessorPil(size={"height": self.image_size, "width": self.image_size})
+
+
+class Sam3TrackerForPromptedSegmentation(Sam2Decoding, Sam3TrackerModel):
+    """`Sam3TrackerModel` for lists of classes: what SAM 3 has for points, which is SAM 2 on SAM 3's vision encoder.
+    Loads its checkpoints, also those of `sam3_video`."""
+
+    model_title = "SAM 3's tracker"
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any):
+        """As in transformers, which renames the weights of `sam3_video` for its own class only."""
+        return super().from_pretrained(*args, **{"key_mapping": VIDEO_WEIGHTS} | kwargs)
+
+    def default_image_processor(self) -> Sam3ImageProcessorPil:
+        """Squares of the size that the model was built for."""
+        return Sam3ImageProcessorPil(size={"height": self.image_size, "width": self.image_size})

@@ -1,17 +1,15 @@
 """SAM 3 and SAM 3 LiteText as a family of base models: found, loaded, and built with random weights."""
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from transformers import Sam3Config, Sam3LiteTextConfig
 
-from ...errors import AdapterError, DownloadError
+from ...errors import AdapterError
 from ..interface import BaseModelInfo, ModelFamily
-from ..model_files import access_of, read_config, read_image_processor
+from ..model_files import access_of, explained_refusal, read_config, read_image_processor
 from ..registry import BASE_MODELS, published_id
 from .image_processing_sam3 import Sam3ImageProcessorPil
 from .modeling_sam3 import Sam3Decoding, Sam3ForPromptedSegmentation, Sam3LiteTextForPromptedSegmentation
@@ -73,7 +71,7 @@ class Sam3Family(ModelFamily):
         """
         access = access_of(kwargs)
         model_class = _model_class(_config_dict(source, **access)["model_type"])
-        with _explained(source):
+        with explained_refusal(source):
             config = model_class.config_class.from_pretrained(source, **access)
             if "text" not in prompt_encoders:
                 config.has_text_encoder = False
@@ -99,7 +97,7 @@ class Sam3Family(ModelFamily):
             DownloadError: the repository is gated, private or not there, and this token may not read it.
             OSError: as transformers raises it.
         """
-        with _explained(source):
+        with explained_refusal(source):
             return super().load_tokenizer(source, **access)
 
     def random_model(
@@ -138,31 +136,6 @@ def _model_class(model_type: str) -> type[Sam3Decoding]:
 
 def _config_dict(source: str, **access: Any) -> dict:
     """The configuration of the image model, which that of a video model contains."""
-    with _explained(source):
+    with explained_refusal(source):
         config = read_config(source, **access)
     return config.get("detector_config") or config
-
-
-@contextlib.contextmanager
-def _explained(source: str) -> Iterator[None]:
-    """Turns "no access", in whatever words, into a `DownloadError` that says how to get it."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, DownloadError) or not _is_refusal(error):
-            raise
-        raise DownloadError(
-            f"{source!r} may not be read with this token, if any: the repository is gated or private, or not there. "
-            f"Ask for access and accept the licence at https://huggingface.co/{source}, then log in with "
-            "`hf auth login` (or pass token=...)"
-        ) from error
-
-
-def _is_refusal(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, (GatedRepoError, RepositoryNotFoundError, LocalTokenNotFoundError)):
-            return True
-        if isinstance(error, HfHubHTTPError) and getattr(error.response, "status_code", None) in (401, 403):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

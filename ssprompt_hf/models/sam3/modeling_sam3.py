@@ -16,8 +16,8 @@ from transformers.utils import ModelOutput
 
 from ...errors import SSPromptError
 from ...segmentation.predictions import ClassInstances, ClassPrediction, ClassQueries
+from ..asked_classes import asked_classes
 from ..forward import model_forward
-from ..interface import asked_classes
 from ..transformers_compat import Sam3VisionEncoderOutput
 from . import memory
 from .prompting import TEXT_PARTS, Sam3Prompting

@@ -54,6 +54,10 @@ class Sam3Prompting(LoadsPromptAdapters, PromptableModel):
         "object_queries": PromptSlot("detr_decoder.query_embed", SPATIAL, is_part_of_model=True),
         "class_tokens": PromptSlot("class_tokens", SEMANTIC),
     }
+    prompts_explained = (
+        "is asked about one class at a time, by *semantic prompts*, a few text tokens (what to look for). *Spatial "
+        "prompts* are its queries, each of which proposes one mask of the class (where to look)"
+    )
     decodes_by_class = True
     optional_parts = TEXT_PARTS
     class_template = "{}"  # SAM 3 was trained on noun phrases, without a sentence around them

@@ -184,14 +184,14 @@ class SeemPrompting(PromptableModel):
         config, (height, width) = self.config, padded_size
         masks = height * width // 16
         if stage == "predictions":
-            return 4 * config.num_queries * (masks + config.projection_dim)
+            return 4 * config.num_queries * (masks + config.projection_dim) + 16
         positions = [height * width // stride**2 for stride in LEVEL_STRIDES]
         numbers = config.mask_feature_size * (masks + sum(positions)) + config.feature_size * sum(positions)
         if stage == "projections":
             numbers += sum(
                 2 * config.hidden_dim * positions[layer % NUM_LEVELS] for layer in range(config.decoder_layers)
             )
-        return 4 * numbers
+        return 4 * numbers + 16
 
     def feature_settings(self) -> dict[str, Any]:
         others = ("prompt_templates", "use_text_model", "use_spatial_prompt_encoder", "num_point_tokens")

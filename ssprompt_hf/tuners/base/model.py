@@ -11,7 +11,7 @@ from transformers.utils import logging
 from ...errors import AdapterError
 from ...models.fingerprint import fingerprint_difference, model_fingerprint
 from ...models.interface import PromptableModel, PromptSlot
-from ..peft_compat import BaseTuner, compiled_in_place, tuner_class
+from ..peft_compat import BaseTuner, BufferDict, compiled_in_place, tuner_class
 from .calls import Lock, PromptsOfThreads, locked
 from .checkpointing import checkpointed_layers
 from .config import ANY_BASE_MODEL, PromptConfig, current_versions
@@ -20,6 +20,9 @@ from .layer import PromptLayer, Shape
 logger = logging.get_logger(__name__)
 
 PEFT_PREFIX = "base_model.model."
+
+RESERVING = nn.ParameterDict(), nn.ModuleDict(), BufferDict()
+"""What has attributes that no adapter can be called."""
 
 
 class PromptTuner(PromptsOfThreads, BaseTuner):
@@ -165,6 +168,7 @@ class PromptTuner(PromptsOfThreads, BaseTuner):
     @locked
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args, **kwargs) -> None:
         """As in PEFT; an adapter of another method is added by that method's tuner, as transformers would do it."""
+        check_adapter_name(adapter_name)
         config = self.peft_config[adapter_name]
         tuner_cls = tuner_class(config.peft_type)
         if tuner_cls is type(self):
@@ -356,6 +360,19 @@ class PromptTuner(PromptsOfThreads, BaseTuner):
         model = super()._unload_and_optionally_merge(merge=False, progressbar=progressbar)
         model.prompts_written()
         return model
+
+
+def check_adapter_name(name: str) -> None:
+    """
+    Raises:
+        AdapterError: PyTorch's dictionaries of parameters, which hold adapters by their names, cannot have one of this
+            name: it is that of something else in them (`"copy"`, `"items"`), is empty, or has a dot.
+    """
+    if not name or "." in name or any(hasattr(kind, name) for kind in RESERVING):
+        raise AdapterError(
+            f"adapter_name is {name!r}, which PyTorch's dictionaries of parameters cannot hold (it is empty, has a "
+            "dot, or is the name of one of their methods): choose another name"
+        )
 
 
 def _without_layers(path: str) -> str:
