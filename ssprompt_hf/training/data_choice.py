@@ -14,7 +14,7 @@ from .settings import DataArguments, PromptArguments
 logger = logging.get_logger(__name__)
 
 HELD_OUT_SHARE = 5
-"""One image of so many is kept apart to be scored on, where the data are not divided."""
+"""One image of so many is kept apart to be scored on, where the data have no split for it."""
 
 
 @dataclass
@@ -24,7 +24,7 @@ class ChosenData:
         images: what the images to learn from were chosen from.
         selection: those to learn from; None for all of `images`.
         evaluation: those to be scored on; None where nothing is scored.
-        note: how data that are not divided were divided, in one line; else empty.
+        note: in one line, how data without a split to evaluate on were divided; else empty.
     """
 
     images: SegmentationDataset
@@ -65,19 +65,20 @@ def choose_data(data: DataArguments, prompts: PromptArguments, args: SSPromptTra
         rest = held_out(images) if args.evaluates else []
     if not rest and args.eval_strategy != "no":
         raise TooFewImagesError(
-            f"{images.name} is not divided and has no image left to evaluate on, but eval_strategy is "
+            f"{images.name} has no split to evaluate on and no image left for it, but eval_strategy is "
             f"{args.eval_strategy.value}: add images, choose fewer shots, or leave it out."
         )
     if not args.evaluates or not rest:
         why = "" if args.evaluates else ", as eval_strategy is no"
-        note = f"{images.name} is not divided: nothing is kept apart to evaluate on{why}"
+        note = f"{images.name} has no split to evaluate on: nothing is kept apart to evaluate on{why}"
         return ChosenData(images, selection, None, note)
     evaluation = images.select(rest[: data.max_eval_images])
     if selection is None:
         apart = set(rest)
         images = images.select(index for index in range(len(images)) if index not in apart)
     learned = len(images) if selection is None else len(selection.indices)
-    note = f"{images.name} is not divided: {learned} images to learn from, {len(evaluation)} others to evaluate on"
+    parts = f"{learned} images to learn from, {len(evaluation)} others to evaluate on"
+    note = f"{images.name} has no split to evaluate on: {parts}"
     if selection is None:
         note += " (--eval_strategy no learns from all)"
     return ChosenData(images, selection, evaluation, note)

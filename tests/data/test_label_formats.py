@@ -209,6 +209,45 @@ def test_yolo_without_yaml_and_with_boxes(tmp_path):
             load_segmentation_dataset(data_dir=tmp_path)
 
 
+def test_a_data_set_is_known_again_until_its_labels_change(tmp_path):
+    files.write_coco(tmp_path)
+    known = load_segmentation_dataset(data_dir=tmp_path).fingerprint
+    assert load_segmentation_dataset(data_dir=tmp_path).fingerprint == known
+    path = tmp_path / "annotations" / "instances_default.json"
+    damaged(path, lambda data: data["annotations"][0].update(category_id=2))
+    assert load_segmentation_dataset(data_dir=tmp_path).fingerprint != known
+
+
+def test_other_places_of_images(tmp_path):
+    """YOLO as Roboflow exports it; LabelMe's files in a folder of their own."""
+    files.write_yolo(tmp_path / "yolo")
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / "yolo" / split).mkdir(exist_ok=True)
+            (tmp_path / "yolo" / kind / split).rename(tmp_path / "yolo" / split / kind)
+    files.write(
+        tmp_path / "yolo" / "data.yaml",
+        "train: ../train/images\nval: ../val/images\nnc: 2\nnames: ['crack', 'stone']\n",
+    )
+    dataset = load_segmentation_dataset(data_dir=tmp_path / "yolo")
+    assert len(dataset) == 2 and (dataset[0]["label"] == np.array([2, 0, 1])[files.truth(0)[0]]).all()
+    files.write_labelme(tmp_path / "labelme" / "notes")
+    (tmp_path / "labelme" / "images").mkdir()
+    for number in range(3):
+        (tmp_path / "labelme" / "notes" / f"{number}.jpg").rename(tmp_path / "labelme" / "images" / f"{number}.jpg")
+        damaged(
+            tmp_path / "labelme" / "notes" / f"{number}.json",
+            lambda data: data.update(imagePath=f"..\\images\\{data['imagePath']}"),
+        )
+    assert load_segmentation_dataset(data_dir=tmp_path / "labelme").file_names[0] == "images/0.jpg"
+
+
+def test_boxes_alone(tmp_path):
+    files.write_coco(tmp_path, segmentation=lambda box: [])
+    with pytest.raises(LabelFormatError, match=r"annotations of instances_default\.json have no outlines"):
+        load_segmentation_dataset(data_dir=tmp_path)
+
+
 def damaged(path, change):
     document = json.loads(path.read_text())
     change(document)

@@ -50,7 +50,7 @@ def test_a_fifth_is_held_out(photos):
     assert "0.jpg" in choice.chosen.file_names  # nothing else shows this class
     assert not {*choice.chosen.file_names} & {*choice.evaluation.file_names}
     assert choice.note == (
-        f"{photos.name} is not divided: 8 images to learn from, 2 others to evaluate on "
+        f"{photos.name} has no split to evaluate on: 8 images to learn from, 2 others to evaluate on "
         "(--eval_strategy no learns from all)"
     )
     assert choose(photos, arguments(seed=3)).evaluation.file_names == choice.evaluation.file_names
@@ -65,7 +65,7 @@ def test_as_many_shots_as_images(photos):
     choice = choose(photos, shots=10)
     assert sorted(choice.chosen.file_names) == [f"{number}.jpg" for number in range(10)]
     assert choice.evaluation is None and "nothing is kept apart" in choice.note
-    with pytest.raises(TooFewImagesError, match="has no image left to evaluate on, but eval_strategy is steps"):
+    with pytest.raises(TooFewImagesError, match="no image left for it, but eval_strategy is steps"):
         choose(photos, arguments(eval_strategy="steps"), shots=10)
 
 

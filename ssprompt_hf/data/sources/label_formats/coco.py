@@ -8,7 +8,7 @@ from typing import Any
 
 from ....errors import LabelFormatError
 from ...classes import IGNORE_INDEX, MAX_ID, ClassInfo, SegmentationClasses
-from ..shapes import shape
+from ..shapes import SHAPES_COLUMN, shape
 from .labelled_folder import FolderView, LabelledFolder, missing_images, split_of
 
 NAME = "COCO instances"
@@ -73,6 +73,11 @@ def read(folder: FolderView) -> LabelledFolder:
         empty = sum(not found for found in shapes.values())
         if empty:
             problems.append(f"{path.name}: {empty} of {len(names)} images have no annotation")
+    if splits and not any(row[SHAPES_COLUMN] for rows in splits.values() for row in rows):
+        raise LabelFormatError(
+            f"{folder.path}: the annotations of {documents[0][0].name} have no outlines. Boxes alone do not say which "
+            "pixels are an object's: export polygons or masks."
+        )
     return folder.drawn(NAME, classes, splits, problems)
 
 

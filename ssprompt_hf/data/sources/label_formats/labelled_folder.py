@@ -140,7 +140,7 @@ class FolderView:
         text = text.rpartition("?d=")[2].split("?")[0] if "?d=" in text or "://" in text else text
         wanted = PurePosixPath(text)
         for folder in (*near, self.path):
-            path = folder / wanted.as_posix().lstrip("/")
+            path = Path(os.path.normpath(folder / wanted.as_posix().lstrip("/")))
             if path.is_file():
                 return path
         found = self._by_name.get(wanted.name) or self._by_name.get(re.sub(r"^[0-9a-f]{8}-", "", wanted.name), [])
