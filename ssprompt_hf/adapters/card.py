@@ -69,6 +69,8 @@ def _training(config: PromptConfig) -> str:
         facts["spatial source"] = config.spatial_source.replace("_", " ")
         facts["weights"] = "between 0 and 1" if config.weight_range == "unit" else "free"
     facts |= {name.replace("_", " "): _number(value) for name, value in (config.training or {}).items()}
+    if config.made_from:
+        facts["made from the adapters"] = ", ".join(str(source.get("adapter")) for source in config.made_from)
     lines = [f"- {name}: {printable(value)}" for name, value in facts.items() if value is not None]
     if config.chosen_images:
         lines.append(f"- {len(config.chosen_images)} training images, listed in `adapter_config.json`")

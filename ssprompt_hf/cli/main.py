@@ -9,7 +9,7 @@ import warnings
 from ..errors import SSPromptError
 from ..utils.text import printable
 from ..utils.version import __version__
-from . import convert, data, datasets, demo, evaluate, explain, info, predict, reproduce, train
+from . import combine, convert, data, datasets, demo, evaluate, explain, info, predict, reproduce, train
 from .options import LazyParser
 
 COMMANDS = {
@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "predict": predict,
     "info": info,
+    "combine": combine,
     "explain": explain,
     "reproduce": reproduce,
     "convert": convert,

@@ -59,6 +59,7 @@ class PromptSlot:
         title: what one prompt is called, for spatial ones.
         scale: the size of a number in a prompt, where the default prompts do not tell it because they are zeros.
             Learning rates are in units of this size.
+        pads_tokens: of a semantic slot `(K, L, D)`: the model leaves out token vectors that are zeros.
         is_part_of_model: whether the weights belong to the base model. Those of classes and of grids of points do not.
     """
 
@@ -70,6 +71,7 @@ class PromptSlot:
     title: str = "query"
     scale: float | None = None
     is_part_of_model: bool = False
+    pads_tokens: bool = False
 
 
 class PromptableModel(ForwardConventions):

@@ -18,6 +18,7 @@ from ssprompt_hf import SSPromptModel
 from ssprompt_hf.errors import AdapterError
 from ssprompt_hf.models import registry
 from ssprompt_hf.models.fingerprint import model_fingerprint
+from ssprompt_hf.segmentation.predictions import QueryPrediction
 from ssprompt_hf.tuners import CoOpConfig, LOCNConfig, SSPromptConfig, VSPLConfig
 
 OTHER_NAMES = ["a big old tree", "sky", "lamp", "bench"]
@@ -35,6 +36,15 @@ def learned(model) -> dict[str, torch.nn.Parameter]:
 def slots_of(names) -> set[str]:
     """The slots that learned parameters belong to."""
     return {name.removeprefix("base_model.model.").split(".ssprompt_")[0] for name in names}
+
+
+@torch.no_grad()
+def logits_by_class(model, pixel_values) -> torch.Tensor:
+    """`(K, ...)`: the maps of one image, or what each query says of each class before the softmax."""
+    prediction = model.get_base_model().predict_pixels(pixel_values, torch.tensor([pixel_values.shape[-2:]]))
+    if isinstance(prediction, QueryPrediction):
+        return prediction.class_queries_logits[0, :, :-1].T
+    return prediction.maps
 
 
 def test_what_is_skipped_is_a_test():
@@ -274,6 +284,29 @@ def test_several_adapters_and_switching(tiny, tmp_path):
     model.set_adapter("second")
     model.delete_adapter("first")
     assert torch.equal(answers(model, pixel_values), expected["second"])
+
+
+def test_joined_adapters_keep_the_scores_of_each_class(tiny, tmp_path):
+    pixel_values, expected = tiny.pixel_values(), []
+    model = SSPromptModel.from_pretrained(tiny.model(), is_trainable=True)
+    if model.get_base_model().decodes_by_class:
+        model.get_base_model().class_chunk_size = 1  # larger batches of classes round otherwise
+    for name, names in (("first", NAMES), ("second", OTHER_NAMES[::2] + ["bench"])):
+        wrapped = move(ssprompt(tiny.model(class_names=names), "semantic"))
+        wrapped.save_pretrained(tmp_path / name)
+        model.load_adapter(tmp_path / name, name)
+        model.set_adapter(name)
+        expected.append(logits_by_class(model, pixel_values))
+    model.join_adapters(["first", "second"], "both")
+    model.save_pretrained(tmp_path, selected_adapters=["both"])
+    model.load_adapter(tmp_path / "both", "again")
+    for name in ("both", "again"):
+        model.set_adapter(name)
+        assert model.config.class_names == [*NAMES, "a big old tree", "lamp", "bench"]
+        found, parts = logits_by_class(model, pixel_values), torch.cat(expected)
+        if model.get_base_model().decodes_by_class:
+            assert torch.equal(found, parts)
+        torch.testing.assert_close(found, parts)
 
 
 # Words and points

@@ -52,7 +52,7 @@ class Sam3Prompting(LoadsPromptAdapters, PromptableModel):
 
     prompt_slots = {
         "object_queries": PromptSlot("detr_decoder.query_embed", SPATIAL, is_part_of_model=True),
-        "class_tokens": PromptSlot("class_tokens", SEMANTIC),
+        "class_tokens": PromptSlot("class_tokens", SEMANTIC, pads_tokens=True),
     }
     prompts_explained = (
         "is asked about one class at a time, by *semantic prompts*, a few text tokens (what to look for). *Spatial "

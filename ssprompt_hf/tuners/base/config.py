@@ -25,6 +25,7 @@ RECORDS = (
     "training",
     "metrics",
     "versions",
+    "made_from",
 )
 """Fields that tell how an adapter was made, and change nothing in what its weights mean."""
 
@@ -116,6 +117,8 @@ class PromptConfig(PeftConfig):
             How the adapter was learned, by name: steps, rate, loss and so on.
         metrics (`dict`, *optional*):
             Results of evaluation, by name.
+        made_from (`list[dict]`, *optional*):
+            Of an adapter that was made of others: name, data and seed of each, its weight or its classes.
         base_model_fingerprint (`str`, *optional*):
             See [`~ssprompt_hf.models.fingerprint.model_fingerprint`]; `"any"` switches the check off.
         versions (`dict[str, str]`, *optional*):
@@ -138,6 +141,7 @@ class PromptConfig(PeftConfig):
     chosen_images: list[str] | None = None
     training: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
+    made_from: list[dict[str, Any]] | None = None
     base_model_fingerprint: str | None = None
     versions: dict[str, str] | None = None
 
@@ -209,6 +213,14 @@ class PromptConfig(PeftConfig):
         shared = {field.name for field in fields(PromptConfig)} - {"class_names", "thing_class_ids"}
         own = {field.name for field in fields(other)} - shared
         return type(other) is type(self) and all(getattr(other, name) == getattr(self, name) for name in own)
+
+    def has_semantic_settings_of(self, other: "PromptConfig") -> bool:
+        """Whether class prompts of both are stored in the same form and mean the same."""
+        apart = ("class_names", "thing_class_ids", "point_grid_size", "init_embeddings", "init_std")
+        own = {field.name for field in fields(other)} - {field.name for field in fields(PromptConfig)} - {*apart}
+        return type(other) is type(self) and all(
+            getattr(other, name) == getattr(self, name) for name in own if not name.startswith("spatial_")
+        )
 
     def take_records(self, other: "PromptConfig", source: str, adapter_name: str, check_base_model: bool) -> None:
         """

@@ -12,6 +12,7 @@ from ...errors import AdapterError
 from ...models.fingerprint import fingerprint_difference, model_fingerprint
 from ...models.interface import PromptableModel, PromptSlot
 from ..peft_compat import BaseTuner, BufferDict, compiled_in_place, tuner_class
+from . import combining
 from .calls import Lock, PromptsOfThreads, locked
 from .checkpointing import checkpointed_layers
 from .config import ANY_BASE_MODEL, PromptConfig, current_versions
@@ -282,38 +283,40 @@ class PromptTuner(PromptsOfThreads, BaseTuner):
             AdapterError: a name that is not there or is taken, other numbers of names and weights, adapters that do
                 not belong together, or a method that learns words, of which class embeddings have to be made.
         """
-        if missing := [name for name in adapters if name not in self.peft_config]:
-            raise AdapterError(
-                f"there is no adapter {missing[0]!r}; there are {', '.join(map(repr, self.peft_config))}"
-            )
-        if adapter_name in self.peft_config:
-            raise AdapterError(f"there is an adapter {adapter_name!r} already: choose another name")
-        if not adapters or len(adapters) != len(weights):
-            raise AdapterError(
-                f"{len(adapters)} adapters were given with {len(weights)} weights: give one weight each"
-            )
-        first = self.peft_config[adapters[0]]
-        if other := [name for name in adapters if not first.has_settings_of(self.peft_config[name])]:
-            raise AdapterError(
-                f"the adapters {adapters[0]!r} and {other[0]!r} have other classes or settings, so that their numbers "
-                "mean different things"
-            )
-        if "words" in first.needs:
-            raise AdapterError(f"{first.method_name} learns words, whose weighted sums are no words")
-        config = copy.copy(first)
-        config.seed = config.chosen_images = config.training = config.metrics = None
-        self.peft_config[adapter_name] = config
-        self.inject_adapter(self.model, adapter_name)
-        for layer in self.prompt_layers():
-            if not layer.has_adapter(adapter_name):
-                continue
-            for attribute in layer.tensor_shapes(adapter_name):
-                held = getattr(layer, attribute)
-                mixed = sum(weight * held[name] for name, weight in zip(adapters, weights))
-                if adapter_name in held:
-                    held[adapter_name].copy_(mixed)
-                else:
-                    layer.load_tensors(adapter_name, {attribute: mixed})
+        combining.add_weighted(self, adapters, weights, adapter_name)
+
+    @locked
+    @torch.no_grad()
+    def join_adapters(
+        self,
+        adapters: list[str],
+        adapter_name: str,
+        spatial_prompts_of: str | None = None,
+        shared_classes: str = "error",
+    ) -> None:
+        """
+        A new adapter with the classes of several, each with the prompt that it has learned. It is not made the active
+        one.
+
+        Models that score each class by itself (SAM 3, SAM, CLIPSeg) give each class the scores that it has in its own
+        adapter, bit for bit as far as classes do not share a batch, if the spatial prompts are the same there. In SEEM
+        the masks and the similarities of each class stay; its classes share their probability out by a softmax, so
+        that every class more takes some from the others.
+
+        Args:
+            adapters: names of adapters of one method, with the same settings for their class prompts. Their order is
+                that of the classes.
+            adapter_name: what to call the new one.
+            spatial_prompts_of: the one of `adapters` whose spatial prompts the new one has; not needed where all have
+                the same.
+            shared_classes: what becomes of a class that several adapters have: `"error"`, or the prompt of the
+                `"first"` or the `"last"` of them.
+
+        Raises:
+            AdapterError: a name that is not there or is taken, adapters that do not belong together, a class in
+                several of them, different spatial prompts, or a method that learns words.
+        """
+        combining.join(self, adapters, adapter_name, spatial_prompts_of, shared_classes)
 
     @locked
     def delete_adapter(self, adapter_name: str) -> None:
