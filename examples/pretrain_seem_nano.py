@@ -73,6 +73,7 @@ def nano_config() -> SeemConfig:
         num_queries=100,
         num_spatial_memories=16,
         prompt_templates=["{}"],
+        known_phrases=list(STREET_CLASSES),
         object_mask_threshold=0.5,
         overlap_threshold=0.6,
     )

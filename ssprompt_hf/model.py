@@ -10,19 +10,21 @@ from typing import Any
 import torch
 from peft import PeftModel, set_peft_model_state_dict
 from torch import nn
+from transformers.processing_utils import Unpack
 
 from .adapters.card import write_card
 from .adapters.files import CARD, AdapterFiles, fetch_adapter, read_adapter, replacing_folder
 from .adapters.upload import uploaded_folder
-from .data.image_inputs import ImageLike, image_sources, open_image
+from .data.image_inputs import ImageLike
 from .errors import AdapterError, SSPromptError
 from .loading import load_model_and_adapter
 from .models.interface import PromptableImageProcessor
-from .segmentation.results import SegmentationResult, build_result, segment_image
+from .prediction import predict_classes, predict_prompts
+from .segmentation.prompted import PromptedResult
+from .segmentation.results import SegmentationResult
+from .segmentation.visual_prompts import VisualPromptKwargs
 from .tuners import PromptConfig, PromptTuner
-from .tuners.base.calls import Call
-from .tuners.base.config import ANY_BASE_MODEL, MAX_IMAGE_SIZE, check_choice, check_range
-from .utils.tasks import TASKS
+from .tuners.base.config import ANY_BASE_MODEL
 
 
 class SSPromptModel(PeftModel):
@@ -347,9 +349,12 @@ class SSPromptModel(PeftModel):
         threshold: float | None = None,
         image_size: int | None = None,
         adapter: str | None = None,
-    ) -> SegmentationResult | list[SegmentationResult]:
+        min_area: int | None = None,
+        **prompts: Unpack[VisualPromptKwargs],
+    ) -> SegmentationResult | PromptedResult | list[SegmentationResult] | list[PromptedResult]:
         """
-        Segment images. Several threads may do so at the same time, with one adapter each.
+        Segment images by classes; or, where there are `prompts`, find what is pointed at or named. Several threads may
+        do so at the same time, with one adapter each.
 
         Args:
             images: a PIL image, an array (H, W, 3) of uint8, a file, a folder (all images in and below it), or a list
@@ -365,6 +370,11 @@ class SSPromptModel(PeftModel):
                 processor's.
             adapter: name of the adapter to predict with; by default the active one. The active adapter, which is the
                 model's, stays the same: threads that want different ones name them here.
+            min_area: pixels of the smallest instance, panoptic segment or mask of a phrase; by default a
+                ten-thousandth of the image.
+            prompts: `points` (x, y in pixels) and their `labels`, `boxes`, `scribbles`, `text`: see
+                [`~ssprompt_hf.segmentation.visual_prompts.read_prompts`]. The base model answers, with its own
+                prompts, whatever adapter is active; see [`~ssprompt_hf.prediction.predict_prompts`].
 
         Returns:
             one result for one image, otherwise a list in the order of the images.
@@ -375,23 +385,10 @@ class SSPromptModel(PeftModel):
             SSPromptError: an array that is no image, a size below 1, or a threshold that is no score.
             AdapterError: an unknown task or adapter.
         """
+        if asked := {name: value for name, value in prompts.items() if value is not None}:
+            return predict_prompts(self, images, asked, threshold, image_size, min_area)
         with self.base_model.use_adapter(adapter) as call:
-            return self._predict(call, images, task, batch_size, threshold, image_size)
-
-    def _predict(self, call: Call, images, task, batch_size, threshold, image_size):
-        config = call.config
-        task = task or (config.task if config is not None else "semantic")
-        check_choice("task", task, TASKS)
-        check_range("image_size", image_size, 1, MAX_IMAGE_SIZE)
-        if batch_size < 1:
-            raise SSPromptError(f"batch_size is {batch_size}; it must be at least 1")
-        processor = self.sized_image_processor(image_size or (config.image_size if config is not None else None))
-        policy = processor.inference_policy().with_threshold(threshold)
-        sources, is_single = image_sources(images)
-        results = []
-        for start in range(0, len(sources), batch_size):
-            results += self._predict_batch(sources[start : start + batch_size], task, processor, policy, call)
-        return results[0] if is_single else results
+            return predict_classes(self, call, images, task, batch_size, threshold, image_size, min_area)
 
     def sized_image_processor(self, image_size: int | None) -> PromptableImageProcessor:
         """
@@ -406,25 +403,3 @@ class SSPromptModel(PeftModel):
                 "model by its name"
             )
         return self.image_processor if image_size is None else self.image_processor.with_image_size(image_size)
-
-    def _predict_batch(self, sources: list, task: str, processor, policy, call: Call) -> list[SegmentationResult]:
-        pictures = [open_image(source) for source in sources]
-        # the network sees padding: only images that need the same go together, and see what they would see alone
-        inputs = [processor(picture, return_tensors="pt") for picture in pictures]
-        groups: dict[tuple, list[int]] = {}
-        for index, one in enumerate(inputs):
-            groups.setdefault(one["pixel_values"].shape, []).append(index)
-        results: list = [None] * len(sources)
-        for members in groups.values():
-            pixels, sizes = (
-                torch.cat([torch.as_tensor(inputs[index][name]) for index in members])
-                for name in ("pixel_values", "image_sizes")
-            )
-            prediction = self.get_base_model().predict_pixels(pixels.to(self.device), sizes)
-            for row, index in enumerate(members):
-                picture, source = pictures[index], sources[index]
-                geometry = prediction.geometry(sizes[row].tolist(), (picture.height, picture.width))
-                segments = segment_image(prediction, row, geometry, task, call.things, policy)
-                path = source if isinstance(source, str) else None
-                results[index] = build_result(task, segments, picture, call.class_names, call.colors, path)
-        return results

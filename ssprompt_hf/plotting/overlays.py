@@ -43,6 +43,58 @@ def overlay(image: np.ndarray, label: np.ndarray, colors: Sequence[Color], alpha
     return np.where(known[..., None], mixed.round().astype(np.uint8), image)
 
 
+def outlined(pixels: np.ndarray, segments: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) with white borders between the ids of an integer (H, W)."""
+    border = np.zeros(segments.shape, dtype=bool)
+    border[:, 1:] |= segments[:, 1:] != segments[:, :-1]
+    border[1:] |= segments[1:] != segments[:-1]
+    return np.where(border[..., None], np.uint8(255), pixels)
+
+
+MAX_TEXTS = 40
+"""So many segments of a picture, the largest, are written on."""
+
+
+def write_on(picture: Image.Image, segments: np.ndarray, texts: dict[int, str]) -> Image.Image:
+    """
+    A copy of a picture with a text in the middle of each segment that it fits into, the largest `MAX_TEXTS`.
+
+    Args:
+        picture: of size (W, H).
+        segments: integer (H, W), ids that are not negative.
+        texts: id -> text.
+    """
+    picture = picture.copy()
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=max(11, round(min(picture.size) / 45)))
+    areas = np.bincount(segments.reshape(-1), minlength=max(texts, default=0) + 1)
+    for number in sorted(texts, key=lambda number: -areas[number])[:MAX_TEXTS]:
+        left, top, right, bottom = draw.textbbox((0, 0), texts[number], font=font)
+        width, height = right - left + 4, bottom - top + 4
+        if areas[number] < width * height:
+            continue
+        rows, columns = (segments == number).nonzero()
+        # the pixel nearest to the centre of gravity, which may lie outside
+        nearest = ((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2).argmin()
+        x = int(np.clip(columns[nearest] - width // 2, 0, max(0, picture.width - width)))
+        y = int(np.clip(rows[nearest] - height // 2, 0, max(0, picture.height - height)))
+        draw.rectangle((x, y, x + width - 1, y + height - 1), fill=BACKGROUND)
+        draw.text((x + 2 - left, y + 2 - top), texts[number], fill=INK, font=font)
+    return picture
+
+
+def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Color]]) -> Image.Image:
+    """A picture over a legend of (name, colour)."""
+    if not entries:
+        return picture
+    font, gap = ImageFont.load_default(size=14), 6
+    widest = max(font.getlength(name) for name, _ in entries)
+    legend = _legend(entries, max(picture.width, round(widest) + 40), gap, font)
+    canvas = Image.new("RGB", (max(picture.width, legend.width), picture.height + legend.height), BACKGROUND)
+    canvas.paste(picture, (0, 0))
+    canvas.paste(legend, (0, picture.height))
+    return canvas
+
+
 def comparison_picture(
     image: np.ndarray,
     classes: SegmentationClasses,

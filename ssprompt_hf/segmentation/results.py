@@ -1,16 +1,20 @@
 """What `predict` returns."""
 
+import math
 import os
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from ..data.classes import IGNORE_INDEX, default_palette
 from ..errors import SSPromptError
-from ..plotting.overlays import overlay
+from ..plotting.overlays import outlined, overlay, with_legend, write_on
 from . import inference
+from .files import coco_annotation, save_ids
 from .policy import InferencePolicy
 from .predictions import Prediction
 from .tiles import MaskGeometry
@@ -23,7 +27,7 @@ class Segment:
 
     Args:
         id: its value in `SegmentationResult.segments_map`, from 1.
-        class_id: position of its class in the class names.
+        class_id: of its class in label files (`SegmentationResult.class_ids`): without a class file its position.
         name: of its class.
         area: in pixels.
         score: of the model, 0 to 1; None for semantic segmentation, where every class is one segment.
@@ -43,47 +47,91 @@ class SegmentationResult:
 
     Args:
         task: `"semantic"`, `"instance"` or `"panoptic"`.
-        class_map: uint8 `(H, W)`, class ids at the size of the image, 255 where there is none.
+        class_indices: uint8 `(H, W)`, positions in `class_names` at the size of the image, 255 where there is none.
         segments_map: int32 `(H, W)`, ids of `segments`, 0 where there is none.
         segments: largest first.
         class_names, colors: names and RGB colours (0 to 255) of the classes.
         image: the image.
         path: its file, if it came from one.
+        class_ids: of the classes in label files, as the class file has them; by default their positions.
+        none_id: in label files, of pixels without a class.
     """
 
     task: str
-    class_map: np.ndarray
+    class_indices: np.ndarray
     segments_map: np.ndarray
     segments: list[Segment]
     class_names: list[str]
     colors: list[tuple[int, int, int]]
     image: Image.Image
     path: str | None = None
+    class_ids: list[int] | None = None
+    none_id: int = IGNORE_INDEX
 
-    def overlay(self, alpha: float = 0.6) -> Image.Image:
-        """The image under the colours of its classes; instances and panoptic segments get white borders."""
-        pixels = overlay(np.asarray(self.image), self.class_map, self.colors, alpha)
-        if self.task != "semantic":
-            border = np.zeros(self.segments_map.shape, dtype=bool)
-            border[:, 1:] |= self.segments_map[:, 1:] != self.segments_map[:, :-1]
-            border[1:] |= self.segments_map[1:] != self.segments_map[:-1]
-            pixels = np.where(border[..., None], np.uint8(255), pixels)
-        return Image.fromarray(pixels)
+    @cached_property
+    def class_map(self) -> np.ndarray:
+        """uint8 `(H, W)`, or uint16 where ids need it: `class_ids` at the size of the image, `none_id` where there is
+        no class. A label map in the terms of the class file."""
+        if self.class_ids is None:
+            return self.class_indices
+        is_small = max(*self.class_ids, self.none_id) < 256
+        table = np.full(IGNORE_INDEX + 1, self.none_id, dtype=np.uint8 if is_small else np.uint16)
+        table[: len(self.class_ids)] = self.class_ids
+        return table[self.class_indices]
+
+    def overlay(self, alpha: float = 0.6, legend: bool = False) -> Image.Image:
+        """
+        The image under the colours of its classes. Instances and panoptic segments get white borders, and names and
+        scores where they fit.
+
+        Args:
+            alpha: weight of the colours.
+            legend: whether a legend of the classes is added below; the picture is larger than the image then.
+        """
+        pixels = overlay(np.asarray(self.image), self.class_indices, self.colors, alpha)
+        if self.task == "semantic":
+            picture = Image.fromarray(pixels)
+        else:
+            picture = Image.fromarray(outlined(pixels, self.segments_map))
+            texts = {segment.id: f"{segment.name} {segment.score:.2f}" for segment in self.segments}
+            picture = write_on(picture, self.segments_map, texts)
+        if not legend:
+            return picture
+        present = dict.fromkeys(segment.name for segment in self.segments)
+        return with_legend(picture, [(name, self.colors[self.class_names.index(name)]) for name in present])
 
     def save(self, path: str | os.PathLike) -> None:
         """
-        Write the class map as an 8-bit PNG, a label file of the data sets of this package.
+        Write the class map as a PNG with the colours as its palette (16-bit and grey where ids need it): a label file
+        of the data sets of this package, to be read with the class file that the model was trained with.
 
         Raises:
             SSPromptError: `path` does not end in `.png`; other formats, JPEG above all, may change class ids.
         """
-        if os.path.splitext(path)[1].lower() != ".png":
-            raise SSPromptError(f"{os.fspath(path)}: class ids are kept only by PNG; let the name end in .png")
-        Image.fromarray(self.class_map).save(path)
+        save_ids(path, self.class_map, dict(zip(self.class_ids or range(len(self.colors)), self.colors)))
+
+    def save_instances(self, path: str | os.PathLike) -> None:
+        """
+        Write `segments_map` as a PNG of 8 or 16 bits: an instance map of the data sets of this package.
+
+        Raises:
+            SSPromptError: as `save`.
+        """
+        save_ids(path, self.segments_map, dict(enumerate(default_palette(len(self.segments)), start=1)))
+
+    def coco_annotations(self) -> list[dict]:
+        """The segments as annotations of COCO: `category_id` (`class_id`), `segmentation` (run-length code), `bbox`,
+        `area`, `iscrowd` (0), and `score` where there is one."""
+        annotations = []
+        for segment in self.segments:
+            annotation = coco_annotation(self.segments_map == segment.id, segment.class_id, segment.score)
+            annotations.append(annotation)
+        return annotations
 
     def __repr__(self) -> str:
-        height, width = self.class_map.shape
-        found = ", ".join(f"{segment.name} {segment.area / self.class_map.size:.0%}" for segment in self.segments[:5])
+        height, width = self.class_indices.shape
+        size = self.class_indices.size
+        found = ", ".join(f"{segment.name} {segment.area / size:.0%}" for segment in self.segments[:5])
         return f"SegmentationResult({self.task}, {height}x{width}, {len(self.segments)} segments: {found})"
 
 
@@ -110,9 +158,20 @@ def segment_image(
     if not prediction.supports_instances:
         raise SSPromptError(f"the base model has no masks of single objects: task={task!r} needs another one")
     if task == "panoptic":
-        return inference.panoptic(prediction, index, geometry, thing_class_ids, policy)
-    found = inference.instances(prediction, index, geometry, thing_class_ids, policy, return_masks=False)
-    return found.shown(policy.instance_threshold)
+        found = inference.panoptic(prediction, index, geometry, thing_class_ids, policy)
+    else:
+        candidates = inference.instances(prediction, index, geometry, thing_class_ids, policy, return_masks=False)
+        found = candidates.shown(policy.instance_threshold)
+    return without_specks(*found, policy.least_area(math.prod(geometry.target_size)))
+
+
+def without_specks(segmentation: Tensor, infos: list[dict], min_area: int) -> tuple[Tensor, list[dict]]:
+    """Segments as of [`segment_image`] without those of fewer than `min_area` pixels; their ids are left out, too."""
+    areas = segmentation.flatten().bincount(minlength=max((info["id"] for info in infos), default=0) + 1).tolist()
+    small = [info["id"] for info in infos if areas[info["id"]] < min_area]
+    if small:
+        segmentation = segmentation.masked_fill(torch.isin(segmentation, segmentation.new_tensor(small)), 0)
+    return segmentation, [info for info in infos if info["id"] not in small]
 
 
 def build_result(
@@ -122,6 +181,8 @@ def build_result(
     class_names: list[str],
     colors: list | None = None,
     path: str | None = None,
+    class_ids: list[int] | None = None,
+    none_id: int = IGNORE_INDEX,
 ) -> SegmentationResult:
     """
     A result from what [`segment_image`] has found.
@@ -132,24 +193,28 @@ def build_result(
         image: the image.
         class_names, colors: of the classes; colours are taken from the default palette if there are none.
         path: where the image came from.
+        class_ids, none_id: of [`SegmentationResult`].
     """
     segmentation, infos = segments
-    segmentation = segmentation.cpu().numpy()
+    segments_map = segmentation.cpu().numpy().astype(np.int32)
     if task == "semantic":
-        class_map = segmentation.astype(np.uint8)
-        segments_map = segmentation.astype(np.int32) + 1
-        infos = [{"id": int(index) + 1, "label_id": int(index), "score": None} for index in np.unique(segmentation)]
-    else:
-        segments_map = segmentation.astype(np.int32)
-        table = np.full(max((info["id"] for info in infos), default=0) + 1, IGNORE_INDEX, dtype=np.uint8)
+        class_indices = segments_map.astype(np.uint8)
+        infos = [{"id": int(index) + 1, "label_id": int(index), "score": None} for index in np.unique(class_indices)]
+        segments_map += 1
+    areas = np.bincount(segments_map.reshape(-1), minlength=max((info["id"] for info in infos), default=0) + 1)
+    if task != "semantic":
+        table = np.full(len(areas), IGNORE_INDEX, dtype=np.uint8)
         for info in infos:
             table[info["id"]] = info["label_id"]
-        class_map = table[segments_map]
-    areas = np.bincount(segments_map.reshape(-1), minlength=max((info["id"] for info in infos), default=0) + 1)
+        class_indices = table[segments_map]
+    ids = range(len(class_names)) if class_ids is None else class_ids
     found = [
-        Segment(info["id"], info["label_id"], class_names[info["label_id"]], int(areas[info["id"]]), info["score"])
+        Segment(info["id"], ids[label], class_names[label], int(areas[info["id"]]), info["score"])
         for info in infos
+        for label in [info["label_id"]]
     ]
     palette = default_palette(len(class_names)) if colors is None else [tuple(color) for color in colors]
     found.sort(key=lambda segment: -segment.area)
-    return SegmentationResult(task, class_map, segments_map, found, list(class_names), palette, image, path)
+    return SegmentationResult(
+        task, class_indices, segments_map, found, list(class_names), palette, image, path, class_ids, none_id
+    )

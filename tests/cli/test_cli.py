@@ -239,7 +239,7 @@ def test_class_ids_are_saved_only_as_png(tmp_path):
     image = Image.fromarray(np.zeros((4, 5, 3), np.uint8))
     result = SegmentationResult("semantic", ids, ids.astype(np.int32), [], [], [], image)
     for name in ("x.jpg", "x.tif", "x"):
-        with pytest.raises(SSPromptError, match=rf"{name}: class ids are kept only by PNG"):
+        with pytest.raises(SSPromptError, match=rf"{name}: ids are kept only by PNG"):
             result.save(tmp_path / name)
     assert not list(tmp_path.iterdir())
     for name in ("x.png", "y.PNG"):

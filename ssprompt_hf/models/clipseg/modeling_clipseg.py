@@ -17,6 +17,7 @@ from ...errors import SSPromptError
 from ...segmentation.predictions import ClassPrediction
 from ..asked_classes import asked_classes
 from ..forward import model_forward
+from .phrases import CLIPSegPhrases
 from .prompting import TEXT_PARTS, CLIPSegPrompting
 
 CONDITIONS = ("conditional_pixel_values", "conditional_embeddings", "attention_mask", "position_ids", "labels")
@@ -48,7 +49,7 @@ class CLIPSegPromptedOutput(ModelOutput):
     num_classes: int | None = None
 
 
-class CLIPSegForPromptedSegmentation(CLIPSegPrompting, CLIPSegForImageSegmentation):
+class CLIPSegForPromptedSegmentation(CLIPSegPhrases, CLIPSegPrompting, CLIPSegForImageSegmentation):
     """
     `CLIPSegForImageSegmentation` for lists of classes; loads its checkpoints.
 

@@ -2,18 +2,21 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import SamModel
 
+from .clicks import SamClicks
 from .decoding import Levels, SamDecoding
 from .image_processing_sam import SamImageProcessorPil
 
 
-class PaddedSamDecoding(SamDecoding):
+class PaddedSamDecoding(SamClicks, SamDecoding):
     """What SAM and SAM-HQ share: images are padded to the square."""
 
     model_title = "SAM"
     pads_images = True
+    click_dtype = torch.float64
 
     def default_image_processor(self) -> SamImageProcessorPil:
         """Squares of the size that the model was built for."""
@@ -37,6 +40,10 @@ class PaddedSamDecoding(SamDecoding):
             **self.decoder_arguments(levels),
         )
         return masks[0, :, 0], scores[0, :, 0], None
+
+    def click_arguments(self, levels: Levels) -> dict[str, Any]:
+        """See [`SamClicks.click_arguments`]."""
+        return {"image_embeddings": levels[-1], **self.decoder_arguments(levels)}
 
 
 class SamForPromptedSegmentation(PaddedSamDecoding, SamModel):

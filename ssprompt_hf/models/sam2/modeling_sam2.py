@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Sam2Model, Sam3TrackerModel
 
+from ..sam.clicks import SamClicks
 from ..sam.decoding import Levels, SamDecoding
 from ..sam3.image_processing_sam3 import Sam3ImageProcessorPil
 from .image_processing_sam2 import Sam2ImageProcessorPil
@@ -17,7 +18,7 @@ VIDEO_WEIGHTS = {
 """Names in `sam3_video` -> those of the tracker."""
 
 
-class Sam2Decoding(SamDecoding):
+class Sam2Decoding(SamClicks, SamDecoding):
     """
     What SAM 2 and its relatives share; see [`SamDecoding`] and `models/sam/prompting.py`.
 
@@ -56,6 +57,10 @@ class Sam2Decoding(SamDecoding):
             high_resolution_features=levels[:-1],
         )
         return masks[0, :, 0], scores[0, :, 0], objects[0, :, 0]
+
+    def click_arguments(self, levels: Levels) -> dict[str, Any]:
+        """See [`SamClicks.click_arguments`]."""
+        return {"image_embeddings": levels}
 
 
 class Sam2ForPromptedSegmentation(Sam2Decoding, Sam2Model):

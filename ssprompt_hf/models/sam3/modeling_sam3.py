@@ -20,6 +20,7 @@ from ..asked_classes import asked_classes
 from ..forward import model_forward
 from ..transformers_compat import Sam3VisionEncoderOutput
 from . import memory
+from .phrases import Sam3Phrases
 from .prompting import TEXT_PARTS, Sam3Prompting
 from .readings import InstanceList, check_reading, class_maps
 
@@ -199,17 +200,20 @@ class Sam3Decoding(Sam3Prompting):
                 recompute = not memory.fits(num_pairs * pair, device)
         return chunk_size, recompute
 
-    def _decode_pairs(self, levels: Features, tokens: Tensor, mask: Tensor, kwargs: dict) -> tuple[Tensor, ...]:
-        """Maps `(n, h, w)`, presence `(n,)`, semantic logits `(n, h, w)`, scores `(n, Q)` and masks `(n, Q, h, w)` of
-        one image and n classes with tokens `(n, L, D)`."""
+    def vision_output(self, levels: Features, count: int = 1) -> Sam3VisionEncoderOutput:
+        """What `Sam3Model.forward` takes as `vision_embeds`, of one image for `count` questions."""
         encode_positions = self.vision_encoder.neck.position_encoding
         positions = [encode_positions(level.shape, level.device, level.dtype) for level in levels]
-        count = len(tokens)
-        vision = Sam3VisionEncoderOutput(
+        return Sam3VisionEncoderOutput(
             # the model drops the last level unseen
             fpn_hidden_states=(*(level.expand(count, -1, -1, -1) for level in levels), None),
             fpn_position_encoding=(*(position.expand(count, -1, -1, -1) for position in positions), None),
         )
+
+    def _decode_pairs(self, levels: Features, tokens: Tensor, mask: Tensor, kwargs: dict) -> tuple[Tensor, ...]:
+        """Maps `(n, h, w)`, presence `(n,)`, semantic logits `(n, h, w)`, scores `(n, Q)` and masks `(n, Q, h, w)` of
+        one image and n classes with tokens `(n, L, D)`."""
+        vision = self.vision_output(levels, len(tokens))
         output = super().forward(
             vision_embeds=vision,
             text_embeds=SimpleNamespace(pooler_output=tokens),
@@ -240,13 +244,13 @@ class Sam3Decoding(Sam3Prompting):
         ]
 
 
-class Sam3ForPromptedSegmentation(Sam3Decoding, Sam3Model):
+class Sam3ForPromptedSegmentation(Sam3Phrases, Sam3Decoding, Sam3Model):
     """`Sam3Model` for lists of classes; loads its checkpoints, also those of `sam3_video`."""
 
     _keys_to_ignore_on_load_unexpected = [*Sam3Model._keys_to_ignore_on_load_unexpected, *TEXT_PARTS]
 
 
-class Sam3LiteTextForPromptedSegmentation(Sam3Decoding, Sam3LiteTextModel):
+class Sam3LiteTextForPromptedSegmentation(Sam3Phrases, Sam3Decoding, Sam3LiteTextModel):
     """`Sam3LiteTextModel` for lists of classes; loads its checkpoints."""
 
     _keys_to_ignore_on_load_unexpected = [*Sam3LiteTextModel._keys_to_ignore_on_load_unexpected, *TEXT_PARTS]

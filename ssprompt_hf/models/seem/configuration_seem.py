@@ -228,6 +228,9 @@ class SeemConfig(PreTrainedConfig):
         At most this many pixels of one image's strokes are looked at.
     size_divisibility (`int`, *optional*, defaults to 32):
         Images are zero-padded to multiples of this many pixels.
+    known_phrases (`list[str]`, *optional*):
+        All that the text encoder knows, for models with a closed vocabulary: a phrase that means none of these is told
+        to be in no image. None for models with an open vocabulary.
     class_names (`list[str]`, *optional*):
         The classes whose embeddings the model holds, without the final "background".
     thing_class_ids (`list[int]`, *optional*):
@@ -275,6 +278,7 @@ class SeemConfig(PreTrainedConfig):
     logit_scale_init_value: float = 2.6592
     initializer_range: float = 0.02
     prompt_templates: list[str] | None = None
+    known_phrases: list[str] | None = None
     class_names: list[str] | None = None
     thing_class_ids: list[int] | None = None
 

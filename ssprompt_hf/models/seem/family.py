@@ -46,12 +46,15 @@ class SeemFamily(ModelFamily):
                 f"{source!r} was saved without its text encoder, which class names and methods that learn words need: "
                 "take the model that it was made from"
             )
+        # The visual sampler is a hundredth of a model: it stays where there is one, so that clicks always work.
         model = SeemForUniversalSegmentation.from_pretrained(
-            source,
-            use_text_model="text" in prompt_encoders,
-            use_spatial_prompt_encoder="spatial" in prompt_encoders,
-            **kwargs,
+            source, use_text_model="text" in prompt_encoders, **kwargs
         )
+        if "spatial" in prompt_encoders and not model.config.use_spatial_prompt_encoder:
+            raise AdapterError(
+                f"{source!r} was saved without its visual sampler, which points need: take the model that it was made "
+                "from"
+            )
         return model, self.load_image_processor(source, model, **access)
 
     def load_image_processor(self, source: str, model: nn.Module, **access: Any) -> SeemImageProcessor:

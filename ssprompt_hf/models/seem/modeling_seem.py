@@ -12,6 +12,7 @@ from ...errors import SSPromptError
 from ..forward import model_forward
 from ..matching import segments_of_classes, universal_segmentation_loss
 from ..transformers_compat import LoadsPromptAdapters, can_return_tuple
+from .answers import SeemAnswers
 from .backbones.build import build_backbone
 from .configuration_seem import SeemConfig
 from .decoding import SeemDecoding, best_stroke_queries, chosen_masks, mask_logits
@@ -195,7 +196,7 @@ class SeemModel(SeemDecoding, SeemPreTrainedModel):
         return in_order(output)
 
 
-class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemPrompting, SeemPreTrainedModel):
+class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompting, SeemPreTrainedModel):
     """SEEM with masks and class scores: semantic, instance and panoptic segmentation, grounding and interaction."""
 
     # A model may be loaded without the parts that its prompts do not need.

@@ -196,6 +196,7 @@ class SeemPrompting(PromptableModel):
     def feature_settings(self) -> dict[str, Any]:
         others = ("prompt_templates", "use_text_model", "use_spatial_prompt_encoder", "num_point_tokens")
         others += ("num_point_coordinates", "object_mask_threshold", "overlap_threshold", "use_auxiliary_loss")
+        others += ("known_phrases",)
         return {name: value for name, value in super().feature_settings().items() if name not in others}
 
     def feature_modules(self, stage: str) -> list[nn.Module]:

@@ -1,0 +1,60 @@
+"""Masks as files: PNGs of ids and COCO's annotations."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..data.classes import Color
+from ..errors import SSPromptError
+from ..utils.run_length import coco_rle
+
+
+def save_ids(path: str | os.PathLike, ids: np.ndarray, colors: Mapping[int, Color]) -> None:
+    """
+    Write ids as a PNG: of 8 bits with a palette, or of 16 bits, which have none, if an id is above 255.
+
+    Args:
+        path: ends in `.png`.
+        ids: integer (H, W), 0 to 65535.
+        colors: RGB of the ids; others are black, and 255, as a rule "no class", is white.
+
+    Raises:
+        SSPromptError: another ending; other formats, JPEG above all, may change ids.
+    """
+    if os.path.splitext(path)[1].lower() != ".png":
+        raise SSPromptError(f"{os.fspath(path)}: ids are kept only by PNG; let the name end in .png")
+    if ids.max(initial=0) > 255:
+        Image.fromarray(ids.astype(np.uint16)).save(path)
+        return
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    palette[255] = 255
+    for number, color in colors.items():
+        if number < 256:
+            palette[number] = color
+    image = Image.fromarray(ids.astype(np.uint8))
+    image.putpalette(palette.tobytes())
+    image.save(path)
+
+
+def coco_annotation(mask: np.ndarray, category_id: int, score: float | None) -> dict[str, Any]:
+    """
+    A mask as COCO has it.
+
+    Args:
+        mask: bool (H, W), not empty.
+        category_id: of its class.
+        score: left out if it is None.
+    """
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    left, top = int(columns[0]), int(rows[0])
+    annotation = {
+        "category_id": category_id,
+        "segmentation": coco_rle(mask),
+        "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+        "area": int(np.count_nonzero(mask)),
+        "iscrowd": 0,
+    }
+    return annotation if score is None else annotation | {"score": score}
