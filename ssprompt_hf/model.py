@@ -350,6 +350,7 @@ class SSPromptModel(PeftModel):
         image_size: int | None = None,
         adapter: str | None = None,
         min_area: int | None = None,
+        tile: int | None = None,
         **prompts: Unpack[VisualPromptKwargs],
     ) -> SegmentationResult | PromptedResult | list[SegmentationResult] | list[PromptedResult]:
         """
@@ -372,6 +373,8 @@ class SSPromptModel(PeftModel):
                 model's, stays the same: threads that want different ones name them here.
             min_area: pixels of the smallest instance, panoptic segment or mask of a phrase; by default a
                 ten-thousandth of the image.
+            tile: side in pixels of squares in which large images are looked at one after the other, for more detail
+                and less memory; semantic segmentation only. By default images are looked at as a whole.
             prompts: `points` (x, y in pixels) and their `labels`, `boxes`, `scribbles`, `text`: see
                 [`~ssprompt_hf.segmentation.visual_prompts.read_prompts`]. The base model answers, with its own
                 prompts, whatever adapter is active; see [`~ssprompt_hf.prediction.predict_prompts`].
@@ -386,9 +389,9 @@ class SSPromptModel(PeftModel):
             AdapterError: an unknown task or adapter.
         """
         if asked := {name: value for name, value in prompts.items() if value is not None}:
-            return predict_prompts(self, images, asked, threshold, image_size, min_area)
+            return predict_prompts(self, images, asked, threshold, image_size, min_area, task=task, tile=tile)
         with self.base_model.use_adapter(adapter) as call:
-            return predict_classes(self, call, images, task, batch_size, threshold, image_size, min_area)
+            return predict_classes(self, call, images, task, batch_size, threshold, image_size, min_area, tile)
 
     def sized_image_processor(self, image_size: int | None) -> PromptableImageProcessor:
         """

@@ -1,6 +1,8 @@
 """What `SSPromptModel.predict` does: with classes, and with clicks, boxes, scribbles and phrases."""
 
-from typing import TYPE_CHECKING, Any
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -31,6 +33,7 @@ def predict_classes(
     threshold: float | None,
     image_size: int | None,
     min_area: int | None,
+    tile: int | None,
 ) -> SegmentationResult | list[SegmentationResult]:
     """`SSPromptModel.predict` by classes, whose arguments and errors these are; `call` says which."""
     config = call.config
@@ -41,8 +44,13 @@ def predict_classes(
         raise SSPromptError(f"batch_size is {batch_size}; it must be at least 1")
     processor = model.sized_image_processor(image_size or (config.image_size if config is not None else None))
     policy = processor.inference_policy().with_limits(threshold, min_area)
+    if tile is not None and (tile < 2 or task != "semantic"):
+        raise SSPromptError(f"tile is {tile}, task is {task!r}: tiles of 2 pixels or more make semantic maps only")
     sources, is_single = image_sources(images)
     results = []
+    if tile is not None:
+        results = [_predict_in_tiles(model, call, source, processor, tile) for source in sources]
+        return results[0] if is_single else results
     for start in range(0, len(sources), batch_size):
         results += _predict_batch(model, call, sources[start : start + batch_size], task, processor, policy)
     return results[0] if is_single else results
@@ -74,8 +82,50 @@ def _predict_batch(
             geometry = prediction.geometry(sizes[row].tolist(), (picture.height, picture.width))
             segments = segment_image(prediction, row, geometry, task, call.things, policy)
             path = source if isinstance(source, str) else None
-            results[index] = build_result(task, segments, picture, call.class_names, call.colors, path)
+            classes = (call.class_names, call.colors)
+            results[index] = build_result(task, segments, picture, *classes, path, **call.label_ids)
     return results
+
+
+def _predict_in_tiles(
+    model: "SSPromptModel", call: Call, source: ImageLike, processor: PromptableImageProcessor, side: int
+) -> SegmentationResult:
+    """The class map of a large image, square by square. Neighbours overlap by a quarter, of which each gives the half
+    that is farther from its own border."""
+    picture = open_image(source)
+    class_map = torch.empty(picture.height, picture.width, dtype=torch.uint8)
+    for rows in tile_spans(picture.height, side):
+        for columns in tile_spans(picture.width, side):
+            tile = picture.crop((columns.start, rows.start, columns.stop, rows.stop))
+            inputs = {name: torch.as_tensor(value) for name, value in processor(tile, return_tensors="pt").items()}
+            sizes = inputs["image_sizes"]
+            prediction = model.get_base_model().predict_pixels(inputs["pixel_values"].to(model.device), sizes)
+            geometry = prediction.geometry(sizes[0].tolist(), (tile.height, tile.width))
+            found = segment_image(prediction, 0, geometry, "semantic", call.things, InferencePolicy())[0]
+            inner = found[rows.keep_start - rows.start : rows.keep_stop - rows.start]
+            inner = inner[:, columns.keep_start - columns.start : columns.keep_stop - columns.start]
+            class_map[rows.keep_start : rows.keep_stop, columns.keep_start : columns.keep_stop] = inner
+    path = source if isinstance(source, str) else None
+    return build_result("semantic", (class_map, None), picture, call.class_names, call.colors, path, **call.label_ids)
+
+
+class TileSpan(NamedTuple):
+    """Where a tile lies along an axis, in pixels, and which part of it is kept."""
+
+    start: int
+    stop: int
+    keep_start: int
+    keep_stop: int
+
+
+def tile_spans(length: int, side: int) -> list[TileSpan]:
+    """The tiles of `side` pixels along an axis, evenly spaced, which overlap by a quarter at least; what is kept of
+    them covers the axis once."""
+    side = min(side, length)
+    count = 1 + math.ceil((length - side) / max(1, side - side // 4))
+    starts = [round(index * (length - side) / max(1, count - 1)) for index in range(count)]
+    cuts = [0, *((start + before + side) // 2 for before, start in pairwise(starts)), length]
+    return [TileSpan(start, start + side, *cuts[index : index + 2]) for index, start in enumerate(starts)]
 
 
 @torch.no_grad()
@@ -86,6 +136,7 @@ def predict_prompts(
     threshold: float | None = None,
     image_size: int | None = None,
     min_area: int | None = None,
+    **of_classes: Any,
 ) -> PromptedResult | list[PromptedResult]:
     """
     Answers of the base model, with its own prompts, whatever adapter is loaded: adapters learn to tell the classes of
@@ -99,6 +150,7 @@ def predict_prompts(
         threshold: least score of masks; by default the model's own for phrases, and none for what is pointed at.
         image_size: as for `SSPromptModel.predict`; by default the image processor's.
         min_area: pixels of the smallest mask of a phrase; by default a ten-thousandth of the image.
+        of_classes: settings of prediction by classes, which must be None.
 
     Returns:
         one result for one image, otherwise a list in the order of the images.
@@ -106,6 +158,8 @@ def predict_prompts(
     Raises:
         SSPromptError: the model does not take these prompts, or they do not fit the image; see [`read_prompts`].
     """
+    if meant := [name for name, value in of_classes.items() if value is not None]:
+        raise SSPromptError(f"{', '.join(prompts)} ask in place of classes: leave out {', '.join(meant)}")
     base = model.get_base_model()
     sources, is_single = image_sources(images)
     if not is_single and set(prompts) != {TEXT}:

@@ -84,7 +84,7 @@ def _classes(config: PromptConfig) -> str:
     header += [] if things is None else ["kind"]
     header += [] if config.colors is None else ["colour"]
     for index, name in enumerate(config.class_names):
-        row = [index, name]
+        row = [index if config.class_ids is None else config.class_ids[index], name]
         row += [] if things is None else ["thing" if index in things else "stuff"]
         row += [] if config.colors is None else ["#{:02x}{:02x}{:02x}".format(*config.colors[index])]
         rows.append(row)

@@ -1,10 +1,10 @@
 """`ssprompt-hf predict`: image files to label maps and overlays."""
 
 import argparse
-import dataclasses
-import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..errors import NoImagesError, SSPromptError, UnreadableFileError
 from ..models.registry import DEFAULT_BASE_MODEL
@@ -18,7 +18,7 @@ def fill(parser: argparse.ArgumentParser):
     """The options of `predict`."""
     from ..utils.tasks import TASKS
 
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files or folders of them")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files, folders of them or http(s) addresses")
     parser.add_argument("--adapter", metavar="NAME", help="folder, Hub id or name of an adapter")
     parser.add_argument(
         "--base_model",
@@ -34,13 +34,57 @@ def fill(parser: argparse.ArgumentParser):
     )
     parser.add_argument("--task", choices=TASKS, help="default: the adapter's, or semantic")
     parser.add_argument("--threshold", type=float, metavar="SCORE", help="least score of segments")
+    parser.add_argument(
+        "--min_area",
+        type=int,
+        metavar="PIXELS",
+        help="of the smallest instance, panoptic segment or phrase (default: a ten-thousandth of the image)",
+    )
     parser.add_argument("--image_size", type=int, metavar="PIXELS", help="shorter side of the images for the model")
+    parser.add_argument(
+        "--tile", type=int, metavar="PIXELS", help="side of squares in which large images are looked at, one by one"
+    )
     parser.add_argument("--output_dir", default="out/predictions", help="folder to write to (default: %(default)s)")
+    prompts = parser.add_argument_group(
+        "in place of classes", "What is pointed at or named; the base model answers, without its adapter."
+    )
+    prompts.add_argument(
+        "--point", action="append", type=_numbers(2), metavar="X,Y", help="a pixel of the object; again for more"
+    )
+    prompts.add_argument(
+        "--not_point", action="append", type=_numbers(2), metavar="X,Y", help="a pixel that is not of the object"
+    )
+    prompts.add_argument(
+        "--box", action="append", type=_numbers(4), metavar="X0,Y0,X1,Y1", help="around an object; again for more"
+    )
+    prompts.add_argument("--text", action="append", metavar="PHRASE", help='such as "a red car"; again for more')
+
+
+def _numbers(count: int) -> Callable[[str], list[float]]:
+    """What reads so many numbers with commas between them; a `ValueError` is argparse's."""
+
+    def read(text: str) -> list[float]:
+        numbers = [float(number) for number in text.split(",")]
+        if len(numbers) != count:
+            raise ValueError
+        return numbers
+
+    read.__name__ = f"{count} numbers with commas between them"  # argparse's word for it in messages
+    return read
+
+
+def _visual_prompts(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `SSPromptModel.predict`. All points are of one object."""
+    positive, negative = options.point or [], options.not_point or []
+    prompts = {"boxes": options.box, "text": options.text}
+    if positive or negative:
+        prompts |= {"points": positive + negative, "labels": [1] * len(positive) + [0] * len(negative)}
+    return {name: value for name, value in prompts.items() if value is not None}
 
 
 def run(options: argparse.Namespace):
     """
-    Run `predict`: `<name>.png` (class ids, 255 for none) and `<name>-overlay.png` for every image, `segments.json`.
+    Run `predict`: see [`~ssprompt_hf.cli.prediction_files.PredictionFiles`] for what is written.
 
     Images are read, segmented and written one by one; those that cannot be read are told and left out.
 
@@ -51,79 +95,51 @@ def run(options: argparse.Namespace):
     from ..data.image_inputs import image_sources
     from ..loading import base_model_info
     from ..model import SSPromptModel
-    from ..utils.files import atomic_path, write_json
+    from .prediction_files import PredictionFiles, output_names, spare_inputs
 
     options.class_names = split_class_names(options.class_names, options.images)
+    prompts = _visual_prompts(options)
+    if prompts and (options.task or options.class_names or options.tile):
+        raise SSPromptError("--point, --not_point, --box and --text ask without --task, --class_names and --tile")
+    base = options.base_model
     if options.adapter is None:
-        base = options.base_model or DEFAULT_BASE_MODEL
-        info = base_model_info(base)
-        if options.class_names is None and info.class_names is None:
-            raise SSPromptError("nothing to look for: give --adapter, or --class_names")
+        base = base or DEFAULT_BASE_MODEL
+        if options.class_names is None and not prompts and base_model_info(base).class_names is None:
+            raise SSPromptError("nothing to look for: give --adapter, --class_names, --text, --point or --box")
     elif options.class_names is not None:
         raise SSPromptError("an adapter brings its own classes: leave out --class_names or --adapter")
-    else:
-        base = options.base_model
     output = Path(options.output_dir)
     check_folder("--output_dir", output)
-    images, _ = image_sources(options.images)
-    names = _output_names(images)
-    _spare_inputs(images, [file for name in names for file in _output_files(output, name)])
-    model = SSPromptModel.from_pretrained(base, options.adapter, class_names=options.class_names)
+    images, is_single = image_sources(options.images if len(options.images) > 1 else options.images[0])
+    if not is_single and prompts.keys() - {"text"}:
+        raise SSPromptError(f"--point and --box belong to one image, but there are {len(images)}")
+    names = output_names(images)
+    spare_inputs(images, output, names)
+    model = SSPromptModel.from_pretrained(
+        base, options.adapter, class_names=options.class_names, keep_prompt_encoders=bool(prompts)
+    )
     output.mkdir(parents=True, exist_ok=True)
-    found: dict[str, list] = {}
-    unreadable: list[str] = []
+    files, unreadable = PredictionFiles(output), []
+    settings = {name: getattr(options, name) for name in ("threshold", "image_size", "min_area", "tile")}
     for image, name in zip(images, names):
         try:
-            result = model.predict(image, options.task, threshold=options.threshold, image_size=options.image_size)
-        except (UnreadableFileError, NoImagesError) as error:  # damaged, or gone since the folder was listed
-            unreadable.append(image)
+            result = model.predict(image, options.task, **settings, **prompts)
+        except (UnreadableFileError, NoImagesError, OSError) as error:  # damaged, or gone since the folder was listed
+            unreadable.append(printable(image))
             if len(unreadable) == len(images):  # nothing to write
                 raise
             print(printable(f"warning: {error}"), file=sys.stderr, flush=True)
             continue
-        label_file, overlay_file = _output_files(output, name)
-        with atomic_path(label_file) as temporary:
-            result.save(temporary)
-        with atomic_path(overlay_file) as temporary:
-            result.overlay().save(temporary)
-        found[name] = [dataclasses.asdict(segment) for segment in result.segments]
-        renamed = "" if name == Path(image).stem else f" (as {label_file.name})"
-        seen = ", ".join(segment.name for segment in result.segments[:6]) or "nothing"
-        print(printable(f"{image}{renamed}: {seen}"))
-    write_json(output / "segments.json", found)
-    print(f"wrote {len(found)} label maps and overlays to {output}")
+        files.add(name, image, result)
+        renamed = "" if name == Path(image).stem else f" (as {name}.png)"
+        found = ", ".join(segment.name for segment in result.segments[:6]) or "nothing"
+        missing = getattr(result, "missing", None)
+        absent = f"; not there: {', '.join(missing)}" if missing else ""
+        print(printable(f"{image}{renamed}: {found}{absent}"))
+    files.finish()
+    print(f"wrote {len(files.found)} label maps and overlays to {output}")
     if unreadable:
         raise UnreadableFileError(
             f"{len(unreadable)} of {len(images)} images cannot be read: {', '.join(unreadable)}. Replace or remove "
             "them; the others are done"
         )
-
-
-def _output_files(folder: Path, name: str) -> tuple[Path, Path]:
-    """Label map and overlay of an image."""
-    return folder / f"{name}.png", folder / f"{name}-overlay.png"
-
-
-def _output_names(images: list[str]) -> list[str]:
-    """Their names without suffix, numbered where a file of an earlier image would be written over."""
-    names, taken = [], set()
-    for image in images:
-        stem = name = Path(image).stem
-        number = 0
-        # in lower case, as some file systems do not tell a.png from A.png
-        while taken & (files := {file.name.lower() for file in _output_files(Path(), name)}):
-            number += 1
-            name = f"{stem}-{number}"
-        taken |= files
-        names.append(name)
-    return names
-
-
-def _spare_inputs(images: list[str], outputs: list[Path]):
-    """Raises `SSPromptError` if an output is the file of one of the images, by whatever path."""
-    inputs = {(status.st_dev, status.st_ino) for status in map(os.stat, filter(os.path.exists, images))}
-    for output in filter(os.path.exists, outputs):
-        if (output.stat().st_dev, output.stat().st_ino) in inputs:
-            raise SSPromptError(
-                f"{output} is one of the images and would be written over: choose another --output_dir"
-            )

@@ -175,6 +175,12 @@ class SegmentationClasses:
         return [info.id for info in self.classes]
 
     @property
+    def none_id(self) -> int:
+        """What to write into label files where there is no class: the first ignored id, or one that no class has."""
+        free = (number for number in (IGNORE_INDEX, *range(MAX_ID)) if number not in self.ids)
+        return self.ignore_ids[0] if self.ignore_ids else next(free)
+
+    @property
     def thing_indices(self) -> list[int]:
         """Class indices (not label-file ids) of the countable classes."""
         return [index for index, info in enumerate(self.classes) if info.thing]

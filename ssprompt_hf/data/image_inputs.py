@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import NoImagesError, SSPromptError
+from .downloads import download, is_address
 from .sources.folder import IMAGE_SUFFIXES, list_files
 from .sources.image_files import read_image, upright_pixels
 
@@ -19,7 +20,8 @@ def image_sources(images: ImageLike | list[ImageLike]) -> tuple[list, bool]:
     What there is to be read, and whether it is one image by nature.
 
     Args:
-        images: an image, a file, a folder (all images in and below it, sorted), or a list of these.
+        images: an image, a file, an http(s) address, a folder (all images in and below it, sorted), or a list of
+            these.
 
     Returns:
         paths as text and images in memory as they are; and False for folders and lists.
@@ -38,6 +40,8 @@ def _expand(item: ImageLike) -> list:
         return [item]
     if not os.fspath(item):  # a Path would make the working directory of it
         raise NoImagesError("one of the paths is empty: give an image, or a folder ('.' for the working directory)")
+    if is_address(item):
+        return [item]
     path = Path(item)
     if path.is_dir():
         files = list_files(path, IMAGE_SUFFIXES)
@@ -50,16 +54,19 @@ def _expand(item: ImageLike) -> list:
 
 
 def open_image(source: Any) -> Image.Image:
-    """An RGB image of a path, an image, or an array of uint8: (H, W, 3), or (H, W) or (H, W, 1) in grey.
+    """An RGB image of a path, an http(s) address, an image, or an array of uint8: (H, W, 3), or (H, W) or (H, W, 1) in
+    grey.
 
     Files and images in memory are turned upright as their EXIF data says; an array is taken as it is.
 
     Raises:
-        UnreadableFileError: the file is no image.
+        UnreadableFileError: the file is no image, or cannot be downloaded.
         SSPromptError: an array that is no image by its type, shape or values.
     """
     if isinstance(source, Image.Image):
         return Image.fromarray(upright_pixels(source))
+    if is_address(source):
+        return Image.fromarray(read_image({"path": None, "bytes": download(source)}, source))
     if isinstance(source, str):
         return Image.fromarray(read_image({"path": source, "bytes": None}, source))
     return Image.fromarray(_image_array(source)).convert("RGB")

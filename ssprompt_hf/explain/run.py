@@ -239,5 +239,5 @@ def _comparison(
         for state, title in (("zero_shot", "zero-shot"), ("adapted", method))
     }
     return comparison_picture(
-        row["image"], images.classes, row["label"], zero_shot.class_map, adapted.class_map, titles=titles
+        row["image"], images.classes, row["label"], zero_shot.class_indices, adapted.class_indices, titles=titles
     )

@@ -10,6 +10,8 @@ from ..errors import SSPromptError
 
 BACKGROUND = (255, 255, 255)
 INK = (20, 20, 20)
+BAND = 256
+"""Rows of an image that are mixed with colours at once."""
 
 
 def colorize(label: np.ndarray, colors: Sequence[Color], ignore_color: Color = (0, 0, 0)) -> np.ndarray:
@@ -38,9 +40,13 @@ def overlay(image: np.ndarray, label: np.ndarray, colors: Sequence[Color], alpha
     label = np.asarray(label)
     if image.shape[:2] != label.shape:
         raise SSPromptError(f"The image has size {image.shape[:2]}, the label {label.shape}; resize one of them.")
-    mixed = (1 - alpha) * image + alpha * colorize(label, colors)
-    known = (label >= 0) & (label < len(colors))
-    return np.where(known[..., None], mixed.round().astype(np.uint8), image)
+    result = np.empty_like(image)
+    for start in range(0, len(image), BAND):  # sums take 24 bytes a pixel
+        rows = slice(start, start + BAND)
+        mixed = (1 - alpha) * image[rows] + alpha * colorize(label[rows], colors)
+        known = (label[rows] >= 0) & (label[rows] < len(colors))
+        result[rows] = np.where(known[..., None], mixed.round().astype(np.uint8), image[rows])
+    return result
 
 
 def outlined(pixels: np.ndarray, segments: np.ndarray) -> np.ndarray:

@@ -196,20 +196,23 @@ def build_result(
         class_ids, none_id: of [`SegmentationResult`].
     """
     segmentation, infos = segments
-    segments_map = segmentation.cpu().numpy().astype(np.int32)
+    counts = segmentation.flatten().bincount(minlength=max((info["id"] for info in infos or ()), default=0) + 1).cpu()
+    # every copy of a large image counts
     if task == "semantic":
-        class_indices = segments_map.astype(np.uint8)
-        infos = [{"id": int(index) + 1, "label_id": int(index), "score": None} for index in np.unique(class_indices)]
-        segments_map += 1
-    areas = np.bincount(segments_map.reshape(-1), minlength=max((info["id"] for info in infos), default=0) + 1)
-    if task != "semantic":
+        class_indices = segmentation.to(torch.uint8).cpu().numpy()
+        infos = [{"id": index + 1, "label_id": index, "score": None} for index in counts.nonzero().flatten().tolist()]
+        segments_map = class_indices.astype(np.int32) + 1
+        areas = [0, *counts.tolist()]
+    else:
+        segments_map = segmentation.int().cpu().numpy()
+        areas = counts.tolist()
         table = np.full(len(areas), IGNORE_INDEX, dtype=np.uint8)
         for info in infos:
             table[info["id"]] = info["label_id"]
         class_indices = table[segments_map]
     ids = range(len(class_names)) if class_ids is None else class_ids
     found = [
-        Segment(info["id"], ids[label], class_names[label], int(areas[info["id"]]), info["score"])
+        Segment(info["id"], ids[label], class_names[label], areas[info["id"]], info["score"])
         for info in infos
         for label in [info["label_id"]]
     ]

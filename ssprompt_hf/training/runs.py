@@ -284,6 +284,8 @@ def _untrained_model(
         task=args.task,
         class_names=classes.names,
         thing_class_ids=classes.thing_indices,
+        class_ids=classes.ids,
+        ignore_index=classes.none_id,
         colors=[list(color) for color in classes.colors],
         image_size=data.image_size,
         dataset=chosen.name,
@@ -412,9 +414,9 @@ def _write_picture(
     example = images[int((statistics.pixel_counts > 0).sum(1).argmax())]
     predictions = {"zero_shot": None, "adapted": None}
     if "adapted" in scores or not scores:
-        predictions["adapted"] = model.predict(example["image"], **settings).class_map
+        predictions["adapted"] = model.predict(example["image"], **settings).class_indices
     with model.zero_shot():
-        predictions["zero_shot"] = model.predict(example["image"], **settings).class_map
+        predictions["zero_shot"] = model.predict(example["image"], **settings).class_indices
     titles = {
         name: f"{title}, mean IoU {scores[name]['mean_iou']:.1f} over all images" if name in scores else title
         for name, title in (("zero_shot", "zero-shot"), ("adapted", model.peft_config["default"].method_name))

@@ -1,6 +1,11 @@
 """`ssprompt-hf predict`, and what `SSPromptModel.predict` takes: no input is lost, clipped or written over."""
 
+import contextlib
+import http.server
 import json
+import os
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,7 +89,7 @@ def test_every_image_gets_files_of_its_own(base, tmp_path, capsys):
         result = model.predict(image)
         assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / f"{name}.png")), result.class_map)
         overlay = np.asarray(Image.open(tmp_path / "out" / f"{name}-overlay.png"))
-        assert np.array_equal(overlay, np.asarray(result.overlay()))
+        assert np.array_equal(overlay, np.asarray(result.overlay(legend=True)))
 
 
 def test_files_appear_whole_or_not_at_all(base, tmp_path, monkeypatch):
@@ -165,7 +170,8 @@ def test_mistakes_are_found_before_a_model_is_loaded(base, tmp_path, capsys, mon
     assert main(["predict", image, "--output_dir", str(tmp_path / "out")]) == 2
     assert asked == [str(base), DEFAULT_BASE_MODEL]
     nothing, again = capsys.readouterr().err.strip().splitlines()
-    assert nothing == again == "ssprompt-hf predict: error: nothing to look for: give --adapter, or --class_names"
+    options = "--adapter, --class_names, --text, --point or --box"
+    assert nothing == again == f"ssprompt-hf predict: error: nothing to look for: give {options}"
     assert predict(base, [image], tmp_path / "out", "--adapter", "x", "--class_names", "sky") == 2
     assert "an adapter brings its own classes" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -248,3 +254,106 @@ def test_arrays_of_integers_from_0_to_255(dtype, shape):
 def test_arrays_that_are_no_image(array, message):
     with pytest.raises(SSPromptError, match=message):
         open_image(array)
+
+
+# What is pointed at or named
+
+
+def test_clicks_boxes_and_phrases(base, tmp_path, capsys):
+    photo, out = save(tmp_path / "x.jpg"), tmp_path / "out"
+    options = ["--point", "10,12", "--point", "20,12", "--not_point", "40,30", "--text", "the sky", "--threshold", "0"]
+    assert predict(base, [photo], out, *options, "--min_area", "0") == 0
+    model = SSPromptModel.from_pretrained(base, keep_prompt_encoders=True)
+    prompts = {"points": [(10, 12), (20, 12), (40, 30)], "labels": [1, 1, 0], "text": "the sky"}
+    expected = model.predict(photo, threshold=0.0, min_area=0, **prompts)
+    assert [one.name for one in expected.segments] == ["object 1", "the sky"]
+    assert np.array_equal(np.asarray(Image.open(out / "x.png")), expected.segments_map())
+    found = json.loads((out / "segments.json").read_text())["x"]
+    assert [one["score"] for one in found["segments"]] == [one.score for one in expected.segments]
+    assert found["phrases"] == expected.phrases
+    coco = json.loads((out / "coco.json").read_text())
+    assert [one["name"] for one in coco["categories"]] == ["object", "the sky"]
+    assert predict(base, [photo], out, "--box", "1,2,30,20") == 0
+    assert "object 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--point", "1,2", "--task", "panoptic"], "ask without --task"),
+        (["--box", "30,2,1,20"], "left, top, right, bottom"),
+        (["--point", "480,2"], "outside the image of 48x32 pixels"),
+    ],
+)
+def test_prompts_that_make_no_sense(base, options, message, tmp_path, capsys):
+    assert predict(base, [save(tmp_path / "x.jpg")], tmp_path / "out", *options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_prompts_of_several_images(base, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(SSPromptModel, "from_pretrained", lambda *_, **__: pytest.fail("loaded all the same"))
+    images = [save(tmp_path / "x.jpg"), save(tmp_path / "y.jpg")]
+    assert predict(base, images, tmp_path / "out", "--point", "1,2") == 2
+    assert "belong to one image, but there are 2" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        predict(base, images, tmp_path / "out", "--point", "1;2")
+    assert "invalid 2 numbers with commas between them value: '1;2'" in capsys.readouterr().err
+
+
+# Files with strange names, and images from elsewhere
+
+
+def test_strange_files_do_not_stop_the_others(base, tmp_path, capfd):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    long, strange = "n" * 240 + ".jpg", os.fsdecode(b"caf\xe9.jpg")
+    for name in (long, strange, "z.jpg"):
+        save(photos / name)
+    (photos / "again").symlink_to(photos)
+    (photos / "damaged.jpg").write_bytes((photos / "z.jpg").read_bytes()[:200])
+    os.mkfifo(photos / "pipe.png")
+    assert predict(base, [photos], out) == 2
+    told = capfd.readouterr()
+    assert "1 of 4 images cannot be read" in told.err and "damaged.jpg" in told.err
+    names = ["caf\ufffd", "n" * 200, "z"]
+    assert sorted(json.loads((out / "segments.json").read_text())) == names
+    assert {f"{name}{ending}.png" for name in names for ending in ("", "-overlay")} < set(files(out))
+
+
+class Photos(http.server.SimpleHTTPRequestHandler):
+    """Serves a photograph, and something that has no end."""
+
+    def do_GET(self):
+        self.send_response(200 if "photo" in self.path or "endless" in self.path else 404)
+        self.end_headers()
+        if "photo" in self.path:
+            self.wfile.write(self.server.photo)
+        with contextlib.suppress(OSError):
+            while "endless" in self.path:
+                self.wfile.write(b"x" * 4096)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def photo_server(tmp_path):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Photos)
+    server.photo = Path(save(tmp_path / "served.png")).read_bytes()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_images_behind_addresses(base, photo_server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("ssprompt_hf.data.downloads.SIZE_LIMIT", 2**16)
+    addresses = [f"{photo_server}/{name}" for name in ("photo%20one.png?size=1", "endless", "gone.png")]
+    assert np.array_equal(np.asarray(open_image(addresses[0])), pixels())
+    assert predict(base, addresses, tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert "endless: more than 0 MiB" in told and "gone.png: cannot be downloaded" in told
+    assert set(files(tmp_path / "out")) == {"photo one.png", "photo one-overlay.png", "segments.json"}
+    monkeypatch.setattr("ssprompt_hf.data.downloads.TIME_LIMIT", 0.0)
+    monkeypatch.setattr("ssprompt_hf.data.downloads.SIZE_LIMIT", 2**40)
+    with pytest.raises(SSPromptError, match=r"takes over 0 seconds|cannot be downloaded"):
+        open_image(addresses[1])

@@ -11,7 +11,7 @@ import tiny_sam3
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from transformers import Sam2Model, Sam2Processor, Sam3Processor, SamModel, SamProcessor
+from transformers import Sam2Processor, Sam3Processor, SamProcessor
 from transformers.models.sam3 import modeling_sam3
 from transformers.utils import is_torchvision_available
 
@@ -57,17 +57,19 @@ def numbers(values):
 # SAM and SAM 2
 
 SAMS = {
-    "sam": (tiny_sam.tiny_sam, SamModel, SamProcessor),
-    "sam2": (tiny_sam2.tiny_sam2, Sam2Model, Sam2Processor),
+    "sam": (tiny_sam.tiny_sam, SamProcessor),
+    "sam_hq": (tiny_sam.tiny_sam_hq, SamProcessor),
+    "sam2": (tiny_sam2.tiny_sam2, Sam2Processor),
+    "sam3_tracker": (tiny_sam2.tiny_tracker, Sam2Processor),
 }
 
 
 @pytest.fixture(scope="module", params=SAMS)
 def sam(request):
     """Ours with an adapter, and transformers' model and processor."""
-    make, model_class, processor_class = SAMS[request.param]
+    make, processor_class = SAMS[request.param]
     base = make()
-    plain = tiny_sam.theirs(base, model_class)
+    plain = tiny_sam.theirs(base)
     model = SSPromptModel.from_pretrained(base)
     return model, plain, processor_class(image_processor=model.image_processor)
 

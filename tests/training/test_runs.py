@@ -57,6 +57,7 @@ def test_training_writes_adapter_metrics_and_picture(trained):
     assert config["chosen_images"] == metrics["shots"]["file_names"] and config["shots"] == 2
     assert config["metrics"]["SSPrompt"]["mean_iou"] == metrics["ssprompt_miou"]
     assert config["class_names"][:2] == ["road", "pavement"] and len(config["colors"]) == 11
+    assert config["class_ids"] == list(range(11)) and config["ignore_index"] == 255
 
 
 def test_evaluating_the_saved_adapter_gives_the_same_scores(trained, tmp_path):

@@ -48,7 +48,7 @@ class SamClicks(AnswersPrompts):
             if prompts.boxes is not None:
                 box = prompts.boxes[index : index + 1]
                 inputs["input_boxes"] = self._in_square(box, image_size, prompts, torch.float32)[None]
-            output = self(**image, multimask_output=is_ambiguous, **inputs)
+            output = self(**image, multimask_output=is_ambiguous, return_dict=True, **inputs)
             masks, scores = output.pred_masks[0, 0], output.iou_scores[0, 0]
             best = scores.argmax(dim=0, keepdim=True)
             geometry = self._click_geometry(image_size, prompts, masks)

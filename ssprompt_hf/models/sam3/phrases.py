@@ -57,9 +57,8 @@ class Sam3Phrases(AnswersPrompts):
             tokens = tokenizer(
                 phrase, return_tensors="pt", padding="max_length", max_length=text_length(self.config.text_config)
             ).to(self.device)
-            output = self(
-                vision_embeds=vision, input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, **inputs
-            )
+            inputs |= {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
+            output = self(vision_embeds=vision, return_dict=True, **inputs)
             scores = output.pred_logits[0].sigmoid() * output.presence_logits[0].sigmoid()
             masks = output.pred_masks[0].sigmoid()
             size = tuple(masks.shape[-2:])

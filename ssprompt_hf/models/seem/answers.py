@@ -94,6 +94,7 @@ class SeemAnswers(AnswersPrompts):
             image_features=image_features,
             positive_prompt_masks=torch.from_numpy(positive).to(self.device),
             negative_prompt_masks=torch.from_numpy(negative).to(self.device),
+            return_dict=True,
         )
         return output.spatial_masks_logits[0]
 
@@ -101,9 +102,8 @@ class SeemAnswers(AnswersPrompts):
         self, image_features, image_size: Size, prompts: VisualPrompts, phrase: str, tokenizer: Any
     ) -> PromptAnswer:
         tokens = tokenizer([phrase], padding=True, truncation=True, return_tensors="pt").to(self.device)
-        output = self(
-            image_features=image_features, input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-        )
+        text = {name: tokens[name] for name in ("input_ids", "attention_mask")}
+        output = self(image_features=image_features, return_dict=True, **text)
         masks = output.grounding_masks_logits[0]
         scores = mean_probability(masks) * self.familiarity(phrase, tokenizer)
         geometry = MaskGeometry(image_features.padded_size, tuple(image_size), prompts.image_size)

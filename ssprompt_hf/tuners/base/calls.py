@@ -38,9 +38,22 @@ class Call(NamedTuple):
         return set(range(len(self.class_names or ())) if ids is None else ids)
 
     @property
+    def _records(self) -> PromptConfig | None:
+        """The adapter's configuration, if these are its classes."""
+        return self.config if self.config is not None and self.config.class_names == self.class_names else None
+
+    @property
     def colors(self) -> list | None:
         """The adapter's colours of these classes."""
-        return self.config.colors if self.config is not None and self.config.class_names == self.class_names else None
+        return None if self._records is None else self._records.colors
+
+    @property
+    def label_ids(self) -> dict[str, Any]:
+        """`class_ids` and `none_id` of these classes in label files, as `SegmentationResult` has them."""
+        records = self._records
+        if records is None or records.class_ids is None:
+            return {}
+        return {"class_ids": list(records.class_ids), "none_id": records.ignore_index}
 
 
 class Lock:

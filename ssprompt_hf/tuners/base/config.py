@@ -20,7 +20,9 @@ RECORDS = (
     "shots",
     "seed",
     "chosen_images",
+    "class_ids",
     "colors",
+    "ignore_index",
     "task",
     "training",
     "metrics",
@@ -103,10 +105,12 @@ class PromptConfig(PeftConfig):
             The classes.
         thing_class_ids (`list[int]`, *optional*):
             Positions of the countable classes.
+        class_ids (`list[int]`, *optional*):
+            What the classes are called in label files, as the class file has it; by default their positions.
         colors (`list[list[int]]`, *optional*):
             Red, green and blue, 0 to 255, of each class.
         ignore_index (`int`, *optional*, defaults to 255):
-            Label of pixels that belong to no class.
+            In label files, of pixels that belong to no class.
         image_size (`int`, *optional*):
             Shorter side of the training images, in pixels.
         dataset (`str`, *optional*), shots (`int`, *optional*), seed (`int`, *optional*):
@@ -132,6 +136,7 @@ class PromptConfig(PeftConfig):
     task: str = "semantic"
     class_names: list[str] | None = None
     thing_class_ids: list[int] | None = None
+    class_ids: list[int] | None = None
     colors: list[list[int]] | None = None
     ignore_index: int = 255
     image_size: int | None = None
@@ -156,6 +161,8 @@ class PromptConfig(PeftConfig):
             outside = [i for i in self.thing_class_ids if i < 0 or (count is not None and i >= count)]
             if outside:
                 raise AdapterError(f"thing_class_ids holds {outside[0]}, which is no position in class_names")
+        if self.class_ids is not None and (count is None or len(set(self.class_ids)) != count):
+            raise AdapterError(f"class_ids is {self.class_ids}; it must hold a different id for each of class_names")
         if self.colors is not None:
             self.colors = [list(color) for color in self.colors]
             if count is not None and len(self.colors) != count:
