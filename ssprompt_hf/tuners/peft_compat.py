@@ -1,4 +1,4 @@
-"""Everything taken from PEFT beyond its public classes, and why."""
+"""Everything taken from PEFT, and from PyTorch on its behalf, beyond their public classes, and why."""
 
 import enum
 
@@ -66,7 +66,8 @@ def peft_type_name(cls: type) -> str | None:
 def compiled_in_place(model: nn.Module) -> nn.Module:
     """
     The model inside the wrapper that `torch.compile` makes, compiled in the same way: its modules have the names that
-    slots and files know. PEFT leaves the wrapper where it is, whose prefix would get into all names.
+    slots and files know. PEFT leaves the wrapper where it is, whose prefix would get into all names. PyTorch has no
+    public way from the wrapper to what it was made with.
     """
     inside = getattr(model, "_orig_mod", None)
     if inside is None:
