@@ -1,5 +1,7 @@
 """Errors a user can cause and mend. All derive from `SSPromptError`, a `ValueError`, and say what to do about it."""
 
+import os
+
 
 class SSPromptError(ValueError):
     """Base of every error that this package raises for a bad input file, name or setting."""
@@ -19,6 +21,16 @@ class DownloadError(SSPromptError, OSError):
 
 class UploadError(SSPromptError, OSError):
     """A file cannot be sent to the Hub: no connection, no right to write there, or a name that is none."""
+
+
+class StorageError(SSPromptError, OSError):
+    """A file cannot be written because the disk is full; `errno` and `filename` are those of an `OSError`."""
+
+    def __init__(self, errno: int, strerror: str, filename: str | os.PathLike):
+        OSError.__init__(self, errno, strerror, os.fspath(filename))
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
 
 
 class AdapterError(SSPromptError):

@@ -215,8 +215,14 @@ class SSPromptModel(PeftModel):
             adapter_name = next(name for name in names if name not in self.peft_config)
         with self._unmerged():
             if adapter_name in self.peft_config:
-                self.peft_config[adapter_name].take_records(files.config, str(folder), adapter_name, check_base_model)
-                return set_peft_model_state_dict(self, files.tensors, adapter_name)
+                config = self.peft_config[adapter_name]
+                records = vars(config).copy()
+                config.take_records(files.config, str(folder), adapter_name, check_base_model)
+                try:
+                    return set_peft_model_state_dict(self, files.tensors, adapter_name)
+                except AdapterError:
+                    vars(config).update(records)
+                    raise
             return self._add_loaded(adapter_name, files, is_trainable, check_base_model)
 
     def _add_loaded(self, adapter_name: str, files: AdapterFiles, is_trainable: bool, check_base_model: bool):

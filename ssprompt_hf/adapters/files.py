@@ -23,8 +23,10 @@ from safetensors.torch import load_file
 from ..errors import AdapterError, DownloadError
 from ..models.registry import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ..tuners import PromptConfig
+from ..tuners.base.config import check_digest
+from ..tuners.base.model import PROMPT_DTYPES
 from ..tuners.peft_compat import PromptPeftType, config_class
-from ..utils.files import give_usual_mode
+from ..utils.files import give_usual_modes, place, told_when_full
 from .names import resolve_adapter_name
 
 CARD = "README.md"
@@ -90,10 +92,13 @@ def read_adapter(folder: str | os.PathLike) -> AdapterFiles:
     Read and check an adapter's files, without a base model.
 
     Raises:
-        AdapterError: a file is missing, damaged or of an unknown kind, or holds values that are not finite.
+        AdapterError: a file is missing, damaged or of an unknown kind, holds values that are not finite, or is not the
+            one that the other was written with.
     """
     folder = Path(folder)
-    return AdapterFiles(_read_config(folder / ADAPTER_CONFIG), _read_tensors(folder / ADAPTER_WEIGHTS))
+    config, tensors = _read_config(folder / ADAPTER_CONFIG), _read_tensors(folder / ADAPTER_WEIGHTS)
+    check_digest(config, tensors, folder / ADAPTER_WEIGHTS)
+    return AdapterFiles(config, tensors)
 
 
 def _read_config(path: Path) -> PromptConfig:
@@ -128,6 +133,8 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is damaged ({path.stat().st_size} bytes: {error}); copy or download it again"
         ) from error
     for name, tensor in tensors.items():
+        if tensor.dtype not in PROMPT_DTYPES:
+            raise AdapterError(f"{path}: {name} has the type {tensor.dtype}; prompts are floats of 16 bits or more")
         if not tensor.isfinite().all():
             raise AdapterError(f"{path}: {name} holds values that are not finite")
     return tensors
@@ -140,14 +147,15 @@ def replacing_folder(folder: str | os.PathLike) -> Iterator[str]:
     on an error they vanish. The configuration comes last: a folder that has one has the files that belong to it.
     """
     folder = Path(os.path.realpath(folder))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # a mount point is no neighbour of what is beside it
-    place = folder if os.path.ismount(folder) else folder.parent
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=place) as temporary:
-        yield temporary
-        files = [path for path in Path(temporary).rglob("*") if path.is_file()]
-        for path in sorted(files, key=lambda path: (path.name == ADAPTER_CONFIG, path)):
-            target = folder / path.relative_to(temporary)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            give_usual_mode(path)
-            path.replace(target)
+    with told_when_full(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # a mount point is no neighbour of what is beside it
+        beside = folder if os.path.ismount(folder) else folder.parent
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=beside) as temporary:
+            yield temporary
+            give_usual_modes(temporary)
+            files = [path for path in Path(temporary).rglob("*") if path.is_file()]
+            for path in sorted(files, key=lambda path: (path.name == ADAPTER_CONFIG, path)):
+                target = folder / path.relative_to(temporary)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                place(path, target)

@@ -2,14 +2,26 @@
 
 import hashlib
 import re
+from collections.abc import Iterable, Iterator
 
 import torch
+import xxhash
 from torch import nn
 
+from ..utils.digests import tensor_bytes
+
 SAMPLES_PER_TENSOR = 64
+PIECE = 1 << 18
 # Precisions in which a float32 model still has the same bits after rounding to bfloat16. Rounding twice, by float16
 # first, is not the same, so of a float16 model only the architecture can be told.
 _EXACT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+# Precisions that weights are digested in, the finest first, with those that can be rounded to them without rounding
+# twice.
+_DIGESTED = {
+    "float32": (torch.float32, torch.float64),
+    "float16": (torch.float16, torch.float32, torch.float64),
+    "bfloat16": (torch.bfloat16, torch.float32, torch.float64),
+}
 
 
 def _base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -74,3 +86,89 @@ def fingerprint_difference(found: str, expected: str) -> str | None:
         return "architecture"
     known = "0" * 16 not in (found_weights, weights)
     return "weights" if known and found_weights != weights else None
+
+
+def _floating_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in _base_tensors(model).items() if tensor.is_floating_point()}
+
+
+def _digest(tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> str:
+    digest = xxhash.xxh3_128()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        for piece in _pieces(tensor, dtype):
+            digest.update(tensor_bytes(piece))
+    return digest.hexdigest()
+
+
+def _pieces(tensor: torch.Tensor, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+    """The tensor in another precision, piece by piece in one small buffer, which stays in the processor's cache."""
+    flat = tensor.reshape(-1)
+    if tensor.dtype == dtype:
+        yield flat
+        return
+    buffer = torch.empty(min(PIECE, len(flat)), dtype=dtype, device=tensor.device)
+    for piece in flat.split(PIECE):
+        yield buffer[: len(piece)].copy_(piece)
+
+
+@torch.no_grad()
+def weight_digests(model: nn.Module) -> dict[str, str]:
+    """
+    Digests of every bit of the base model's weights, by the precision that they were rounded to.
+
+    A model may be loaded in half precision, or saved in it; so there is one for each precision that the weights can
+    be rounded to: all three for a float32 model, one for a model in half precision. They tell more than
+    [`model_fingerprint`], which looks at samples, and what they say of names and parts is the same. XXH3 finds every
+    accident, at the speed of memory; it is no proof against somebody who wants to deceive.
+
+    Args:
+        model: the base model (not a `PeftModel`), on any device.
+
+    Returns:
+        `"float32"`, `"float16"`, `"bfloat16"` -> 32 hexadecimal digits.
+    """
+    tensors = _floating_tensors(model)
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    return {name: _digest(tensors, getattr(torch, name)) for name, exact in _DIGESTED.items() if dtypes <= {*exact}}
+
+
+@torch.no_grad()
+def has_weights(model: nn.Module, digests: dict[str, str]) -> bool:
+    """
+    Whether a base model has the weights that `digests` are of, or the same rounded to half precision. True, too, if
+    that cannot be told: of a model in float16, say, whose digests were made in bfloat16.
+    """
+    tensors = _floating_tensors(model)
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    known = [name for name, exact in _DIGESTED.items() if name in digests and dtypes <= {*exact}]
+    finest = next((name for name in _DIGESTED if name in digests), None)
+    comparable = False
+    for name in known:
+        dtype = getattr(torch, name)
+        # a float32 model may come from files in half precision; then there is nothing finer in it
+        if name == finest or dtype in dtypes or _is_rounded(tensors.values(), dtype):
+            comparable = True
+            if _digest(tensors, dtype) == digests[name]:
+                return True
+    return not comparable
+
+
+def _is_rounded(tensors: Iterable[torch.Tensor], dtype: torch.dtype) -> bool:
+    return all(
+        torch.equal(rounded.to(piece.dtype), piece)
+        for tensor in tensors
+        if tensor.dtype != dtype
+        for piece, rounded in zip(tensor.reshape(-1).split(PIECE), _pieces(tensor, dtype))
+    )
+
+
+@torch.no_grad()
+def first_not_finite(tensors: dict[str, torch.Tensor]) -> str | None:
+    """The name of a floating-point tensor that holds NaN or infinity; None if none does."""
+    for name, tensor in tensors.items():
+        # a sum is many times faster than a look at every value, and no NaN and no infinity gets lost in it
+        suspicious = tensor.is_floating_point() and not tensor.sum(dtype=torch.float32).isfinite()
+        if suspicious and not tensor.float().isfinite().all():
+            return name
+    return None

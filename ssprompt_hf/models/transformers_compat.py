@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -181,6 +182,16 @@ class LoadsPromptAdapters:
             self.eval()
         self._after_switching_adapters()
         return result
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any):
+        """As in `transformers`. Where an adapter is loaded it writes that one, the configuration first, which has to
+        know the digest of the tensors that follow."""
+        configs = getattr(self, "peft_config", {}) if getattr(self, "_hf_peft_config_loaded", False) else {}
+        with ExitStack() as told:
+            for name in self.active_adapters() if configs else ():
+                if hasattr(configs[name], "base_model_fingerprint"):
+                    told.enter_context(configs[name].expecting(self.get_adapter_state_dict(name)))
+            return super().save_pretrained(save_directory, *args, **kwargs)
 
     def set_adapter(self, adapter_name: list[str] | str) -> None:
         """As in `transformers`."""

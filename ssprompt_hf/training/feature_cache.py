@@ -8,13 +8,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.utils import logging
 
 from ..errors import SSPromptError
 from ..models.interface import CachedFeatures
+from ..utils.digests import tensor_bytes
 from ..utils.files import atomic_path
 
 logger = logging.get_logger(__name__)
@@ -23,11 +23,6 @@ STORAGES = ("memory", "device", "disk", "none")
 FEATURE_FILE = re.compile(r"[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}-\w+\.safetensors", re.ASCII)
 """Names of the cache's files: features, and the temporary names that `atomic_path` gives them. Other files in the
 directory are somebody else's."""
-
-
-def tensor_bytes(tensor: torch.Tensor) -> memoryview:
-    """The tensor's values; through uint8, as numpy knows no bfloat16."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def features_bytes(features: CachedFeatures) -> int:
@@ -72,7 +67,7 @@ class FeatureCache:
         self._written: set[str] = set()
         self._made_directory = self.directory is not None and not self.directory.exists()
         self._started = time.time_ns()
-        self._told_full = False
+        self._told_full = self._told_unwritable = False
 
     def get_or_compute(self, key: str, compute: Callable[[], CachedFeatures], store: bool = True) -> CachedFeatures:
         """What is kept under `key`, else what `compute` returns, which is stored if there is room and `store` is true.
@@ -117,10 +112,16 @@ class FeatureCache:
                 self._tell_full()
                 return
             features = {name: tensor.cpu().contiguous() for name, tensor in features.items()}
-            with atomic_path(self._path(key)) as temporary:
-                save_file(features, temporary, metadata={"crc32": _checksum(features)})
-            self._used.add(self._path(key).name)
-            self._written.add(self._path(key).name)
+            path = self._path(key)
+            try:
+                # not durable: a file that was cut off is known by its checksum, and computed again
+                with atomic_path(path, durable=False, needed=size) as temporary:
+                    save_file(features, temporary, metadata={"crc32": _checksum(features)})
+            except (OSError, SafetensorError) as error:
+                self._tell_unwritable(error)
+                return
+            self._used.add(path.name)
+            self._written.add(path.name)
         elif self.memory_bytes + size > self.max_bytes:
             self._tell_full()
         else:
@@ -174,6 +175,12 @@ class FeatureCache:
 
     def _path(self, key: str) -> Path:
         return self.directory / f"{key}.safetensors"
+
+    def _tell_unwritable(self, error: Exception):
+        """A cache saves time, and is no reason to end a training."""
+        if not self._told_unwritable:
+            self._told_unwritable = True
+            logger.warning(f"the feature cache cannot be written ({error}): what is not in it is computed again")
 
     def _tell_full(self):
         if not self._told_full:

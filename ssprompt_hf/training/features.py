@@ -11,18 +11,15 @@ import transformers
 from torch import nn
 
 from ..models.interface import CachedFeatures, PromptableModel
-from .feature_cache import FeatureCache, tensor_bytes
+from ..utils.digests import tensors_digest
+from .feature_cache import FeatureCache
 
 DTYPES = ("float32", "float16")
 
 
 def weights_digest(model: nn.Module) -> str:
     """Hexadecimal digest of all parameters and persistent buffers of `model`: names, types, shapes and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor_bytes(tensor))
-    return digest.hexdigest()
+    return tensors_digest(model.state_dict())
 
 
 def choose_stage(model: PromptableModel, stages: tuple[str, ...], padded_size: tuple[int, int], limit: float) -> str:

@@ -18,6 +18,8 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.utils import logging
 
+from ..utils.files import atomic_path
+
 logger = logging.get_logger(__name__)
 
 INTERVALS = 10
@@ -55,7 +57,8 @@ class TrainingPath:
 
     def save(self, folder: str) -> None:
         """Write the start into a checkpoint: whoever goes on from there need not know how the prompts began."""
-        save_file({name: start.contiguous() for name, start in self.start.items()}, os.path.join(folder, START))
+        with atomic_path(os.path.join(folder, START)) as temporary:
+            save_file({name: start.contiguous() for name, start in self.start.items()}, temporary)
 
     def load(self, folder: str) -> None:
         """Take the start from a checkpoint, if it is there and of the same parameters."""

@@ -1,20 +1,32 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and errors of the disk that say what was being written."""
 
+import errno
+import hashlib
 import json
 import math
 import os
-import tempfile
+import re
+import secrets
+import shutil
+import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..errors import StorageError
 
-def give_usual_mode(path: Path) -> None:
-    """The mode that `open` gives a new file; those who write temporary files, and safetensors, give 0600."""
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod(0o666 & ~umask)
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL_TEXT = re.compile(
+    r"No space left|[Qq]uota exceeded|File too large|os error (?:28|122|27)\b"  # safetensors, which has no numbers
+    r"|PytorchStreamWriter failed|file write failed|unexpected pos"  # torch, which does not tell the reason
+)
+
+
+def is_out_of_space(error: BaseException) -> bool:
+    """Whether a library failed to write because the disk, or what the user may have of it, is full."""
+    number = getattr(error, "errno", None)
+    return number in FULL if number is not None else bool(_FULL_TEXT.search(str(error)))
 
 
 def regular_files(folder: str | os.PathLike, suffixes: Sequence[str] = ()) -> tuple[list[Path], list[Path]]:
@@ -69,26 +81,128 @@ def _identity(folder: str) -> tuple[int, int] | None:
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+def told_when_full(path: str | os.PathLike, needed: int | None = None) -> Iterator[None]:
+    """
+    Whatever a library says when the disk is full, as one error.
+
+    Args:
+        path: file or folder that is being written.
+        needed: bytes that it takes, where that is known.
+
+    Raises:
+        StorageError: there is no room; it has an `errno`, as other `OSError`s have.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_space(error):
+            raise
+        number = getattr(error, "errno", None) or errno.ENOSPC
+        there = next((folder for folder in Path(os.path.abspath(path)).parents if folder.is_dir()), Path("."))
+        room = f"{shutil.disk_usage(there).free:,} bytes are free"
+        need = "" if needed is None else f"{needed:,} bytes are needed, "
+        raise StorageError(
+            number,
+            f"there is no room for it ({os.strerror(number)}; {need}{room}): free some, or write elsewhere",
+            path,
+        ) from error
+
+
+def usual_mode(path: Path) -> int:
+    """The permissions that `open` gives a new file, read off a file that was made with it."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@contextmanager
+def _new_file(folder: Path, stem: str = "", suffix: str = "") -> Iterator[Path]:
+    """A file of a new name, made with the usual permissions; deleted at the end if it is still there."""
+    if len(os.fsencode(stem)) > 100:  # names may be 255 bytes long, and the final one is shorter than this one
+        stem = stem[:25]
+    while True:
+        path = folder / f".{stem}-{secrets.token_hex(4)}{suffix}"
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            break
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def give_usual_modes(folder: str | os.PathLike) -> None:
+    """Give the files in a folder the permissions of new files: safetensors, and all who write temporary files, give
+    0600. The umask cannot be asked for without changing it, for all threads; so a file is made to see."""
+    folder = Path(folder)
+    with _new_file(folder) as example:
+        mode = usual_mode(example)
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
+
+
+def sync(path: Path) -> None:
+    """Wait until what was written to a file, or to the list of files of a folder, is on the disk."""
+    if os.name != "posix" and path.is_dir():
+        return  # folders cannot be opened elsewhere
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        with suppress(OSError):  # file systems that cannot
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def place(temporary: Path, path: Path, durable: bool = True) -> None:
+    """
+    Rename a finished file, or a folder of finished files, over `path`.
+
+    Args:
+        temporary: on the same file system.
+        path: what it becomes.
+        durable: wait for the disk first, and afterwards. After a power cut a file that was renamed but not written
+            may be empty under its final name.
+    """
+    if durable:
+        for part in temporary.rglob("*") if temporary.is_dir() else ():
+            sync(part)
+        sync(temporary)
+    os.replace(temporary, path)
+    if durable:
+        sync(path.parent)
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike, durable: bool = True, needed: int | None = None) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on a clean exit it is renamed to `path`, on an error it is deleted.
 
     The folder of `path` is made when missing. The suffix of `path` is kept, as some writers choose the format by it.
 
+    Args:
+        path: of the file.
+        durable: see `place`; for what can be made again and is checked when it is read, this is not worth its time.
+        needed: bytes that it takes, if known, for the message.
+
     Raises:
+        StorageError: the disk is full.
         OSError: the folder cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # a long name has no room for a prefix
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:20]}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        give_usual_mode(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with told_when_full(path, needed):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _new_file(path.parent, path.stem, path.suffix) as temporary:
+            mode = usual_mode(temporary)
+            yield temporary
+            temporary.chmod(mode)
+            place(temporary, path, durable)
+
+
+def file_digest(path: str | os.PathLike, kind: str = "sha256", start: bytes = b"") -> str:
+    """Hexadecimal digest of `start` and all bytes of a file, read piece by piece."""
+    digest = hashlib.new(kind, start)
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _json_value(value: Any) -> Any:
@@ -111,6 +225,7 @@ def write_json(path: str | os.PathLike, data: Any) -> Path:
 
     Raises:
         TypeError: a value that JSON cannot hold; nothing is written then.
+        StorageError: the disk is full.
     """
     text = json.dumps(_json_value(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_path(path) as temporary:

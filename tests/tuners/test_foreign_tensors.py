@@ -1,5 +1,6 @@
 """A file of an adapter that holds tensors of the base model, or others that it has no use for, changes nothing."""
 
+import json
 import warnings
 
 import pytest
@@ -43,8 +44,16 @@ def bad(request, good, tmp_path):
     like = state.get(request.param.removeprefix("base_model.model.").replace(".base_layer", ""))
     tensors[request.param] = torch.full_like(torch.zeros(3, 9, 32) if like is None else like, 7.0)
     save_file(tensors, tmp_path / WEIGHTS, metadata={"format": "pt"})
-    (tmp_path / "adapter_config.json").write_bytes((good / "adapter_config.json").read_bytes())
+    write_config(good, tmp_path)
     return tmp_path
+
+
+def write_config(good, folder):
+    """The configuration of a good adapter, with nothing in it that ties it to its tensors: who forges an adapter does
+    not forget its digest."""
+    config = json.loads((good / "adapter_config.json").read_text())
+    assert config.pop("tensors_sha256")
+    (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
 def base_tensors(base) -> dict[str, torch.Tensor]:
@@ -56,12 +65,12 @@ def base_tensors(base) -> dict[str, torch.Tensor]:
     }
 
 
-def refuse(load, base):
+def refuse(load, base, message="which its configuration has no use for"):
     """`load` fails, and the base model's tensors and classes are what they were."""
     before = base_tensors(base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        with pytest.raises(AdapterError, match="which its configuration has no use for"):
+        with pytest.raises(AdapterError, match=message):
             load()
     after = base_tensors(base)
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
@@ -119,3 +128,25 @@ def test_weights_that_do_not_fit_change_nothing_of_what_is_there(good):
     with pytest.raises(AdapterError, match=r"has shape \(7,\)"):
         set_peft_model_state_dict(model, tensors)
     assert same(logits(model), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn], ids=str)
+def test_prompts_of_a_type_that_is_none(good, tmp_path, dtype):
+    tensors = load_file(good / WEIGHTS)
+    name = "base_model.model.model.object_queries.ssprompt_weight"
+    tensors[name] = tensors[name].to(dtype)
+    save_file(tensors, tmp_path / WEIGHTS, metadata={"format": "pt"})
+    write_config(good, tmp_path)
+    base, message = small_seem(), f"ssprompt_weight has the type {dtype}"
+    expected = logits(base)
+    config = PeftConfig.from_pretrained(tmp_path)
+    refuse(lambda: base.load_adapter(tmp_path), base, message)
+    refuse(lambda: base.load_adapter(peft_config=config, adapter_state_dict=tensors), base, message)
+    refuse(lambda: SSPromptModel.from_pretrained(base, tmp_path), base, message)
+    assert same(logits(base), expected)
+    base = small_seem()
+    model = PeftModel.from_pretrained(base, good)
+    learned = logits(model)
+    refuse(lambda: model.load_adapter(tmp_path, "other"), base, message)
+    refuse(lambda: set_peft_model_state_dict(model, tensors), base, message)
+    assert same(logits(model), learned)

@@ -3,20 +3,24 @@
 All checks need names and shapes only. The result is written beside its final place and moved there when complete.
 """
 
+import glob
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from ...errors import CheckpointError
+from ...utils.files import give_usual_modes, place, told_when_full
+from ..fingerprint import first_not_finite
 from .architectures import ARCHITECTURES, base_model_config, convertible_names
 from .configuration_seem import SeemConfig
 from .converted import load_tokenizer, local_model_dir
@@ -27,6 +31,8 @@ from .processing_seem import SeemProcessor
 from .weight_mapping import TensorMapping, config_from_official, map_official_name
 
 logger = logging.get_logger(__name__)
+
+WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def convert_seem_checkpoint(
@@ -87,7 +93,11 @@ def convert_seem_checkpoint(
     mappings = match_tensors(state_dict, config, checkpoint, name)
     if isinstance(tokenizer, str | os.PathLike):
         tokenizer = load_tokenizer(tokenizer)
-    with atomic_output_dir(Path(output_dir)) as folder:
+    wrong = first_not_finite(state_dict)
+    if wrong is not None:
+        raise CheckpointError(f"{wrong} in {checkpoint} holds values that are not finite: the file is damaged")
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values())
+    with atomic_output_dir(Path(output_dir), needed) as folder:
         _write(folder, state_dict, mappings, config, tokenizer)
     return Path(output_dir)
 
@@ -196,7 +206,7 @@ def match_tensors(
             wanted = missing.pop(ours, None)
             if wanted is None:
                 unexpected.append(official)
-            elif wanted != shape or not tensor.is_floating_point():
+            elif wanted != shape or tensor.dtype not in WEIGHT_DTYPES:
                 wrong.append(f"{official} {tuple(tensor.shape)} {tensor.dtype}, for {ours} {wanted}")
     unexpected = list(dict.fromkeys(unexpected))
     if not (missing or unexpected or wrong):
@@ -238,9 +248,14 @@ def check_output_dir(folder: Path):
 
 
 @contextmanager
-def atomic_output_dir(folder: Path) -> Iterator[Path]:
+def atomic_output_dir(folder: Path, needed: int | None = None) -> Iterator[Path]:
     """
-    A new folder to write to, which becomes `folder` when the block ends and disappears if it fails in any way.
+    A new folder to write to, which becomes `folder` when the block ends and disappears if it fails in any way. What a
+    process that was killed has left beside `folder` disappears first.
+
+    Args:
+        folder: it must not be there, or be empty.
+        needed: bytes that it takes, for the message if there is no room.
 
     Raises:
         CheckpointError: `folder` cannot be written, or has been made by somebody else in the meantime.
@@ -248,20 +263,53 @@ def atomic_output_dir(folder: Path) -> Iterator[Path]:
     folder = folder.absolute()
     new_parents = [parent for parent in folder.parents if not parent.exists()]
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp")
+    lock = FileLock(_lock_file(temporary))
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if folder.is_dir():
-            folder.rmdir()
-        os.replace(temporary, folder)
+        with told_when_full(folder, needed):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(folder)
+            lock.acquire()
+            temporary.mkdir()
+            yield temporary
+            give_usual_modes(temporary)
+            if folder.is_dir():
+                folder.rmdir()
+            place(temporary, folder)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        _release(lock)
         for parent in new_parents:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
         if isinstance(error, OSError | SafetensorError):
             raise CheckpointError(f"{folder} could not be written: {error}") from error
         raise
+    _release(lock)
+
+
+def _lock_file(temporary: Path) -> Path:
+    return temporary.with_suffix(".lock")
+
+
+def _release(lock: FileLock) -> None:
+    lock.release()
+    with suppress(OSError):
+        Path(lock.lock_file).unlink()
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete what killed processes have left of writing `folder`: their locks are free, as those of the living are
+    not."""
+    left = (
+        path for ending in ("tmp", "lock") for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.{ending}")
+    )
+    for temporary in {path.with_suffix(".tmp") for path in left}:
+        lock = FileLock(_lock_file(temporary))
+        with suppress(Timeout, OSError):
+            lock.acquire(timeout=0)
+            logger.warning(f"{temporary} is what a conversion that was killed has left; it is removed")
+            shutil.rmtree(temporary, ignore_errors=True)
+            _release(lock)
 
 
 def image_processor_for(config: SeemConfig) -> SeemImageProcessor:

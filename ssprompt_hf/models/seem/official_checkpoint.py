@@ -60,12 +60,32 @@ def _check_file(path: Path):
                 f"{path} is truncated: it ends before its table of contents, after {path.stat().st_size:,} bytes. "
                 "Download it again."
             )
+        _check_zip(path)
     elif head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull`")
     elif not head.startswith(b"\x80"):
         what = "is empty" if not head else "is not a file written by torch.save"
         hint = "" if path.suffix != ".safetensors" else "; a safetensors file in the official layout is not supported"
         raise CheckpointError(f"{path} {what}{hint}. Pass an official SEEM checkpoint (.pt).")
+
+
+def _check_zip(path: Path):
+    """Tensors are mapped from where they lie in the file, and nobody else looks whether they lie there as they are."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+            if packed:
+                raise CheckpointError(
+                    f"{path} has been packed again ({packed[0]} in it is compressed), which torch.save does not do: "
+                    "pass the original file"
+                )
+            for info in archive.infolist():
+                if info.CRC:  # torch may be told not to compute them
+                    with archive.open(info) as entry:
+                        while entry.read(1 << 20):
+                            pass
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"{path} is damaged ({error}). Download it again.") from error
 
 
 def _explain_load_error(path: Path, error: Exception) -> str:

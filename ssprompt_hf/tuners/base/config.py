@@ -2,13 +2,18 @@
 
 import importlib.metadata
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from peft import PeftConfig
+from safetensors.torch import load_file
 
 from ...errors import AdapterError
+from ...models.registry import ADAPTER_WEIGHTS
+from ...utils.digests import tensors_digest
 from ...utils.files import write_json
 from ...utils.tasks import TASKS
 from ..peft_compat import peft_type_name
@@ -82,6 +87,38 @@ def checked_class_names(class_names: Iterable[str]) -> list[str]:
     return names
 
 
+PEFT_PREFIX = "base_model.model."
+
+
+def stored_digest(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of an adapter's tensors: names (without PEFT's prefix, which transformers does not know), types, shapes
+    and values."""
+    return tensors_digest({name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()})
+
+
+def check_digest(config: "PromptConfig", tensors: dict[str, torch.Tensor], source: object) -> None:
+    """
+    See that tensors are those that a configuration was written with; it then forgets their digest, as what belongs to
+    it may be trained.
+
+    Args:
+        config: as it was read. Those of earlier versions know no digest.
+        tensors: by the names in the adapter's file.
+        source: of both, for the message.
+
+    Raises:
+        AdapterError: they are not.
+    """
+    expected, config.tensors_sha256 = config.tensors_sha256, None
+    if expected is not None and stored_digest(tensors) != expected:
+        config.tensors_sha256 = expected
+        raise AdapterError(
+            f"{source}: the tensors are not those that the configuration was written with (their SHA-256 is not "
+            f"{expected[:16]}...). One of the two files is damaged, or from another adapter, or writing them was "
+            "interrupted: copy or download both again, or save the adapter again"
+        )
+
+
 def current_versions() -> dict[str, str]:
     """Versions of the packages that an adapter's behaviour depends on."""
     return {name: importlib.metadata.version(name) for name in ("ssprompt-hf", "peft", "transformers", "torch")}
@@ -125,6 +162,11 @@ class PromptConfig(PeftConfig):
             Of an adapter that was made of others: name, data and seed of each, its weight or its classes.
         base_model_fingerprint (`str`, *optional*):
             See [`~ssprompt_hf.models.fingerprint.model_fingerprint`]; `"any"` switches the check off.
+        base_model_digests (`dict[str, str]`, *optional*):
+            See [`~ssprompt_hf.models.fingerprint.weight_digests`]; adapters of earlier versions have none.
+        tensors_sha256 (`str`, *optional*):
+            Digest of the tensors beside the configuration (`stored_digest`), in files only: it ties the two together.
+            None once they have been read.
         versions (`dict[str, str]`, *optional*):
             Versions of the packages that made the adapter.
 
@@ -148,6 +190,8 @@ class PromptConfig(PeftConfig):
     metrics: dict[str, Any] | None = None
     made_from: list[dict[str, Any]] | None = None
     base_model_fingerprint: str | None = None
+    base_model_digests: dict[str, str] | None = None
+    tensors_sha256: str | None = None
     versions: dict[str, str] | None = None
 
     def __post_init__(self):
@@ -276,11 +320,26 @@ class PromptConfig(PeftConfig):
         """The `peft_type` in the files of this method; None for a class that is no method."""
         return peft_type_name(cls)
 
+    @contextmanager
+    def expecting(self, tensors: dict[str, torch.Tensor]) -> Iterator[None]:
+        """While this configuration is written before the tensors are."""
+        self.__dict__["_coming_digest"] = stored_digest(tensors)
+        try:
+            yield
+        finally:
+            del self.__dict__["_coming_digest"]
+
     def save_pretrained(self, save_directory: str | os.PathLike, auto_mapping_dict: dict | None = None, **kwargs):
-        """Write `adapter_config.json`, under a temporary name first; arguments as in PEFT."""
+        """Write `adapter_config.json`, under a temporary name first, with the digest of the tensors that are there
+        already; arguments as in PEFT."""
         from peft.utils import CONFIG_NAME
 
         data = self.to_dict()
+        weights = os.path.join(save_directory, ADAPTER_WEIGHTS)
+        digest = self.__dict__.get("_coming_digest")
+        if digest is None and os.path.isfile(weights):
+            digest = stored_digest(load_file(weights))
+        data["tensors_sha256"] = digest
         if auto_mapping_dict is not None:
             data["auto_mapping"] = auto_mapping_dict
         data["peft_type"] = str(getattr(self.peft_type, "value", self.peft_type))

@@ -9,18 +9,16 @@ from torch import nn
 from transformers.utils import logging
 
 from ...errors import AdapterError
-from ...models.fingerprint import fingerprint_difference, model_fingerprint
+from ...models.fingerprint import fingerprint_difference, has_weights, model_fingerprint, weight_digests
 from ...models.interface import PromptableModel, PromptSlot
 from ..peft_compat import BaseTuner, BufferDict, compiled_in_place, tuner_class
 from . import combining
 from .calls import Lock, PromptsOfThreads, locked
 from .checkpointing import checkpointed_layers
-from .config import ANY_BASE_MODEL, PromptConfig, current_versions
+from .config import ANY_BASE_MODEL, PEFT_PREFIX, PromptConfig, check_digest, current_versions
 from .layer import PromptLayer, Shape
 
 logger = logging.get_logger(__name__)
-
-PEFT_PREFIX = "base_model.model."
 
 RESERVING = nn.ParameterDict(), nn.ModuleDict(), BufferDict()
 """What has attributes that no adapter can be called."""
@@ -101,9 +99,10 @@ class PromptTuner(PromptsOfThreads, BaseTuner):
         is_new = peft_config.base_model_fingerprint is None
         if is_new:
             peft_config.base_model_fingerprint = model_fingerprint(self.model)
+            peft_config.base_model_digests = weight_digests(self.model)
             peft_config.versions = peft_config.versions or current_versions()
         elif peft_config.base_model_fingerprint != ANY_BASE_MODEL:
-            self._check_fingerprint(peft_config.base_model_fingerprint, peft_config.base_model_name_or_path)
+            self._check_fingerprint(peft_config)
         self._check_classes(peft_config, is_new)
         names = self._slots(peft_config)
         if not names:
@@ -113,9 +112,17 @@ class PromptTuner(PromptsOfThreads, BaseTuner):
         peft_config.target_modules = [self.model.prompt_slots[name].path for name in names]
         return peft_config
 
-    def _check_fingerprint(self, expected: str, name: str | None) -> None:
+    def _check_fingerprint(self, config: PromptConfig) -> None:
+        expected, name = config.base_model_fingerprint, config.base_model_name_or_path
         found = model_fingerprint(self.model)
         difference = fingerprint_difference(found, expected)
+        if difference is None and config.base_model_digests and not has_weights(self.model, config.base_model_digests):
+            raise AdapterError(
+                f"some weights of this base model ({getattr(self.model, 'name_or_path', '') or 'unnamed'}) are not "
+                f"those that the adapter was made for ({name or 'unnamed'}): its files are damaged, or have been "
+                "changed. Load them anew, or set base_model_fingerprint to "
+                f"{ANY_BASE_MODEL!r} in the adapter's configuration to try it on this model"
+            )
         if difference is not None:
             raise AdapterError(
                 f"the adapter was made for another base model ({name or 'unnamed'}, fingerprint {expected}); this one "
@@ -211,6 +218,7 @@ class PromptTuner(PromptsOfThreads, BaseTuner):
             f"{stems[path]}.{attribute}": shapes[path][attribute] for path in layers for attribute in shapes[path]
         }
         check_adapter_tensors(expected, tensors)
+        check_digest(config, tensors, config.base_model_name_or_path or "the adapter")
         remapped = {}
         for path, layer in layers.items():
             own = {attribute: tensors[f"{stems[path]}.{attribute}"] for attribute in shapes[path]}
@@ -365,6 +373,10 @@ class PromptTuner(PromptsOfThreads, BaseTuner):
         return model
 
 
+PROMPT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""That prompts may be stored in. Of floats with eight bits and less, PyTorch can hardly compute anything."""
+
+
 def check_adapter_name(name: str) -> None:
     """
     Raises:
@@ -401,8 +413,9 @@ def check_adapter_tensors(expected: dict[str, Shape], tensors: dict[str, torch.T
             raise AdapterError(
                 f"{name} has shape {found} in the adapter's file; configuration and base model need ({wanted})"
             )
-        if not tensors[name].is_floating_point():
-            raise AdapterError(f"{name} has the type {tensors[name].dtype} in the adapter's file; prompts are floats")
+        if tensors[name].dtype not in PROMPT_DTYPES:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in PROMPT_DTYPES)
+            raise AdapterError(f"{name} has the type {tensors[name].dtype} in the adapter's file; prompts are {known}")
         if not tensors[name].isfinite().all():
             raise AdapterError(f"{name} holds values that are not finite: the adapter's file is damaged")
 
