@@ -25,6 +25,7 @@ from .segmentation.results import SegmentationResult
 from .segmentation.visual_prompts import VisualPromptKwargs
 from .tuners import PromptConfig, PromptTuner
 from .tuners.base.config import ANY_BASE_MODEL
+from .utils.names import file_name
 
 
 class SSPromptModel(PeftModel):
@@ -292,6 +293,10 @@ class SSPromptModel(PeftModel):
         if not is_main_process:
             return
         selected = list(self.peft_config) if selected_adapters is None else list(selected_adapters)
+        if wrong := [name for name in selected if name != file_name(name)]:
+            raise AdapterError(
+                f"the adapter {wrong[0]!r} would be saved into a folder of that name, which cannot be one"
+            )
         with replacing_folder(save_directory) as folder:
             # Prompts are no vocabulary; PEFT would ask the Hub for the base model's.
             kwargs["save_embedding_layers"] = False

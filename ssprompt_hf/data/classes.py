@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ClassListError, LabelFormatError, LabelIdError
-from ..utils.files import write_json
+from ..errors import ClassListError, LabelFormatError, LabelIdError, UnreadableFileError
+from ..utils.files import read_text, write_json
 from .class_files import text_class_list
 
 IGNORE_INDEX = 255
@@ -280,9 +280,11 @@ class SegmentationClasses:
         if not path.is_file():
             raise ClassListError(f"{path}: no such class file. Give a JSON or text file of class names.")
         try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (UnicodeDecodeError, OSError) as error:
-            raise ClassListError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
+            text = read_text(path)
+        except OSError as error:
+            raise ClassListError(f"{path}: cannot be read ({error}).") from error
+        except UnreadableFileError as error:
+            raise ClassListError(str(error)) from error
         try:
             if path.suffix.lower() == ".json":
                 return cls.from_dict(json.loads(text))

@@ -81,9 +81,9 @@ def label_statistics(
     if cache_dir is None and getattr(dataset.source, "table", None) is not None:
         cache_dir = default_cache_dir()
     file = None if cache_dir is None else Path(cache_dir) / f"label-statistics-{dataset.fingerprint}.npz"
-    if file is not None and file.is_file():
-        with np.load(file, allow_pickle=False) as stored:
-            return _statistics(dataset, stored["pixel_counts"], stored["ignored_counts"])
+    stored = None if file is None else _stored_counts(file, len(dataset), len(dataset.classes))
+    if stored is not None:
+        return _statistics(dataset, *stored)
     if num_workers is None:
         num_workers = min(8, os.cpu_count() or 1) if len(dataset) >= PARALLEL_FROM else 0
     batches = DataLoader(_LabelCounts(dataset), batch_size=16, num_workers=num_workers, collate_fn=list)
@@ -102,6 +102,23 @@ def label_statistics(
         except OSError as error:
             logger.warning(f"the label statistics cannot be kept in {file.parent} ({error})")
     return _statistics(dataset, pixel_counts, ignored_counts)
+
+
+def _stored_counts(file: Path, images: int, classes: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """What was counted before: int64 (images, classes) and (images,); None if it is not there, or damaged."""
+    try:
+        with np.load(file, allow_pickle=False) as stored:  # a zip file, with a checksum of each array
+            pixel_counts, ignored_counts = stored["pixel_counts"], stored["ignored_counts"]
+        if (pixel_counts.shape, ignored_counts.shape) != ((images, classes), (images,)):
+            raise ValueError(f"counts of {pixel_counts.shape}, not of {images} images with {classes} classes")
+        if {pixel_counts.dtype, ignored_counts.dtype} != {np.dtype(np.int64)}:
+            raise ValueError(f"counts of the type {pixel_counts.dtype}")
+        return pixel_counts, ignored_counts
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # whatever numpy, zipfile and zlib make of other bits
+        logger.warning(f"{file} is damaged ({error}): the labels are counted again")
+        return None
 
 
 def _statistics(dataset: SegmentationDataset, pixel_counts: np.ndarray, ignored_counts: np.ndarray) -> LabelStatistics:

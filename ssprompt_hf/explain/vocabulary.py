@@ -2,15 +2,15 @@
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..data.datasets import ade20k, cityscapes, pascal_context
 from ..data.street_scenes.classes import CUSTOM_CLASSES, STREET_SYNONYMS
-from ..errors import SSPromptError
+from ..errors import SSPromptError, UnreadableFileError
 from ..models.interface import PromptableModel
+from ..utils.files import read_text
 from ..utils.names import clean_class_name
 
 
@@ -28,8 +28,8 @@ def read_words(path: str | os.PathLike) -> list[str]:
         SSPromptError: the file cannot be read, or holds no word.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except (OSError, UnreadableFileError) as error:
         raise SSPromptError(f"--words {os.fspath(path)!r} cannot be read as UTF-8 text ({error})") from error
     words = [line.strip() for line in lines if line.strip()]
     if not words:

@@ -1,10 +1,11 @@
 """Predictions as files that the scripts and servers of benchmarks read."""
 
+import itertools
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from PIL import Image
 from ..data.classes import IGNORE_INDEX
 from ..errors import SSPromptError
 from ..utils.arrays import as_array
-from ..utils.files import atomic_path
+from ..utils.files import atomic_path, told_when_full
+from ..utils.names import relative_path
 from ..utils.run_length import coco_rle
 
 SEMANTIC, INSTANCE, PANOPTIC = "semantic", "instance", "panoptic"
@@ -22,13 +24,28 @@ CITYSCAPES_SUFFIX = "_leftImg8bit"
 
 
 def image_stems(file_names: Sequence[str]) -> list[str]:
-    """What files about each image are called, without suffix: the image's name, with its folders if need be."""
-    stems = [Path(name).stem for name in file_names]
-    if len(set(stems)) < len(stems):
-        stems = [Path(name.lstrip("/")).with_suffix("").as_posix() for name in file_names]
-    if len(set(stems)) < len(stems):
-        stems = [name.lstrip("/") for name in file_names]
-    return [stem.replace(" ", "_") for stem in stems]  # no spaces in the text files of Cityscapes
+    """
+    What files about each image are called, without suffix: the image's name, with its folders if need be.
+
+    Names come with the data, from whoever made it: what is returned stays below the folder that it is joined to, and
+    is there once.
+    """
+    paths = [PurePosixPath(relative_path(name).replace(" ", "_")) for name in file_names]  # for Cityscapes' text files
+    for choice in (lambda path: path.stem, lambda path: str(path.with_suffix("")), str):
+        stems = [choice(path) for path in paths]
+        if not _repeated(stems):
+            return stems
+    taken, unique = set(), []
+    for stem in stems:
+        numbered = (stem if number == 1 else f"{stem}_{number}" for number in itertools.count(1))
+        unique.append(next(name for name in numbered if name.casefold() not in taken))
+        taken.add(unique[-1].casefold())
+    return unique
+
+
+def _repeated(stems: Sequence[str]) -> bool:
+    """Also where a file system takes `A` and `a` for one."""
+    return len({stem.casefold() for stem in stems}) < len(stems)
 
 
 def image_ids(stems: Sequence[str]) -> list[int | str]:
@@ -114,8 +131,8 @@ class PredictionExporter:
                     "score": score,
                 }
             )
-        with atomic_path(self.directory / INSTANCE / f"{stem}.txt") as temporary:
-            temporary.write_text("".join(lines))
+        with atomic_path(self.directory / INSTANCE / f"{stem}.txt", durable=False) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
         self._append(INSTANCES_JSON, index, entries)
 
     def add_panoptic(self, index: int, segmentation: Any, segments_info: Iterable[Mapping[str, Any]]) -> None:
@@ -142,7 +159,8 @@ class PredictionExporter:
         shutil.rmtree(self.directory / ".parts", ignore_errors=True)
 
     def _save(self, name: str, pixels: np.ndarray) -> None:
-        with atomic_path(self.directory / name) as temporary:
+        # not durable: thousands of pictures, each of which can be made again
+        with atomic_path(self.directory / name, durable=False) as temporary:
             Image.fromarray(pixels).save(temporary, compress_level=1)
 
     def _part(self, name: str, process: int) -> Path:
@@ -155,7 +173,7 @@ class PredictionExporter:
     def _append(self, name: str, index: int, entries: list[dict]) -> None:
         part = self._part(name, self.process_index)
         part.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "a", encoding="ascii") as file:
+        with told_when_full(part), open(part, "a", encoding="ascii") as file:
             file.write(f"{index}\t{json.dumps(entries)[1:-1]}\n")
 
     def _join(self, name: str, target: Path, start: str, end: str) -> None:

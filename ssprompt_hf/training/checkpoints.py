@@ -3,19 +3,31 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import shutil
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging
 
 from ..errors import SSPromptError
-from ..utils.files import write_json
+from ..utils.files import file_digest, give_usual_modes, sync, told_when_full, write_json
 from .arguments import SSPromptTrainingArguments
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 logger = logging.get_logger(__name__)
 
-SETTINGS = "training_settings.json"
+SETTINGS, STATE = "training_settings.json", "trainer_state.json"
+MANIFEST = "manifest.json"
+"""SHA-256 of every file of a checkpoint; the last file that is written."""
+FINISHED = "finished.json"
+"""In the newest checkpoint of a run that has gone to its end. Files keep what they say when they are copied, and times
+do not."""
 DECISIVE = (
     "task",
     "semantic_loss",
@@ -57,8 +69,8 @@ def decisive_settings(args: SSPromptTrainingArguments, images: Iterable[str]) ->
 
 
 def write_settings(folder: str | os.PathLike, settings: dict[str, Any]) -> None:
-    """Leave `settings` in a checkpoint."""
-    write_json(Path(folder, SETTINGS), settings)
+    """Leave `settings` in a checkpoint, and that it will have a manifest."""
+    write_json(Path(folder, SETTINGS), settings | {"has_manifest": True})
 
 
 def check_settings(folder: str | os.PathLike, settings: dict[str, Any]) -> None:
@@ -66,9 +78,8 @@ def check_settings(folder: str | os.PathLike, settings: dict[str, Any]) -> None:
     Raises:
         SSPromptError: the checkpoint in `folder` was written with other settings.
     """
-    try:
-        known = json.loads(Path(folder, SETTINGS).read_text(encoding="utf-8"))
-    except FileNotFoundError:  # of another program
+    known = _known_settings(Path(folder))
+    if not known:  # of another program
         return
     changed = [name for name, value in settings.items() if known.get(name) != value]
     if changed:
@@ -81,16 +92,186 @@ def check_settings(folder: str | os.PathLike, settings: dict[str, Any]) -> None:
         )
 
 
+def _known_settings(folder: Path) -> dict[str, Any]:
+    try:
+        known = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        known = None
+    if not isinstance(known, dict):
+        raise SSPromptError(_damaged(folder, [f"{SETTINGS} is not what was written"]))
+    return known
+
+
+# Whole checkpoints
+
+
+@contextmanager
+def whole_checkpoint(trainer: "Trainer", run_dir: str) -> Iterator[None]:
+    """
+    Around the writing of a checkpoint: at the end it gets its manifest, and only then older ones make room. What could
+    not be written to its end is removed.
+
+    Args:
+        trainer: at the step whose checkpoint is written.
+        run_dir: the folder of the checkpoints.
+
+    Raises:
+        StorageError: the disk is full.
+    """
+    args, folder = trainer.args, Path(run_dir, f"checkpoint-{trainer.state.global_step}")
+    was_there = folder.exists()
+    limit, args.save_total_limit = args.save_total_limit, None
+    try:
+        with told_when_full(folder):
+            yield
+            trainer.accelerator.wait_for_everyone()  # each process has written its random state
+            if args.should_save:
+                _write_manifest(folder)
+    except BaseException:
+        if args.should_save and not was_there:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        args.save_total_limit = limit
+    if args.should_save:
+        rotate_checkpoints(
+            output_dir=run_dir,
+            save_total_limit=limit,
+            best_model_checkpoint=trainer.state.best_model_checkpoint,
+            use_mtime=True,
+        )
+
+
+def _write_manifest(folder: Path) -> None:
+    give_usual_modes(folder)
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    for path in files.values():
+        sync(path)
+    digests = {name: file_digest(path) for name, path in files.items() if name not in (MANIFEST, FINISHED)}
+    write_json(folder / MANIFEST, {"sha256": digests})
+
+
+def checked_checkpoint(checkpoint: str | bool | None, output_dir: str) -> str | None:
+    """
+    The checkpoint to go on from, after a look at its files.
+
+    Args:
+        checkpoint: its folder; True for the newest in `output_dir`; None or False for none.
+        output_dir: of the run.
+
+    Raises:
+        SSPromptError: there is none, or files are missing or not what was written.
+    """
+    if checkpoint is True:
+        checkpoint = last_complete_checkpoint(output_dir)
+        if checkpoint is None:
+            raise SSPromptError(f"there is no whole checkpoint in {output_dir} to go on from: start anew")
+    if not checkpoint:
+        return None
+    check_files(Path(checkpoint))
+    return str(checkpoint)
+
+
+def check_files(folder: Path) -> None:
+    """
+    See that a checkpoint is what was written.
+
+    Raises:
+        SSPromptError: files are missing or damaged; the message names them.
+    """
+    if not (folder / MANIFEST).is_file():
+        if _known_settings(folder).get("has_manifest"):
+            raise SSPromptError(_damaged(folder, [f"{MANIFEST} is missing"]))
+        _check_without_manifest(folder)
+        return
+    try:
+        digests = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        wrong = [
+            f"{name} is not what was written" if (folder / name).is_file() else f"{name} is missing"
+            for name, digest in digests.items()
+            if not (folder / name).is_file() or file_digest(folder / name) != digest
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        wrong = [f"{MANIFEST} is not what was written"]
+    if wrong:
+        raise SSPromptError(_damaged(folder, wrong))
+
+
+def _check_without_manifest(folder: Path) -> None:
+    """What can be said of a checkpoint of an earlier version: what is there, and the checksums in PyTorch's files."""
+    logger.warning(f"{folder} is of an earlier version, which wrote no {MANIFEST}: not all damage to it would be seen")
+    patterns = {"optimizer.pt": "optimizer*", "scheduler.pt": "scheduler.pt", "rng_state.pth": "rng_state*.pth"}
+    parts = {name: sorted(folder.glob(pattern)) for name, pattern in patterns.items()}
+    missing = [f"{name} is missing" for name, files in parts.items() if not files]
+    wrong = missing if len(missing) < len(parts) else []  # all are where only the model was to be saved
+    for path in (file for files in parts.values() for file in files if file.is_file()):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                is_whole = archive.testzip() is None
+        except (zipfile.BadZipFile, OSError, EOFError):
+            is_whole = False
+        wrong += [] if is_whole else [f"{path.name} is truncated or damaged"]
+    if wrong:
+        raise SSPromptError(_damaged(folder, wrong))
+
+
+def _damaged(folder: Path, wrong: list[str]) -> str:
+    return (
+        f"{folder} is damaged: {', '.join(wrong)}. Remove it to go on from the checkpoint before it, or start anew in "
+        "another output_dir"
+    )
+
+
 def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
     """
     The newest checkpoint that was written to its end, or None.
 
-    The trainer's state is the last file of a checkpoint; a process killed while writing leaves it missing or cut off.
+    Its manifest is the last file of a checkpoint, and the trainer's state of one of an earlier version; a process
+    killed while writing leaves it missing or cut off.
     """
     folders = []
     for folder in Path(output_dir).glob("checkpoint-*"):
         try:
-            folders.append((json.loads((folder / "trainer_state.json").read_text())["global_step"], str(folder)))
-        except (OSError, ValueError, KeyError):
+            if not (folder / MANIFEST).is_file() and _known_settings(folder).get("has_manifest"):
+                raise FileNotFoundError(folder / MANIFEST)
+            folders.append((_step(folder), str(folder)))
+        except (OSError, ValueError, KeyError, TypeError):
             logger.warning(f"{folder} was not written to its end and is left alone")
     return max(folders)[1] if folders else None
+
+
+def _step(folder: Path) -> int:
+    """Of a checkpoint. Its name tells it where the manifest can tell whether the trainer's state is damaged."""
+    number = folder.name.removeprefix("checkpoint-")
+    if (folder / MANIFEST).is_file() and number.isdecimal():
+        return int(number)
+    return int(json.loads((folder / STATE).read_text(encoding="utf-8"))["global_step"])
+
+
+# Whole runs
+
+
+def mark_finished(output_dir: str | os.PathLike) -> None:
+    """Note that the run whose newest checkpoint lies in `output_dir` has gone to its end."""
+    checkpoint = last_complete_checkpoint(output_dir)
+    if checkpoint is not None:
+        write_json(Path(checkpoint, FINISHED), {"finished": True})
+
+
+def is_finished(checkpoint: str | os.PathLike, weights: Path) -> bool:
+    """
+    Whether the run that wrote a checkpoint, its newest, has gone to its end.
+
+    Args:
+        checkpoint: its folder.
+        weights: of the adapter that the run leaves at its end.
+    """
+    folder = Path(checkpoint)
+    if not weights.is_file():
+        return False
+    if (folder / MANIFEST).is_file():
+        return (folder / FINISHED).is_file()
+    # of an earlier version: an older adapter is that of a run before the one that left the checkpoint
+    return weights.stat().st_mtime_ns >= (folder / STATE).stat().st_mtime_ns

@@ -23,7 +23,7 @@ from ..tuners import PromptConfig
 from ..tuners.ssprompt.point_grid import point_grid_tokens
 from ..utils.files import atomic_path, write_json
 from .arguments import SSPromptTrainingArguments
-from .checkpoints import last_complete_checkpoint
+from .checkpoints import check_files, is_finished, last_complete_checkpoint, mark_finished
 from .data_choice import choose_data
 from .feature_cache import FeatureCache
 from .settings import DataArguments, PromptArguments
@@ -83,6 +83,7 @@ def train_adapter(
         check_disjoint(chosen, evaluation)
     checkpoint = _checkpoint(output, prompts.resume, args)
     if checkpoint is not None:
+        check_files(Path(checkpoint))
         _check_same_adapter(Path(checkpoint), model.peft_config["default"])
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -91,6 +92,7 @@ def train_adapter(
     if trainer.is_world_process_zero():
         # before the evaluation, which may meet a label that cannot be read
         model.save_pretrained(output / ADAPTER)
+        mark_finished(output)
         for name in (METRICS, PICTURE):  # those of an earlier run are not about this adapter
             (output / name).unlink(missing_ok=True)
     fractions = {} if evaluation is None else trainer.evaluate_by_class(with_zero_shot=True)
@@ -330,9 +332,7 @@ def _refuse_unfinished(output: Path):
     checkpoint = last_complete_checkpoint(output)
     if checkpoint is None:
         return
-    weights, state = output / ADAPTER / ADAPTER_WEIGHTS, Path(checkpoint, "trainer_state.json")
-    # an older adapter is that of a run before the one that left the checkpoint
-    if not weights.is_file() or weights.stat().st_mtime_ns < state.stat().st_mtime_ns:
+    if not is_finished(checkpoint, output / ADAPTER / ADAPTER_WEIGHTS):
         raise SSPromptError(
             f"{output} holds a training that did not finish, up to {Path(checkpoint).name}: add --resume to go on "
             "with it, or remove its checkpoints, or choose another --output_dir"

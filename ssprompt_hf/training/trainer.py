@@ -20,7 +20,7 @@ from ..tuners.base import PromptConfig
 from ..tuners.base.model import adapted_kinds
 from .arguments import SSPromptTrainingArguments
 from .callbacks import add_callbacks
-from .checkpoints import check_settings, decisive_settings, write_settings
+from .checkpoints import check_settings, checked_checkpoint, decisive_settings, whole_checkpoint, write_settings
 from .defaults import active_config, learning_rate_scales, with_method_defaults
 from .evaluator import ADAPTED, ZERO_SHOT, Evaluator, base_model
 from .examples import (
@@ -245,6 +245,7 @@ class SSPromptTrainer(Trainer):
         files that stood in for the memory of several processes are removed.
         """
         self.kept_share = 1.0
+        resume_from_checkpoint = checked_checkpoint(resume_from_checkpoint, self.args.output_dir)
         if self._shrinkage is not None:
             self._shrinkage.begin(resumed=bool(resume_from_checkpoint))
         output = super().train(resume_from_checkpoint, *args, **kwargs)
@@ -278,6 +279,10 @@ class SSPromptTrainer(Trainer):
         if self._shrinkage is not None:
             self._shrinkage.path = TrainingPath(model)
         return model
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any):
+        with whole_checkpoint(self, self._get_output_dir(trial=trial)):
+            super()._save_checkpoint(model, trial)
 
     def _save_optimizer_and_scheduler(self, output_dir: str):
         super()._save_optimizer_and_scheduler(output_dir)

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and errors of the disk that say what was being written."""
 
+import codecs
 import errno
 import hashlib
 import json
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import StorageError
+from ..errors import StorageError, UnreadableFileError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_TEXT = re.compile(
@@ -194,6 +195,21 @@ def atomic_path(path: str | os.PathLike, durable: bool = True, needed: int | Non
             yield temporary
             temporary.chmod(mode)
             place(temporary, path, durable)
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """
+    A text file that a user wrote: UTF-8, or what its first bytes say, as Windows' own programs write UTF-16.
+
+    Raises:
+        UnreadableFileError: it is no text in these encodings.
+    """
+    content = Path(path).read_bytes()
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UnreadableFileError(f"{path} is no text in {encoding} ({error}): save it as UTF-8") from error
 
 
 def file_digest(path: str | os.PathLike, kind: str = "sha256", start: bytes = b"") -> str:

@@ -179,3 +179,53 @@ def test_void_predictions_and_16_bit_ids(tmp_path):
     exporter.add_semantic(0, np.array([[0, 1, 255]], np.uint8))
     with Image.open(tmp_path / "semantic" / "a.png") as image:
         assert np.asarray(image).tolist() == [[5, 300, 0]]
+
+
+HOSTILE = [
+    "../../outside.png",
+    "../outside.png",
+    "/etc/outside.png",
+    "..\\..\\outside.png",
+    "C:\\outside.png",
+    "..",
+    ".",
+    "",
+    "/",
+    "a/../../b.png",
+    "CON.png",
+    "nul",
+    "a\nb.png",
+    "a\x00b.png",
+    "a.png",
+    "A.png",
+    "a.png",
+    "a_2.png",
+    "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx.png",
+    "\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9.png",
+    "\ud800.png",
+    "masks/a.png",
+    "coco_instances.json",
+    "~/a.png",
+    "deep/er/a.png ",
+    "a:b.png",
+]
+
+
+def test_names_from_data_never_leave_the_folder(tmp_path):
+    """A table, or a data set of the Hub, may call its images whatever it likes."""
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    folder = tmp_path / "in" / "deep" / "out"
+    exporter = PredictionExporter(folder, HOSTILE, [1, 2])
+    mask = np.ones((1, 4, 4), bool)
+    for index in range(len(HOSTILE)):
+        exporter.add_semantic(index, np.zeros((4, 4), np.uint8))
+        exporter.add_instances(index, mask, [0], [index % 2], [0.5])
+        exporter.add_panoptic(index, np.ones((4, 4)), [{"id": 1, "label_id": 0}])
+    exporter.finish()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert all(path.is_relative_to(folder) and "\\" not in path.name for path in files)
+    for pattern in ("semantic/**/*.png", "instance/masks/**/*.png", "instance/**/*.txt", "panoptic/**/*.png"):
+        assert len(list(folder.glob(pattern))) == len(HOSTILE), pattern
+    panoptic = json.loads((folder / "panoptic.json").read_text())["annotations"]
+    assert len({entry["file_name"].casefold() for entry in panoptic}) == len({str(e["image_id"]) for e in panoptic})
+    assert len(panoptic) == len(HOSTILE) and len(json.loads((folder / "instance/coco_instances.json").read_text()))

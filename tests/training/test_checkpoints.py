@@ -105,7 +105,8 @@ def test_a_run_may_become_longer_and_divide_its_batches(tmp_path):
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 4
     # nor does a checkpoint of a program that leaves no settings stop anybody
-    (tmp_path / "checkpoint-2" / "training_settings.json").unlink()
+    for name in ("training_settings.json", "manifest.json"):
+        (tmp_path / "checkpoint-2" / name).unlink()
     tiny_trainer(tmp_path, max_steps=4, learning_rate=0.3).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 

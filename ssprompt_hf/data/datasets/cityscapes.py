@@ -118,7 +118,7 @@ class Polygons:
             with open(source, encoding="utf-8") as file:
                 annotation = json.load(file)
             size, objects = (annotation["imgWidth"], annotation["imgHeight"]), annotation["objects"]
-        except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise LabelFormatError(f"{source}: not a Cityscapes polygon file ({error!r}).") from error
         told_apart = {self.classes.names[index] for index in self.classes.thing_indices} | IGNORED_THINGS
         ids = dict(zip(self.classes.names, self.classes.ids)) | IGNORED_IDS

@@ -17,13 +17,13 @@ import pyarrow as pa
 from transformers.utils import logging
 
 from ...errors import MissingLabelError, NoImagesError
-from ...utils.files import atomic_path
+from ...utils.files import atomic_path, file_digest, read_text
 from ..sources.panoptic_files import SEGMENT_FEATURES, read_panoptic_json
 from .layouts import DatasetInfo, Files, Layout, default_cache_dir
 
 logger = logging.get_logger(__name__)
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 """Part of the name of a cached table; another number when tables or mappings change."""
 
 IMAGE_COLUMN, NAME_COLUMN, SEGMENTS_COLUMN = "image", "file_name", "segments"
@@ -66,24 +66,27 @@ def cached_index(
     key = hashlib.sha256(json.dumps([INDEX_VERSION, str(root.absolute()), request]).encode()).hexdigest()[:32]
     file = (default_cache_dir() if cache_dir is None else Path(cache_dir)) / f"index-{key}.arrow"
     try:
+        _check_digest(file)
         with pa.memory_map(str(file)) as stored:
             facts = json.loads(pa.ipc.open_stream(stored).schema.metadata[b"ssprompt_hf"])
         if all(_stamp(path) == stamp for path, stamp in facts["stamps"].items()):
             return FileIndex(datasets.Dataset.from_file(str(file)), *(facts[k] for k in ("layout", "classes", "json")))
-    except (OSError, KeyError, TypeError, ValueError):  # pa.ArrowInvalid is a ValueError
-        pass  # none there, or of an interrupted disk: it is made anew
+    except FileNotFoundError:
+        pass
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:  # pa.ArrowInvalid is a ValueError
+        logger.warning(f"{file} is damaged ({error}): the files are looked for again")
     files = _FileLists(info.archives)
     index = _make_index(info, layouts, root, files)
     facts = {"layout": index.layout, "classes": index.classes, "json": index.json_stamps, "stamps": files.stamps}
     table = index.table.with_format("arrow")[:]
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"ssprompt_hf": json.dumps(facts)})
     try:
-        with (
-            atomic_path(file) as temporary,
-            pa.OSFile(str(temporary), "wb") as sink,
-            pa.ipc.new_stream(sink, table.schema) as writer,
-        ):
-            writer.write_table(table)
+        with atomic_path(file) as temporary:
+            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table)
+            digest = bytes.fromhex(file_digest(temporary))
+            with open(temporary, "ab") as end:
+                end.write(digest)
     except OSError as error:
         logger.warning(f"the list of files of {info.title} cannot be kept in {file.parent} ({error})")
     return index
@@ -93,6 +96,15 @@ def _leads_up(parent: str, name: str) -> bool:
     """Whether an entry of a folder is a link to that folder or one above, which would be walked for ever."""
     path = os.path.join(parent, name)
     return os.path.islink(path) and Path(os.path.realpath(parent)).is_relative_to(os.path.realpath(path))
+
+
+def _check_digest(file: Path) -> None:
+    """Raises `ValueError` if the last bytes of a kept table are not the SHA-256 of those before, which readers of
+    Arrow streams end at."""
+    content = file.read_bytes()
+    size = hashlib.sha256().digest_size
+    if hashlib.sha256(content[:-size]).digest() != content[-size:]:
+        raise ValueError("wrong checksum")
 
 
 def _stamp(path: str | os.PathLike) -> int | None:
@@ -228,7 +240,7 @@ def _listed(
     """The names in the first list file that is there; None where there is none and all labelled images count."""
     for name in layout.lists:
         if files.exists(root / name):
-            lines = (root / name).read_text(encoding="utf-8").splitlines()
+            lines = read_text(root / name).splitlines()
             names = [line.split()[0] for line in lines if line.strip()]
             missing = [key for key in names if key not in images]
             if missing:

@@ -21,6 +21,7 @@ import scipy.io
 from scipy.io.matlab import MatReadError
 
 from ...errors import UnreadableFileError
+from ...utils.files import read_text
 from ..classes import IGNORE_INDEX, ClassInfo, IdTable, SegmentationClasses
 from ..sources.label_files import IdMaps, Maps, Where
 from .layouts import DatasetInfo, Files, Layout
@@ -140,7 +141,7 @@ def _listed_order(root: Path) -> str | None:
     """The order of the class list that lies beside the folders, if there is one that tells."""
     for name in CLASS_FILES:
         if (root / name).is_file():
-            lines = (root / name).read_text(encoding="utf-8").splitlines()
+            lines = read_text(root / name).splitlines()
             names = [line.split(":")[-1].strip() for line in lines if line.strip()]
             # the orders part at the second class
             position = {name: names.index(name) for name in ("bicycle", "bag") if name in names}

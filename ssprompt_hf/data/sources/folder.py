@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from transformers.utils import logging
 
 from ...errors import LabelFormatError, MissingLabelError, NoImagesError
-from ...utils.files import regular_files
+from ...utils.files import read_text, regular_files
 from ..splits import SPLIT_ALIASES, SPLIT_FLAGS, split_aliases
 from .flat_folder import flat_files
 
@@ -242,7 +242,7 @@ def _split_files(files: list[Path], images: Path, lists: list[Path], split: str)
 
 def _listed_files(files: list[Path], images: Path, source: Path) -> set[Path]:
     """The files that the lines of `source` name; how, `load_segmentation_folder` says."""
-    lines = (line.strip() for line in source.read_text(encoding="utf-8-sig").split("\n"))
+    lines = (line.strip() for line in read_text(source).split("\n"))
     entries = [PurePosixPath(line) for line in dict.fromkeys(lines) if line]
     file_of = {PurePosixPath(path.relative_to(images).as_posix()): path for path in files}
     # of `a.jpg` and `a.png` an `a` could mean either, hence lists

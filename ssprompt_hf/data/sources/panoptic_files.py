@@ -71,7 +71,7 @@ def read_panoptic_json(
                     for segment in annotation["segments_info"]
                 ]
                 partners[name] = image_names[annotation["image_id"]]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             raise LabelFormatError(
                 f"{file}: not a panoptic JSON file with images, annotations and categories ({type(error).__name__}: "
                 f"{error})."

@@ -29,6 +29,8 @@ from huggingface_hub.errors import (
 from transformers.utils import logging
 
 from ...errors import DownloadError, UnknownNameError
+from ...utils.files import atomic_path
+from ...utils.names import file_name
 from ..registry import ASSETS, BASE_MODELS, BaseModel, check_name
 from .conversion import convert_seem_checkpoint
 from .converted import converted_models_dir, is_converted, load_tokenizer, local_model_dir
@@ -102,7 +104,7 @@ def resolve_base_model(
 
 
 def _ref(model: BaseModel, revision: str | None, cache_dir) -> Path:
-    return converted_models_dir(cache_dir) / model.name / "refs" / quote(revision or "main", safe="")
+    return converted_models_dir(cache_dir) / model.name / "refs" / file_name(quote(revision or "main", safe=""))
 
 
 def _find_online(model: BaseModel, revision: str | None, force_download: bool, cache_dir, token) -> Path | None:
@@ -115,13 +117,13 @@ def _find_online(model: BaseModel, revision: str | None, force_download: bool, c
     except (HTTPError, OfflineModeIsEnabled) as error:
         logger.warning_once(f"{constants.ENDPOINT} cannot be asked for {model.filename}: {error}")
         return None
-    folder = converted_models_dir(cache_dir) / model.name / quote(etag, safe="")
+    folder = converted_models_dir(cache_dir) / model.name / file_name(quote(etag, safe=""))
     if force_download or not is_converted(folder):
         download = {"revision": revision, "cache_dir": cache_dir, "token": token, "force_download": force_download}
         _convert_once(model, folder, download)
     ref = _ref(model, revision, cache_dir)
-    ref.parent.mkdir(parents=True, exist_ok=True)
-    ref.write_text(folder.name)
+    with atomic_path(ref) as temporary:
+        temporary.write_text(folder.name)
     return folder
 
 
@@ -129,7 +131,7 @@ def _find_offline(model: BaseModel, revision: str | None, cache_dir) -> Path | N
     """The converted model that `revision` was when last asked, or that of an official file in the Hub's cache."""
     ref = _ref(model, revision, cache_dir)
     if ref.is_file():
-        folder = ref.parent.parent / ref.read_text().strip()
+        folder = ref.parent.parent / file_name(ref.read_text(errors="replace").strip())
         if is_converted(folder):
             return folder
     download = {"revision": revision, "cache_dir": cache_dir, "local_files_only": True}
