@@ -3,8 +3,9 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers.utils import logging
 
 from ..errors import AdapterError, DownloadError
 from ..models.registry import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -27,7 +29,10 @@ from ..tuners.base.config import check_digest
 from ..tuners.base.model import PROMPT_DTYPES
 from ..tuners.peft_compat import PromptPeftType, config_class
 from ..utils.files import give_usual_modes, place, told_when_full
+from ..utils.hub import checked_file, is_damaged, status_of, tried_again
 from .names import resolve_adapter_name
+
+logger = logging.get_logger(__name__)
 
 CARD = "README.md"
 
@@ -54,6 +59,9 @@ def fetch_adapter(
         name: a folder, a Hub id `user/name`, or a bare name under `namespace` (see `resolve_adapter_name`).
         namespace, revision, cache_dir, token, local_files_only: where and how to look on the Hub.
 
+    Returns:
+        the folder; that of an earlier download, with a warning, if the Hub cannot be reached.
+
     Raises:
         UnknownNameError: a text that is neither a folder nor a possible Hub id.
         DownloadError: the repository cannot be had.
@@ -61,16 +69,15 @@ def fetch_adapter(
     resolved = resolve_adapter_name(name, namespace)
     if os.path.isdir(resolved):
         return resolved
+    access = {"revision": revision, "cache_dir": cache_dir, "token": token}
+
+    def download(local_files_only: bool = local_files_only) -> str:
+        # Named one by one: whatever else lies there, pickles above all, stays there.
+        patterns = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD]
+        return snapshot_download(resolved, allow_patterns=patterns, local_files_only=local_files_only, **access)
+
     try:
-        return snapshot_download(
-            resolved,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-            # Named one by one: whatever else lies there, pickles above all, stays there.
-            allow_patterns=[ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD],
-        )
+        folder = download() if local_files_only else tried_again(download, f"adapter {resolved!r}")
     except RevisionNotFoundError as error:
         raise DownloadError(f"adapter {resolved!r} has no revision {revision!r} at {constants.ENDPOINT}") from error
     except GatedRepoError as error:
@@ -80,10 +87,46 @@ def fetch_adapter(
             f"there is no adapter {os.fspath(name)!r}: no folder of that name that holds an {ADAPTER_CONFIG}, and no "
             f"repository {resolved!r} at {constants.ENDPOINT} (or it is private and you are not logged in)"
         ) from error
+    except (HTTPError, LocalEntryNotFoundError, DownloadError) as error:
+        if status_of(error) in (401, 403):
+            raise DownloadError(
+                f"{constants.ENDPOINT} does not accept your token for adapter {resolved!r} ({status_of(error)}): log "
+                "in anew with `hf auth login`, or pass token=False for what is public"
+            ) from error
+        folder = None if local_files_only else _cached(lambda: download(True))
+        reason = str(error).strip().splitlines()[0]
+        if folder is None:
+            if isinstance(error, DownloadError):
+                raise
+            raise DownloadError(
+                f"adapter {resolved!r} is not in the cache and {constants.ENDPOINT} cannot be reached: {reason}"
+            ) from error
+        logger.warning(f"adapter {resolved!r} is taken from the cache, as it was when last asked for: {reason}")
+    for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        path = os.path.join(folder, file)
+        if is_damaged(path):
+            there_or_again = partial(_there_or_again, path, download)
+            checked_file(there_or_again, f"{file} of {resolved!r}")
+    return folder
+
+
+def _cached(download: Callable[[], str]) -> str | None:
+    """The folder in the Hub's cache, if the adapter is there as a whole."""
+    try:
+        folder = download()
+    except (HTTPError, LocalEntryNotFoundError):
+        return None
+    return folder if os.path.isfile(os.path.join(folder, ADAPTER_WEIGHTS)) else None
+
+
+def _there_or_again(path: str, download: Callable[[], str]) -> str:
+    if os.path.exists(path):
+        return path
+    try:
+        return os.path.join(download(), os.path.basename(path))
     except (HTTPError, LocalEntryNotFoundError) as error:
         raise DownloadError(
-            f"adapter {resolved!r} is not in the cache and {constants.ENDPOINT} cannot be reached: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"{path} was damaged, and cannot be downloaded again now: {str(error).strip().splitlines()[0]}"
         ) from error
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..errors import AdapterError
+from ..utils.hub import checked_file
 from .registry import ADAPTER_WEIGHTS, BASE_MODELS, family, load_prompt_methods
 
 __all__ = [
@@ -229,7 +231,8 @@ def _adapter_tensors(source: str | os.PathLike, access: dict[str, Any]) -> dict[
     """
     path = os.path.join(source, ADAPTER_WEIGHTS)
     if not os.path.isdir(source):
-        path = hf_hub_download(os.fspath(source), ADAPTER_WEIGHTS, **access)
+        download = partial(hf_hub_download, os.fspath(source), ADAPTER_WEIGHTS, **access)
+        path = checked_file(download, f"{ADAPTER_WEIGHTS} of {os.fspath(source)!r}")
     elif not os.path.isfile(path):
         raise AdapterError(f"{source} lacks {ADAPTER_WEIGHTS}")
     try:

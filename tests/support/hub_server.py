@@ -15,6 +15,8 @@ import re
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -68,6 +70,7 @@ class LocalHub:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.requests: list[tuple[str, str]] = []
         self.failures: list[tuple[str, int]] = []
+        self.faults: list[tuple[str, str | None, Callable]] = []
         self.lock = threading.Lock()
         self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), self._handler(c)) for c in (_HubHandler, _CdnHandler)]
         self.endpoint, self.cdn = (f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers)
@@ -109,6 +112,10 @@ class LocalHub:
     def fail(self, part: str, status: int):
         """Answer the next request whose path contains `part` with `status`."""
         self.failures.append((part, status))
+
+    def disturb(self, part: str, fault: Callable[["_Handler"], object], times: int = 1, method: str | None = None):
+        """Let `fault` answer the next requests (with this method) whose path contains `part`."""
+        self.faults += [(part, method, fault)] * times
 
     def environment(self, home: os.PathLike, token: bool = False) -> dict[str, str]:
         """Environment of a process that uses this Hub, with its caches under `home`."""
@@ -191,7 +198,28 @@ class _Handler(BaseHTTPRequestHandler):
             if failure[0] in self.path:
                 self.hub.failures.remove(failure)
                 return self.reply(failure[1], {"error": f"failure {failure[1]} asked for by the test"})
+        for fault in self.hub.faults:
+            if fault[0] in self.path and fault[1] in (None, self.command):
+                self.hub.faults.remove(fault)
+                return fault[2](self)
         return self.route()
+
+    def drop(self):
+        """Close the connection in place of an answer."""
+        self.close_connection = True
+        self.connection.close()
+
+    def stall(self, seconds: float):
+        """Do not answer before `seconds` have passed."""
+        time.sleep(seconds)
+        self.drop()
+
+    def flip(self):
+        """Answer with content of the right size in which the last byte is another."""
+        send = self.send_content
+        self.send_content = lambda content, **headers: send(content[:-1] + bytes([content[-1] ^ 1]), **headers)
+        self.route()
+        del self.send_content
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any
 
@@ -238,6 +266,9 @@ class _HubHandler(_Handler):
         return repo
 
     def route(self):
+        if "Authorization" in self.headers and not self.authorized():
+            wrong = "Invalid credentials in Authorization header"
+            return self.reply(401, {"error": wrong}, X_Error_Message=wrong)
         url = urlsplit(self.path)
         self.query = parse_qs(url.query)
         with self.hub.lock:

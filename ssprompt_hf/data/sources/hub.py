@@ -1,14 +1,17 @@
 """Data sets of the Hub, and any `datasets.Dataset` with an image and a label column."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 
 from ...errors import ClassListError, DatasetError, NoImagesError
+from ...utils.hub import check_fresh_files, within_time_limit
 from ..classes import CLASS_FILE_NAMES, ClassesLike, SegmentationClasses, resolve_classes
 from ..dataset import SegmentationDataset
 from ..splits import SPLIT_FLAGS, split_aliases
@@ -118,13 +121,17 @@ def load_hub_dataset(
         splits = list(loaded) if isinstance(loaded, datasets.DatasetDict) else None
     else:
         with _hub_errors(path, (OSError, ValueError, RuntimeError)):  # no such configuration; made by a script
-            splits = datasets.get_dataset_split_names(path, config_name, revision=revision)
+            asked = partial(datasets.get_dataset_split_names, path, config_name, revision=revision)
+            splits = asked() if os.path.isdir(path) else within_time_limit(asked, f"the data set {path!r}")
     chosen = split if splits is None else next((name for name in split_aliases(split) if name in splits), None)
     if chosen is None:
         raise NoImagesError(f"{path}: no split {split!r}; there are {', '.join(splits)}. {SPLIT_FLAGS}")
     if not saved:
         with _hub_errors(path, OSError):
+            began = time.time()
             loaded = datasets.load_dataset(path, config_name, split=chosen, revision=revision)
+            if not os.path.isdir(path):
+                check_fresh_files(path, began, None, "datasets")
     elif splits is not None:
         loaded = loaded[chosen]
     if classes is None:

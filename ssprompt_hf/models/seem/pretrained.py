@@ -30,6 +30,7 @@ from transformers.utils import logging
 
 from ...errors import DownloadError, UnknownNameError
 from ...utils.files import atomic_path
+from ...utils.hub import checked_file
 from ...utils.names import file_name
 from ..registry import ASSETS, BASE_MODELS, BaseModel, check_name
 from .conversion import convert_seem_checkpoint
@@ -155,7 +156,10 @@ def _convert_once(model: BaseModel, folder: Path, download: dict):
         if is_converted(folder) and not force:
             return
         try:
-            path = hf_hub_download(model.repo_id, model.filename, **download)
+            path = checked_file(
+                lambda: hf_hub_download(model.repo_id, model.filename, **download),
+                f"{model.filename} of {model.repo_id}",
+            )
         except (HTTPError, LocalEntryNotFoundError) as error:
             raise DownloadError(_explain(model, download.get("revision"), error)) from error
         if force:

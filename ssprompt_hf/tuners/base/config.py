@@ -17,6 +17,7 @@ from ...utils.digests import tensors_digest
 from ...utils.files import write_json
 from ...utils.tasks import TASKS
 from ..peft_compat import peft_type_name
+from .config_types import check_types
 
 SSPROMPT_PAPER = "Learning to Prompt Segment Anything Models"
 RECORDS = (
@@ -195,7 +196,13 @@ class PromptConfig(PeftConfig):
     versions: dict[str, str] | None = None
 
     def __post_init__(self):
-        super().__post_init__()
+        if isinstance(self.class_names, str):  # a list of letters, else
+            checked_class_names(self.class_names)
+        check_types(self)
+        try:
+            super().__post_init__()
+        except ValueError as error:  # of a task of language models, say
+            raise AdapterError(str(error)) from error
         check_choice("task", self.task, TASKS)
         if self.class_names is not None:
             self.class_names = checked_class_names(self.class_names)
