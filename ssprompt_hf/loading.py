@@ -1,20 +1,25 @@
 """From names to base models and adapters."""
 
 import os
+import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 
 from .adapters.files import AdapterFiles, fetch_adapter, read_adapter
-from .errors import AdapterError, DownloadError, SSPromptError, UnknownNameError
+from .errors import AdapterError, CheckpointError, DownloadError, SSPromptError, UnknownNameError
 from .models.interface import KINDS, SEMANTIC, BaseModelInfo, ModelFamily, PromptableImageProcessor
+from .models.model_files import check_folder, check_weights
 from .models.registry import ADAPTER_CONFIG, BASE_MODELS, HUB_ID, ModelSource, find_family, find_source
 from .models.transformers_compat import find_adapter_config_file
 from .tuners import PromptConfig, SSPromptConfig
 from .tuners.base.config import ANY_BASE_MODEL, checked_class_names
 from .tuners.text import TextPromptConfig, load_tokenizer
+from .utils.hub import check_fresh_files
 
 
 class Loaded(NamedTuple):
@@ -158,8 +163,14 @@ def load_base_model(
             kwargs["text_encoder"] = os.fspath(text_encoder)
         parts = _parts_for(source.family, prompt_encoders)
         # of the access, a folder needs none itself, but what it borrows may lie elsewhere
+        began = time.time()
+        if os.path.isdir(source.path):
+            check_folder(source.path)
         own_access = access | source.access if source.family.borrows_text_encoder else source.access
         model, image_processor = source.family.load(source.path, parts, **own_access, **kwargs)
+        if not os.path.isdir(source.path):
+            check_fresh_files(source.path, began, access.get("cache_dir"))
+        check_weights(model, source.path)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise AdapterError(f"{source.path!r} is an adapter and no base model: pass it as adapter={source.path!r}")
     if os.fspath(name) in BASE_MODELS:
@@ -178,7 +189,24 @@ def base_model_info(name: str | os.PathLike, revision: str | None = None, **acce
 def _find(name: str | os.PathLike, revision: str | None, access: dict[str, Any]) -> ModelSource:
     if os.path.isfile(os.path.join(name, ADAPTER_CONFIG)) and not os.path.isfile(os.path.join(name, "config.json")):
         raise UnknownNameError(f"{os.fspath(name)!r} is an adapter and no base model: pass it as adapter (--adapter)")
+    if os.path.isdir(name):
+        check_folder(name)
     return find_source(name, revision, **access)
+
+
+DAMAGE = (
+    SafetensorError,
+    StrictDataclassError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What libraries raise that believe what the files of a model say."""
 
 
 class _told_errors:
@@ -198,6 +226,12 @@ class _told_errors:
         if (is_missing or is_unknown) and not os.path.exists(self.name) and self._is_adapter():
             raise AdapterError(
                 f"{self.name!r} is an adapter and no base model: pass it as adapter={self.name!r}"
+            ) from error
+        is_damage = isinstance(error, DAMAGE) and not is_told and not isinstance(error, torch.OutOfMemoryError)
+        if is_damage and os.path.isdir(self.name):
+            raise CheckpointError(
+                f"the model in {self.name!r} cannot be loaded, as its files do not belong together or are damaged "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:300]}): copy, download or convert them again"
             ) from error
         if not is_missing:
             return

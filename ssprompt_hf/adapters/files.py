@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HTTPError,
@@ -72,6 +72,9 @@ def fetch_adapter(
     access = {"revision": revision, "cache_dir": cache_dir, "token": token}
 
     def download(local_files_only: bool = local_files_only) -> str:
+        if not (local_files_only or constants.is_offline_mode()):
+            # asked first, as the download would take what is in the cache after any failure, and say nothing of it
+            HfApi(token=token).repo_info(resolved, revision=revision)
         # Named one by one: whatever else lies there, pickles above all, stays there.
         patterns = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD]
         return snapshot_download(resolved, allow_patterns=patterns, local_files_only=local_files_only, **access)

@@ -1,15 +1,20 @@
 """What families read from the folder or the Hub id of a model of transformers."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PretrainedConfig
 
 from ..errors import CheckpointError, DownloadError
+from .fingerprint import first_not_finite
 
 ACCESS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 Processor = TypeVar("Processor")
@@ -83,3 +88,68 @@ def _is_refusal(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+JSON_FILES = (
+    "config.json",
+    "model.safetensors.index.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+
+
+def check_folder(folder: str | os.PathLike) -> None:
+    """
+    Look at the files of a model before anybody loads them: a damaged one must not count as one that is not there.
+
+    Raises:
+        CheckpointError: a file is damaged; the message names it.
+    """
+    folder = Path(folder)
+    for path in (folder / name for name in JSON_FILES):
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged: it is not JSON ({error}). Copy or download it again") from error
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{path} is damaged: it holds no JSON object. Copy or download it again")
+        if path.name == "model.safetensors.index.json":
+            shards = content.get("weight_map")
+            shards = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else []
+            if missing := [name for name in shards if not (folder / name).is_file()]:
+                raise CheckpointError(f"{folder} lacks {missing[0]}, a part of the weights. Copy or download it again")
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            size = path.stat().st_size
+            raise CheckpointError(
+                f"{path} is damaged ({size:,} bytes: {error}). Copy, download or convert it again"
+            ) from error
+
+
+def check_weights(model: nn.Module, source: str) -> None:
+    """
+    Look at what was loaded.
+
+    Raises:
+        CheckpointError: weights were not in the files and are random numbers, or are no numbers.
+    """
+    missing = sorted(getattr(model, "missing_weights", ()))
+    if missing:
+        raise CheckpointError(
+            f"the weights in {source!r} lack {missing[0]} ({len(missing)} tensors missing): the file is damaged, or "
+            "of another model. Copy, download or convert it again"
+        )
+    weights = {name: p for name, p in model.named_parameters() if p.device != torch.device("meta")}
+    wrong = first_not_finite(weights)
+    if wrong is not None:
+        raise CheckpointError(
+            f"{wrong} in {source!r} holds values that are not finite: the file is damaged. Copy, download or convert "
+            "it again"
+        )

@@ -114,28 +114,38 @@ class LoadsPromptAdapters:
     before it reads them, and takes whatever else a file holds for the base model's.
     """
 
+    missing_weights: tuple[str, ...] = ()
+    """Weights that the files did not have, after `from_pretrained`."""
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any):
         """As in `transformers`; also by a name of `models/registry.py`, and of an adapter that knows its base model by
         such a name, which transformers would look for on the Hub: the base model with the adapter loaded into it."""
         name = pretrained_model_name_or_path
         if name is None or os.path.isfile(os.path.join(name, "config.json")):
-            return super().from_pretrained(name, *args, **kwargs)
+            return cls._from_files(name, *args, **kwargs)
         access = {key: kwargs[key] for key in ("revision", "cache_dir", "token", "local_files_only") if key in kwargs}
         if name in BASE_MODELS and not os.path.exists(name):
             path = family(BASE_MODELS[name].family).resolve(name, **access)
             if os.path.isdir(path):
                 kwargs = {key: value for key, value in kwargs.items() if key not in access}
-            return super().from_pretrained(path, *args, **kwargs)
+            return cls._from_files(path, *args, **kwargs)
         config, base = find_adapter_config_file(name, **access), None
         if config is not None:
             with open(config, encoding="utf-8") as file:
                 base = json.load(file).get("base_model_name_or_path")
         if base not in BASE_MODELS:
-            return super().from_pretrained(name, *args, **kwargs)
+            return cls._from_files(name, *args, **kwargs)
         model = cls.from_pretrained(base, *args, **{key: kwargs[key] for key in kwargs if key != "revision"})
         model.load_adapter(name, **access)
         return model
+
+    @classmethod
+    def _from_files(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any):
+        """`from_pretrained` of transformers; the model then knows what its files lacked."""
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model.missing_weights = tuple(info["missing_keys"])
+        return (model, info) if output_loading_info else model
 
     def load_adapter(
         self,

@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import REFERENCE, reference_models
+from faults import flip_bit, full_disk, killed_in
 from official_layout import official_shapes, official_state_dict, tiny_config
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -400,3 +403,52 @@ class TestCommand:
         assert main([*arguments]) == 0
         assert capsys.readouterr().out.strip() == str(tmp_path / "out")
         assert SeemForUniversalSegmentation.from_pretrained(tmp_path / "out").config.num_queries == 21
+
+
+class TestFaults:
+    def test_packed_again(self, checkpoint, output, tmp_path):
+        """Tensors are mapped from the file, where a packed one would be garbage."""
+        packed = tmp_path / "packed_v0.pt"
+        with zipfile.ZipFile(checkpoint) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+            for name in old.namelist():
+                new.writestr(name, old.read(name))
+        with pytest.raises(CheckpointError, match="packed again"):
+            convert_seem_checkpoint(packed, output_dir=output, config=tiny_config())
+        assert_nothing_left(output)
+
+    def test_a_flipped_bit(self, checkpoint, output):
+        flip_bit(checkpoint, 4 * checkpoint.stat().st_size)
+        with pytest.raises(CheckpointError, match="is damaged"):
+            convert_seem_checkpoint(checkpoint, output_dir=output, config=tiny_config())
+        assert_nothing_left(output)
+
+    def test_values_that_are_none(self, checkpoint, output):
+        state = torch.load(checkpoint, weights_only=True)
+        kept = (name for name in state if conversion.map_official_name(name, tiny_config()).names)
+        name = next(name for name in kept if state[name].ndim > 1)
+        state[name].view(-1)[5] = float("nan")
+        torch.save(state, checkpoint)
+        with pytest.raises(CheckpointError, match="not finite"):
+            convert_seem_checkpoint(checkpoint, output_dir=output, config=tiny_config())
+        torch.save(state | {name: state[name].nan_to_num().to(torch.float8_e4m3fn)}, checkpoint)
+        with pytest.raises(CheckpointError, match="of another shape or type"):
+            convert_seem_checkpoint(checkpoint, output_dir=output, config=tiny_config())
+
+    def test_killed_while_writing(self, checkpoint, output, tmp_path):
+        """What is left disappears with the next conversion, unless somebody is still at it."""
+        convert = partial(convert_seem_checkpoint, checkpoint, output_dir=output, config=tiny_config())
+        assert killed_in(conversion, "place", 1, convert)
+        (left,) = output.parent.glob(f".{output.name}.*.tmp")
+        assert (left / "model.safetensors").is_file() and not output.exists()
+        with conversion.FileLock(conversion._lock_file(left)):
+            conversion.remove_abandoned(output)
+            assert left.is_dir()
+        convert()
+        names = {path.name for path in output.parent.iterdir() if path.name.startswith(f".{output.name}")}
+        assert not names and len({path.stat().st_mode for path in output.iterdir()}) == 1
+        assert (output / "config.json").stat().st_mode & 0o044
+
+    def test_a_full_disk(self, checkpoint, output):
+        with full_disk(2000), pytest.raises(CheckpointError, match=r"no room for it .* bytes are needed"):
+            convert_seem_checkpoint(checkpoint, output_dir=output, config=tiny_config())
+        assert_nothing_left(output)
