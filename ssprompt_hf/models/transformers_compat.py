@@ -4,7 +4,7 @@ import json
 import os
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -105,6 +105,18 @@ def replace_modules(root: nn.Module, replacements: dict[type, Any]) -> None:
         setattr(root, name, ours.train(child.training))
 
 
+class AdapterLoadInfo(NamedTuple):
+    """What `from_pretrained` of transformers wants to know of an adapter: nothing was missing or too much, as that
+    would have been an error."""
+
+    missing_keys: tuple[str, ...] = ()
+    unexpected_keys: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as `output_loading_info=True` gives it."""
+        return {**self._asdict(), "mismatched_keys": (), "error_msgs": ()}
+
+
 class LoadsPromptAdapters:
     """
     For a `PreTrainedModel` that is a `PromptableModel`: transformers' own `load_adapter`, `set_adapter` and so on, for
@@ -159,6 +171,9 @@ class LoadsPromptAdapters:
         """
         As in `transformers`; also for adapters of other libraries, which it loads itself.
 
+        Returns:
+            an [`AdapterLoadInfo`] for an adapter of prompts.
+
         Raises:
             AdapterError: the file is damaged, or tensors are missing, unknown, of another shape or not finite. After
                 any error the adapter is not kept.
@@ -185,7 +200,7 @@ class LoadsPromptAdapters:
                 adapter_state_dict = _adapter_tensors(source, access)
             inject_adapter_in_model(peft_config, self, name)
             self._hf_peft_config_loaded = True
-            result = set_peft_model_state_dict(self, adapter_state_dict, name)
+            set_peft_model_state_dict(self, adapter_state_dict, name)
         except Exception:
             if name in getattr(self, "peft_config", {}):
                 self.delete_adapter(name)
@@ -193,7 +208,7 @@ class LoadsPromptAdapters:
         if not is_trainable:
             self.eval()
         self._after_switching_adapters()
-        return result
+        return AdapterLoadInfo()
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any):
         """As in `transformers`. Where an adapter is loaded it writes that one, the configuration first, which has to

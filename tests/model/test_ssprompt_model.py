@@ -1,7 +1,9 @@
 """`SSPromptModel`: names in, pictures out, and adapter files that are whole or not there."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -210,10 +212,8 @@ def test_saving_is_all_or_nothing(base, adapter, monkeypatch):
 
 def test_the_configuration_arrives_last(tmp_path, monkeypatch):
     order = []
-    rename = type(tmp_path).replace
-    monkeypatch.setattr(
-        type(tmp_path), "replace", lambda self, target: (order.append(target.name), rename(self, target))
-    )
+    rename = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (order.append(Path(new).name), rename(old, new)))
     with replacing_folder(tmp_path / "out") as folder:
         for name in ("adapter_config.json", WEIGHTS, "README.md"):
             (tmp_path / folder / name).write_text("x")
