@@ -1,6 +1,7 @@
-"""What the method of the active adapter says about its training."""
+"""What the method of the active adapter says about its training, and what the adapter is told of it."""
 
 import copy
+from typing import Any
 
 from peft import PeftConfig
 from torch import nn
@@ -30,6 +31,18 @@ def with_method_defaults(args: SSPromptTrainingArguments, model: nn.Module) -> S
         for name, value in missing.items():
             setattr(args, name, value)
     return args
+
+
+def training_record(args: SSPromptTrainingArguments, steps: int, loss: str) -> dict[str, Any]:
+    """How an adapter was learned, for its configuration: `steps`, `batch_size` over all processes, `learning_rate`,
+    `optimizer` and `loss`."""
+    return {
+        "steps": steps,
+        "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "learning_rate": args.learning_rate,
+        "optimizer": str(getattr(args.optim, "value", args.optim)),
+        "loss": loss,
+    }
 
 
 def learning_rate_scales(model: nn.Module) -> dict[nn.Parameter, float]:

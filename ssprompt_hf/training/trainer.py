@@ -21,7 +21,7 @@ from ..tuners.base.model import adapted_kinds
 from .arguments import SSPromptTrainingArguments
 from .callbacks import add_callbacks
 from .checkpoints import check_settings, checked_checkpoint, decisive_settings, whole_checkpoint, write_settings
-from .defaults import active_config, learning_rate_scales, with_method_defaults
+from .defaults import active_config, learning_rate_scales, training_record, with_method_defaults
 from .evaluator import ADAPTED, ZERO_SHOT, Evaluator, base_model
 from .examples import (
     EvaluationExamples,
@@ -259,19 +259,11 @@ class SSPromptTrainer(Trainer):
             )
         config = active_config(self.model)
         if isinstance(config, PromptConfig):
-            config.training = self._training_record()
+            loss = "matching" if self.semantic_loss is None else self.args.semantic_loss
+            config.training = training_record(self.args, self.state.global_step, loss)
+            if self._shrinkage is not None:
+                config.training["kept_share"] = round(self.kept_share, 4)
         return output
-
-    def _training_record(self) -> dict[str, Any]:
-        args = self.args
-        record = {
-            "steps": self.state.global_step,
-            "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            "learning_rate": args.learning_rate,
-            "optimizer": str(getattr(args.optim, "value", args.optim)),
-            "loss": "matching" if self.semantic_loss is None else args.semantic_loss,
-        }
-        return record if self._shrinkage is None else record | {"kept_share": round(self.kept_share, 4)}
 
     def call_model_init(self, *args: Any, **kwargs: Any) -> nn.Module:
         """As in `transformers`."""
