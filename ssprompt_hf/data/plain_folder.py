@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SSPromptError
-from ..utils.files import give_usual_mode
+from ..utils.files import give_usual_modes, place, told_when_full
+from ..utils.names import file_name, unique_names
 from .classes import IGNORE_INDEX, MAX_ID, SegmentationClasses
 from .dataset import SegmentationDataset
 from .sources.columns import ColumnSource
@@ -44,6 +45,7 @@ def write_plain_folder(splits: dict[str, SegmentationDataset], folder: str | os.
 
     Raises:
         SSPromptError: the folder is there already.
+        StorageError: the disk is full.
         DatasetError: an image or label cannot be read.
     """
     check_new_folder(folder)
@@ -54,7 +56,10 @@ def write_plain_folder(splits: dict[str, SegmentationDataset], folder: str | os.
     ids = np.zeros(IGNORE_INDEX + 1, np.uint16)
     ids[: len(classes)], ids[IGNORE_INDEX] = classes.ids, ignored
     ids = ids.astype(np.uint8) if ids.max() <= 255 else ids
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+    with (
+        told_when_full(target),
+        tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary,
+    ):
         root = Path(temporary, "data")
         root.mkdir()
         for split, dataset in splits.items():
@@ -62,12 +67,10 @@ def write_plain_folder(splits: dict[str, SegmentationDataset], folder: str | os.
             for index, name in enumerate(_names(dataset.file_names)):
                 _write_example(dataset, index, root, part, name, ids)
         SegmentationClasses(classes.classes, (ignored,)).save(root / "classes.json")
-        for path in (root, *root.rglob("*")):
-            if path.is_file():
-                give_usual_mode(path)
+        give_usual_modes(root)
         if target.is_dir():
             target.rmdir()
-        root.rename(target)
+        place(root, target)
     return sum(map(len, splits.values()))
 
 
@@ -104,7 +107,8 @@ def _names(file_names: list[str]) -> list[str]:
     """Names without folders and endings; with them where they would be the same, in any case of letters."""
     stems = [PurePosixPath(name).stem for name in file_names]
     counts = Counter(stem.lower() for stem in stems)
-    return [
+    chosen = (
         stem if counts[stem.lower()] == 1 else name.replace("/", "-").replace(".", "-")
         for stem, name in zip(stems, file_names)
-    ]
+    )
+    return unique_names(map(file_name, chosen))

@@ -1,6 +1,5 @@
 """Predictions as files that the scripts and servers of benchmarks read."""
 
-import itertools
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from ..data.classes import IGNORE_INDEX
 from ..errors import SSPromptError
 from ..utils.arrays import as_array
 from ..utils.files import atomic_path, told_when_full
-from ..utils.names import relative_path
+from ..utils.names import relative_path, unique_names
 from ..utils.run_length import coco_rle
 
 SEMANTIC, INSTANCE, PANOPTIC = "semantic", "instance", "panoptic"
@@ -35,12 +34,7 @@ def image_stems(file_names: Sequence[str]) -> list[str]:
         stems = [choice(path) for path in paths]
         if not _repeated(stems):
             return stems
-    taken, unique = set(), []
-    for stem in stems:
-        numbered = (stem if number == 1 else f"{stem}_{number}" for number in itertools.count(1))
-        unique.append(next(name for name in numbered if name.casefold() not in taken))
-        taken.add(unique[-1].casefold())
-    return unique
+    return unique_names(stems)
 
 
 def _repeated(stems: Sequence[str]) -> bool:

@@ -1,7 +1,9 @@
 """Class names as text encoders should read them, and names from data as files may have them."""
 
 import hashlib
+import itertools
 import re
+from collections.abc import Iterable
 
 _NAME_SUFFIXES = ("-other", "-merged", "-stuff")
 
@@ -39,3 +41,14 @@ def relative_path(text: str) -> str:
     """A path that came from data, relative, with `/`, and never leaving the folder that it is joined to."""
     parts = [part for part in re.split(r"[/\\]", text) if part not in ("", ".", "..")]
     return "/".join(map(file_name, parts)) or "_"
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """The names, of which those that were there before, in whatever case of letters, get a number."""
+    taken: set[str] = set()
+    unique = []
+    for name in names:
+        numbered = (name if number == 1 else f"{name}_{number}" for number in itertools.count(1))
+        unique.append(next(one for one in numbered if one.casefold() not in taken))
+        taken.add(unique[-1].casefold())
+    return unique
