@@ -1,7 +1,6 @@
 """From names to base models and adapters."""
 
 import os
-import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from .models.transformers_compat import find_adapter_config_file
 from .tuners import PromptConfig, SSPromptConfig
 from .tuners.base.config import ANY_BASE_MODEL, checked_class_names
 from .tuners.text import TextPromptConfig, load_tokenizer
-from .utils.hub import check_fresh_files
+from .utils.hub import checked_downloads
 
 
 class Loaded(NamedTuple):
@@ -163,13 +162,11 @@ def load_base_model(
             kwargs["text_encoder"] = os.fspath(text_encoder)
         parts = _parts_for(source.family, prompt_encoders)
         # of the access, a folder needs none itself, but what it borrows may lie elsewhere
-        began = time.time()
         if os.path.isdir(source.path):
             check_folder(source.path)
         own_access = access | source.access if source.family.borrows_text_encoder else source.access
-        model, image_processor = source.family.load(source.path, parts, **own_access, **kwargs)
-        if not os.path.isdir(source.path):
-            check_fresh_files(source.path, began, access.get("cache_dir"))
+        with checked_downloads(source.path, access.get("cache_dir")):
+            model, image_processor = source.family.load(source.path, parts, **own_access, **kwargs)
         check_weights(model, source.path)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise AdapterError(f"{source.path!r} is an adapter and no base model: pass it as adapter={source.path!r}")

@@ -4,7 +4,8 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -165,22 +166,35 @@ def checked_file(download: Callable[[], str], what: str) -> str:
     )
 
 
-def check_fresh_files(repo_id: str, since: float, cache_dir: str | os.PathLike | None, kind: str = "models") -> None:
+@contextmanager
+def checked_downloads(
+    source: str | os.PathLike, cache_dir: str | os.PathLike | None = None, kind: str = "models"
+) -> Iterator[None]:
     """
-    See that what another library has just downloaded is what the Hub said.
+    Around a call of another library that may download files of a repository: see, also after an error, that what came
+    is what the Hub said.
 
     Args:
-        repo_id: of the repository.
-        since: time from which on files are new, as `time.time()` has it; older ones were looked at then.
+        source: the repository; nothing is looked at for a folder.
         cache_dir: of the Hub; the usual one when None.
         kind: `"models"` or `"datasets"`.
 
     Raises:
         DownloadError: a file is not; it is removed from the cache.
     """
+    began = time.time()
+    try:
+        yield
+    finally:
+        if not os.path.isdir(source):
+            _check_fresh_files(os.fspath(source), began, cache_dir, kind)
+
+
+def _check_fresh_files(repo_id: str, began: float, cache_dir: str | os.PathLike | None, kind: str) -> None:
     blobs = Path(cache_dir or constants.HF_HUB_CACHE, f"{kind}--{repo_id.replace('/', '--')}", "blobs")
     for blob in blobs.iterdir() if blobs.is_dir() else ():
-        if blob.stat().st_mtime >= since - 2 and is_damaged(blob):
+        # older ones were looked at when they came; file systems count in seconds
+        if blob.stat().st_mtime >= began - 2 and is_damaged(blob):
             remove_cached(blob)
             raise DownloadError(
                 f"a file of {repo_id!r} has come damaged from {constants.ENDPOINT} ({blob.name[:16]}... is not its "

@@ -1,7 +1,7 @@
 """Data sets of the Hub, and any `datasets.Dataset` with an image and a label column."""
 
 import os
-import time
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -10,8 +10,8 @@ from typing import Any
 
 import datasets
 
-from ...errors import ClassListError, DatasetError, NoImagesError
-from ...utils.hub import check_fresh_files, within_time_limit
+from ...errors import ClassListError, DatasetError, DownloadError, NoImagesError
+from ...utils.hub import checked_downloads, within_time_limit
 from ..classes import CLASS_FILE_NAMES, ClassesLike, SegmentationClasses, resolve_classes
 from ..dataset import SegmentationDataset
 from ..splits import SPLIT_FLAGS, split_aliases
@@ -128,10 +128,14 @@ def load_hub_dataset(
         raise NoImagesError(f"{path}: no split {split!r}; there are {', '.join(splits)}. {SPLIT_FLAGS}")
     if not saved:
         with _hub_errors(path, OSError):
-            began = time.time()
-            loaded = datasets.load_dataset(path, config_name, split=chosen, revision=revision)
-            if not os.path.isdir(path):
-                check_fresh_files(path, began, None, "datasets")
+            loaded = None
+            try:
+                with checked_downloads(path, kind="datasets"):
+                    loaded = datasets.load_dataset(path, config_name, split=chosen, revision=revision)
+            except DownloadError:
+                for file in [] if loaded is None else loaded.cache_files:  # tables made of the damaged file
+                    shutil.rmtree(Path(file["filename"]).parent, ignore_errors=True)
+                raise
     elif splits is not None:
         loaded = loaded[chosen]
     if classes is None:
