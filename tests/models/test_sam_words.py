@@ -166,6 +166,10 @@ def test_from_a_folder_and_back(bases, clip, method, tmp_path):
     torch.testing.assert_close(answers(lean), answers(model))
     more = SSPromptModel.from_pretrained(bases["sam"], adapter=tmp_path, is_trainable=True)
     learn(more, steps=1)
+    # the tokens are two, as the base model's configuration says
+    other = SSPromptModel.from_pretrained(bases["sam"], adapter=tmp_path, is_trainable=True, num_class_tokens=1)
+    with pytest.raises(AdapterError, match=r"\(3, 1, 32\).*made with \(3, 2, 32\).*num_class_tokens=2"):
+        learn(other, steps=1)
     moved = PeftModel.from_pretrained(load_base_model(bases["sam"], ("text",), text_encoder=clip)[0], tmp_path)
     torch.testing.assert_close(answers(moved), answers(model))
 

@@ -135,7 +135,8 @@ class TextPromptLayer(PromptLayer):
         Semantic prompts from the text encoder, with gradient to the learned words.
 
         Raises:
-            AdapterError: the base model has no text encoder.
+            AdapterError: the base model has no text encoder, or makes prompts of another shape than those of the
+                adapter's file.
         """
         vocabulary = self._vocabulary(adapter_name)
         layout = TextLayout(**dict(self.layouts[adapter_name].items()))
@@ -144,7 +145,15 @@ class TextPromptLayer(PromptLayer):
         # By index: `sources` is the same at every step, and clamping makes the frozen places harmless.
         learned = words.to(inputs.dtype)[layout.sources.clamp(min=0)]
         inputs = torch.where(layout.sources[..., None] >= 0, learned, inputs)
-        return self._model[0].encode_words(inputs, layout.ends)
+        prompts = self._model[0].encode_words(inputs, layout.ends)
+        kept = self.embeddings[adapter_name].shape if adapter_name in self.embeddings else prompts.shape
+        if prompts.shape != kept:
+            raise AdapterError(
+                f"the base model makes semantic prompts of shape {tuple(prompts.shape)} of the words of adapter "
+                f"{adapter_name!r}, which was made with {tuple(kept)}: load it with the settings of then (for SAM, "
+                f"num_class_tokens={kept[1]})"
+            )
+        return prompts
 
     @torch.no_grad()
     def encoded(self, adapter_name: str) -> torch.Tensor:
