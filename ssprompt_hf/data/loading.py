@@ -174,8 +174,8 @@ def dataset_splits(
     if isinstance(dataset, datasets.Dataset):
         return []
     is_name = dataset is not None and (data_dir is not None or not os.path.isdir(dataset))
-    folder = Path(data_dir or dataset or "")
-    if is_name or not folder.is_dir():
+    folder = data_dir or dataset
+    if is_name or folder is None or not (folder := Path(folder)).is_dir():
         return None
     if is_hub_folder(folder):
         return hub_folder_splits(str(folder))
