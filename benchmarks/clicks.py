@@ -1,0 +1,73 @@
+"""Do clicks help? Mean IoU of objects in drawn scenes, click by click.
+
+    python benchmarks/clicks.py                       # as `predict` answers
+    python benchmarks/clicks.py --official            # as the official model answers, without our correction
+
+The first click lies in the middle of an object (the pixel farthest from its border), each further one in the middle of
+the largest error: on the object where it is missed, beside it where too much is taken. Objects are all segments of at
+least `--min_area` pixels, whether they are things or stuff.
+"""
+
+import argparse
+import time
+
+import numpy as np
+from scipy import ndimage
+
+from ssprompt_hf import SSPromptModel
+from ssprompt_hf.data.street_scenes.source import StreetScenes
+
+
+def middle(region: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """The largest distance of a pixel of a region (H, W) from its border, and the x, y of that pixel."""
+    distance = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    y, x = np.unravel_index(distance.argmax(), distance.shape)
+    return distance[y, x], (float(x), float(y))
+
+
+def objects(scene: dict[str, np.ndarray], min_area: int) -> list[np.ndarray]:
+    """bool (H, W): things one by one, and each class of stuff."""
+    keys = scene["label"].astype(np.int64) * 2**32 + scene["instance"]
+    keys[scene["label"] == 255] = -1
+    return [keys == key for key in np.unique(keys) if key >= 0 and (keys == key).sum() >= min_area]
+
+
+def click_through(model: SSPromptModel, image: np.ndarray, truth: np.ndarray, rounds: int) -> list[float]:
+    """IoU after each click on one object."""
+    points, labels, scores = [], [], []
+    found = np.zeros_like(truth)
+    for _ in range(rounds):
+        missed, excess = middle(truth & ~found), middle(found & ~truth)
+        if max(missed[0], excess[0]) > 0:
+            points.append(missed[1] if missed[0] >= excess[0] else excess[1])
+            labels.append(int(missed[0] >= excess[0]))
+        found = model.predict(image, points=points, labels=labels).segments[0].mask
+        scores.append((found & truth).sum() / (found | truth).sum())
+    return scores
+
+
+def main(arguments: list[str] | None = None) -> list[float]:
+    """Prints, and returns, the mean IoU after each click, in percent."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base_model", default="seem-nano")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--num_images", type=int, default=6)
+    parser.add_argument("--min_area", type=int, default=100, help="pixels of the smallest object, of 192x384")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--official", action="store_true", help="without making masks agree with the clicks")
+    options = parser.parse_args(arguments)
+    model = SSPromptModel.from_pretrained(options.base_model)
+    if options.official:
+        model.get_base_model().refines_clicks = False
+    scenes, scores, start = StreetScenes(options.split, num_images=options.num_images), [], time.time()
+    for scene in scenes:
+        for truth in objects(scene, options.min_area):
+            scores.append(click_through(model, scene["image"], truth, options.rounds))
+    means = (100 * np.mean(scores, axis=0)).round(1).tolist()
+    print(f"{len(scores)} objects in {options.num_images} scenes, {time.time() - start:.0f} s")
+    print("mean IoU after 1, 2, ... clicks:", ", ".join(map(str, means)))
+    return means
+
+
+if __name__ == "__main__":
+    main()
