@@ -1,98 +1,75 @@
-"""Pretrain `seem-nano`, the small SEEM inside this package, on drawn street scenes.
+"""Pretrain `seem-nano`, the small SEEM inside this package: a backbone that knows ImageNet, on drawn street scenes.
 
-    python examples/pretrain_seem_nano.py --work_dir nano --minutes 60      # again to go on where it stopped
-    ACCELERATE_USE_CPU=1 torchrun --nproc_per_node 2 examples/pretrain_seem_nano.py --work_dir nano ...
-    python examples/pretrain_seem_nano.py --work_dir nano --export ssprompt_hf/assets/seem-nano
+    pip install -e .[pretrain]
+    python examples/pretrain_seem_nano.py --work_dir nano --max_minutes 7 --photographs FOLDER
+    python examples/pretrain_seem_nano.py --work_dir nano --export out/seem-nano
 
-Scenes are drawn once, into `work_dir`, by all cores. Training stops after `--minutes` of its schedule (`--steps`) and
-resumes from `work_dir/checkpoint.pt`.
+Made for a machine with one GPU and many cores, and without a network. Other processes draw scenes into
+`work_dir/scenes` while the model learns from those that are there. Windows, colours and textures are drawn anew for
+every batch, on the device of training. The rate falls with the time that is left; a run that was interrupted goes on
+from `work_dir/checkpoint.pt`. What is exported is the mean of the weights along the way. As a batch holds the scenes
+that are drawn by then, no two runs are equal to the bit.
 
-The decoder and its queries learn from clear scenes, with the changes of colour that are usual in training on street
-scenes. The image encoder also sees scenes whose appearance is changed (`seem_nano/appearance.py`). By way of a linear
-classifier of pixels, which is thrown away, it learns features that hold in any of them. The four adverse conditions
-are never seen: they are what prompts are to be learned for. So that prompts can do much, the decoder has only two
-layers: each further layer asks the image more and the prompt less.
+Photographs are optional, and have no labels: drawn images take on some of their statistics, and from a third of the
+time on the mean model labels them for the model in training where it is sure of itself ("DACS", Tranheden et al.,
+2021). The four adverse conditions of the street scenes are never seen: they are what prompts are to be learned for.
+So that prompts can do much, the decoder has only two layers: each further layer asks the image more and the prompt
+less.
 """
 
 import argparse
+import copy
 import json
 import math
 import os
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from accelerate import Accelerator
-from seem_nano.batches import IMAGE_SIZES, PRETRAINING_SEED, SIZE, Batches, draw_scenes, normalise
-from seem_nano.losses import phrase_loss, pixel_loss, set_loss, stroke_loss
+from seem_nano.appearance import Textures, change_appearance, change_colors
+from seem_nano.architecture import LITE, nano_config, published_backbone
+from seem_nano.losses import PROMPTED_IMAGES, match, phrase_loss, pixel_loss, set_loss, stroke_loss
+from seem_nano.names import base_classes, draw_classes
+from seem_nano.photographs import Photographs, paste_classes, pseudo_labels
+from seem_nano.scenes import PRETRAINING_SEED, ScenePool, start_drawing
+from seem_nano.views import IMAGE_SIZES, PIXEL_MEAN, PIXEL_STD, Batch, drawn_batch, normalise
 from torch import nn
-from torch.nn import functional as F
-from transformers import ResNetConfig
 
 from ssprompt_hf.data.street_scenes.source import STREET_CLASSES, STREET_THINGS
-from ssprompt_hf.metrics import confusion_matrix, scores_from_confusion
-from ssprompt_hf.models.seem import SeemConfig, SeemForUniversalSegmentation, SeemImageProcessor, SeemProcessor
+from ssprompt_hf.models.seem import (
+    SeemForUniversalSegmentation,
+    SeemImageProcessor,
+    SeemProcessor,
+)
 from ssprompt_hf.models.seem.byte_tokenizer import byte_tokenizer
 from ssprompt_hf.models.seem.outputs import SeemImageFeatures, SeemQueryStates
 from ssprompt_hf.segmentation.predictions import QueryPrediction, mix_scores
 from ssprompt_hf.training.losses import SemanticLoss
 from ssprompt_hf.utils.files import atomic_path
 
-
-def nano_config() -> SeemConfig:
-    return SeemConfig(
-        backbone_config=ResNetConfig(
-            embedding_size=40,
-            hidden_sizes=[40, 80, 160, 224],
-            depths=[2, 2, 2, 1],
-            layer_type="basic",
-            out_features=["stage1", "stage2", "stage3", "stage4"],
-        ),
-        text_config={
-            "vocab_size": 514,
-            "hidden_size": 64,
-            "intermediate_size": 256,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 64,
-            "projection_dim": 96,
-            "bos_token_id": 512,
-            "eos_token_id": 513,
-            "pad_token_id": 513,
-        },
-        feature_size=96,
-        mask_feature_size=96,
-        hidden_dim=96,
-        projection_dim=96,
-        encoder_layers=2,
-        encoder_feedforward_dim=256,
-        num_attention_heads=4,
-        decoder_layers=2,
-        dim_feedforward=256,
-        num_queries=100,
-        num_spatial_memories=16,
-        prompt_templates=["{}"],
-        known_phrases=list(STREET_CLASSES),
-        object_mask_threshold=0.5,
-        overlap_threshold=0.6,
-    )
-
-
-# For use: a little finer than in training, which suits thin things. Mean IoU of 60 validation scenes by
-# `ssprompt-hf evaluate --image_size`: 75.9 at 256, 76.7 at 288, 76.6 at 320 pixels.
-SHORTER_SIDE = 288
+SHORTER_SIDE = 288  # for use
+WARMUP_STEPS = 200
+SELF_TRAINING_FROM = 0.3  # of the time
+FIRST_SCENES = 512  # to begin with
 
 
 class Pretraining(nn.Module):
     """The model, and what is thrown away after pretraining: a linear classifier of pixels."""
 
-    def __init__(self):
+    def __init__(self, lite: int):
         super().__init__()
-        self.model = SeemForUniversalSegmentation(nano_config()).to(memory_format=torch.channels_last)
-        config = self.model.config
-        self.pixel_head = nn.Conv2d(config.mask_feature_size, len(STREET_CLASSES), 1)
+        self.model = SeemForUniversalSegmentation(nano_config(lite))
+        self.pixel_head = nn.Conv2d(self.model.config.mask_feature_size, len(STREET_CLASSES), 1)
         self.semantic = [SemanticLoss("dice"), SemanticLoss("nll")]
+
+    def start(self, lite: int, init_from: str | None) -> None:
+        """ImageNet weights for the backbone; for the rest those of another model, as far as they fit."""
+        if init_from is not None:
+            known = self.model.state_dict()
+            weights = SeemForUniversalSegmentation.from_pretrained(init_from).state_dict()
+            fitting = {n: x for n, x in weights.items() if n in known and known[n].shape == x.shape}
+            self.model.load_state_dict(fitting, strict=False)
+        self.model.model.backbone.load_state_dict(published_backbone(lite))
 
     def decode(self, features: SeemImageFeatures) -> list[SeemQueryStates]:
         """What the queries answer before each layer and at last."""
@@ -102,38 +79,74 @@ class Pretraining(nn.Module):
         decoded = base.mask_decoder(features, queries, positions)
         return [base.mask_decoder.predict(states) for states in (*decoded.earlier, decoded.last)]
 
-    def forward(self, tokenizer, batch: dict, step: int) -> torch.Tensor:
-        model = self.model
-        generator = torch.Generator().manual_seed(step)
-        class_embeddings = embed_names(model, tokenizer, batch["names"])
-        features = model.model.get_image_features(batch["pixel_values"], prepare=False)
-        loss = 3.0 * pixel_loss(self.pixel_head, features, batch["labels"])
-        features, batch = _clear_part(features, batch)
-        answers = self.decode(features)
-        matched = (set_loss(model, states, class_embeddings, features, batch) for states in answers)
-        loss = loss + sum(matched) / len(answers)
-        class_logits = model.class_logits(answers[-1].class_embeds, class_embeddings)
-        mask_logits = (answers[-1].mask_embeds @ features.mask_features.flatten(2)).unflatten(
-            2, features.mask_features.shape[-2:]
+    def predict(self, features: SeemImageFeatures, states: SeemQueryStates, class_embeddings) -> QueryPrediction:
+        masks = states.mask_embeds @ features.mask_features.flatten(2)
+        masks = masks.unflatten(2, features.mask_features.shape[-2:])
+        return QueryPrediction(
+            self.model.class_logits(states.class_embeds, class_embeddings), masks, features.padded_size
         )
-        prediction = QueryPrediction(class_logits, mask_logits, features.padded_size)
-        loss = loss + 3.0 * sum(form(prediction, batch["labels"]).mean() for form in self.semantic)
-        if step % 4 == 1:
-            loss = loss + stroke_loss(model, features, batch, generator)
-        if step % 4 == 3:
-            loss = loss + phrase_loss(model, tokenizer, features, class_embeddings, batch, generator)
+
+    @torch.no_grad()
+    def label(self, pixel_values: torch.Tensor, class_embeddings: torch.Tensor) -> torch.Tensor:
+        """Class scores of the base classes, `(B, K, h, w)`: means of the queries' and the linear classifier's."""
+        features = self.model.model.get_image_features(pixel_values, prepare=False)
+        prediction = self.predict(features, self.decode(features)[-1], class_embeddings)
+        scores = mix_scores(prediction.class_queries_logits, prediction.masks_queries_logits)
+        scores = scores / scores.sum(1, keepdim=True).clamp(min=1e-6)
+        return scores + self.pixel_head(features.mask_features).float().softmax(1)
+
+    def forward(self, tokenizer, batch: Batch, step: int, photographs: dict | None = None) -> torch.Tensor:
+        """
+        The loss of a step.
+
+        Args:
+            batch: of drawn scenes.
+            photographs: `pixel_values` of the same size, and `labels`, base classes called `names`.
+        """
+        model, drawn = self.model, len(batch.labels)
+        pixel_values, base_labels = batch.pixel_values, batch.base_labels
+        if photographs is not None:
+            pixel_values = torch.cat([pixel_values, photographs["pixel_values"]])
+            base_labels = torch.cat([base_labels, photographs["labels"]])
+        features = model.model.get_image_features(pixel_values, prepare=False)
+        answers = self.decode(features)
+        loss = 3.0 * pixel_loss(self.pixel_head, features.mask_features, base_labels)
+        class_embeddings = embed_names(model, tokenizer, batch.names)
+        if photographs is not None:
+            embeddings = embed_names(model, tokenizer, photographs["names"])
+            prediction = self.predict(
+                _rows(features, slice(drawn, None)), _rows(answers[-1], slice(drawn, None)), embeddings
+            )
+            share = (len(pixel_values) - drawn) / drawn
+            loss = loss + 3.0 * share * sum(form(prediction, photographs["labels"]).mean() for form in self.semantic)
+            features, answers = _rows(features, slice(drawn)), [_rows(states, slice(drawn)) for states in answers]
+        class_logits = [model.class_logits(states.class_embeds, class_embeddings) for states in answers]
+        matching = match(answers, class_logits, features.mask_features, batch)
+        matched = (
+            set_loss(states, logits, queries, features.mask_features, batch)
+            for states, logits, queries in zip(answers, class_logits, matching)
+        )
+        loss = loss + sum(matched) / len(answers)
+        prediction = self.predict(features, answers[-1], class_embeddings)
+        loss = loss + 3.0 * sum(form(prediction, batch.labels).mean() for form in self.semantic)
+        if step % 2:
+            few = _rows(features, slice(PROMPTED_IMAGES))
+            loss = loss + (
+                stroke_loss(model, few, batch) if step % 4 == 1 else phrase_loss(model, tokenizer, few, batch)
+            )
         return loss
 
 
-def _clear_part(features: SeemImageFeatures, batch: dict) -> tuple[SeemImageFeatures, dict]:
-    """What the decoder learns from: the images that have segments, which come first."""
-    count = len(batch["masks"])
-    clear = SeemImageFeatures(
-        mask_features=features.mask_features[:count],
-        multi_scale_features=tuple(level[:count] for level in features.multi_scale_features),
-        padded_size=features.padded_size,
-    )
-    return clear, batch | {"labels": batch["labels"][:count]}
+def _rows(output, rows: slice):
+    """The same for some images of a batch only; works for `SeemImageFeatures` and `SeemQueryStates`."""
+    values = {}
+    for name, value in output.items():
+        if isinstance(value, torch.Tensor):
+            value = value[rows]
+        elif name == "multi_scale_features":
+            value = tuple(level[rows] for level in value)
+        values[name] = value
+    return type(output)(**values)
 
 
 def embed_names(model, tokenizer, names: list[str]) -> torch.Tensor:
@@ -142,125 +155,159 @@ def embed_names(model, tokenizer, names: list[str]) -> torch.Tensor:
     return embeddings / (embeddings.norm(dim=-1, keepdim=True) + 1e-7)
 
 
+def rate_at(step: int, progress: float) -> float:
+    """Share of the peak rate: a warm-up by steps, then half a cosine by time."""
+    return min(1.0, (step + 1) / WARMUP_STEPS) * max(0.5 * (1 + math.cos(math.pi * min(progress, 1))), 0.01)
+
+
 @torch.no_grad()
-def evaluate(model, tokenizer, scenes: dict[str, np.ndarray], batch_size: int = 10) -> dict:
-    """Mean IoU of semantic inference at full resolution, with the base class names."""
-    model.eval()
-    embeddings = embed_names(model, tokenizer, list(STREET_CLASSES))
-    matrix = 0
-    for start in range(0, len(scenes["label"]), batch_size):
-        images = torch.from_numpy(scenes["image"][start : start + batch_size].copy()).permute(0, 3, 1, 2).float()
-        images = F.interpolate(normalise(images), IMAGE_SIZES[0], mode="bilinear", align_corners=False)
-        output = model(pixel_values=images.to(model.device), class_embeddings=embeddings)
-        masks = F.interpolate(output.masks_queries_logits, SIZE, mode="bilinear", align_corners=False)
-        prediction = mix_scores(output.class_queries_logits, masks).argmax(1)
-        labels = torch.from_numpy(scenes["label"][start : start + batch_size].copy()).to(model.device)
-        matrix = matrix + confusion_matrix(prediction, labels, len(STREET_CLASSES))
-    model.train()
-    return scores_from_confusion(matrix, list(STREET_CLASSES))
+def taught_photographs(teacher, tokenizer, photographs, images, batch, count, generator) -> dict:
+    """Photographs with what the teacher says of them, drawn classes pasted in."""
+    size = images.shape[2:]
+    plain = photographs.cut(count, size)
+    names = base_classes(generator).names
+    scores = teacher.label(normalise(plain), embed_names(teacher.model, tokenizer, list(STREET_CLASSES)))
+    labels = pseudo_labels(scores, size)
+    changed = change_colors(plain)
+    changed = torch.where(torch.rand(count, 1, 1, 1, device=plain.device) < 0.3, change_appearance(changed), changed)
+    changed, labels = paste_classes(changed, labels, images[:count], batch.base_labels[:count], len(STREET_CLASSES))
+    return {"pixel_values": normalise(changed), "labels": labels, "names": names}
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    warmup = 300
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(steps - warmup, 1)
-    return peak * max(0.5 * (1 + math.cos(math.pi * progress)), 0.01)
-
-
-def to_device(batch: dict, device: torch.device) -> dict:
-    """The batch on `device`; images in the layout of the convolutions."""
-    moved = {name: [value.to(device) for value in batch[name]] for name in ("classes", "masks")}
-    images = batch["pixel_values"].to(device, memory_format=torch.channels_last)
-    return {"pixel_values": images, "labels": batch["labels"].to(device), "names": batch["names"], **moved}
-
-
-def average_over_processes(accelerator: Accelerator, tensors: list[torch.Tensor]):
-    """Replace each tensor by its mean over the processes, in one message."""
-    if accelerator.num_processes > 1:
-        flat = accelerator.reduce(torch.cat([tensor.flatten() for tensor in tensors]), "mean")
-        for tensor, values in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
-            tensor.copy_(values.view_as(tensor))
+def optimizer_of(training: Pretraining, args) -> tuple[torch.optim.Optimizer, list[nn.Parameter]]:
+    """AdamW without decay of norms and biases; the backbone has a rate of its own, or none."""
+    backbone = set(training.model.model.backbone.parameters())
+    groups = []
+    for parameters, lr in (
+        ([p for p in training.parameters() if p not in backbone], args.lr),
+        (list(backbone) if args.backbone_lr else [], args.lr * args.backbone_lr),
+    ):
+        decayed = [p for p in parameters if p.ndim > 1]
+        rest = [p for p in parameters if p.ndim <= 1]
+        groups += [
+            {"params": decayed, "weight_decay": 0.05, "peak": lr},
+            {"params": rest, "weight_decay": 0.0, "peak": lr},
+        ]
+    if not args.backbone_lr:
+        training.model.model.backbone.requires_grad_(False)
+    groups = [group for group in groups if group["params"]]
+    device_type = next(training.parameters()).device.type
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, fused=device_type == "cuda")
+    return optimizer, [p for group in groups for p in group["params"]]
 
 
 def train(args):
-    torch.manual_seed(PRETRAINING_SEED)
+    torch.manual_seed(PRETRAINING_SEED + args.seed)  # of what starts at random
     torch.set_num_threads(args.threads)
-    accelerator = Accelerator()
+    device = torch.device(args.device)
+    memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
+    torch.backends.cudnn.benchmark = True
+    began = time.time()
+    workers = start_drawing(args.scenes_dir, args.num_scenes, args.workers) if args.workers else []
     tokenizer = byte_tokenizer()
-    training = Pretraining().to(accelerator.device).train()
-    parameters = list(training.parameters())
-    decay = [p for p in parameters if p.ndim > 1]
-    rest = [p for p in parameters if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=args.lr, fused=True
-    )
-    checkpoint, step = args.work_dir / "checkpoint.pt", 0
-    if args.init_from is not None and not checkpoint.exists():
-        weights = SeemForUniversalSegmentation.from_pretrained(args.init_from).state_dict()
-        known = training.model.state_dict()
-        # The classes of the export are drawn anew in every step; a deeper decoder gives its first layers.
-        training.model.load_state_dict({name: weights[name] for name in known})
+    training = Pretraining(args.lite)
+    training.start(args.lite, args.init_from)
+    training = training.to(device, memory_format=memory_format).train()
+    training.model.model.backbone.eval()  # running statistics stay those of ImageNet
+    optimizer, learned = optimizer_of(training, args)
+    teacher = copy.deepcopy(training).eval().requires_grad_(False)
+    averaged = [teacher.get_parameter(name) for name, p in training.named_parameters() if p.requires_grad]
+    checkpoint, step, earlier = args.work_dir / "checkpoint.pt", 0, 0.0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=accelerator.device)
+        state = torch.load(checkpoint, weights_only=True, map_location=device)
         training.load_state_dict(state["training"])
+        teacher.load_state_dict(state["teacher"])
         optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
-    with accelerator.main_process_first():
-        scenes = draw_scenes(args.work_dir, "train", args.num_scenes, args.workers)
-        validation = draw_scenes(args.work_dir, "validation", 100, args.workers)
-    batches = torch.utils.data.DataLoader(
-        Batches(scenes, range(step, args.steps), args.batch_size, accelerator.process_index),
-        batch_size=None,
-        num_workers=1,
-        prefetch_factor=4,
-    )
-    start, recent, began = time.time(), [], step
-    for batch in batches:
+        step, earlier = state["step"], state["seconds"]
+    photographs = Photographs(args.photographs, device) if args.photographs else None
+    textures = Textures(device)
+    pool = ScenePool(args.scenes_dir, args.num_scenes, device)
+    pool.wait_for(FIRST_SCENES)
+    print(f"ready after {time.time() - began:.0f} s with {pool.size} scenes", flush=True)
+    base, limit = base_classes(), 60 * args.max_minutes
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    losses, first_step, saved = [], step, time.time()
+    while True:
+        seconds = earlier + time.time() - began
+        progress = max(seconds / limit, step / args.max_steps)
+        finished = progress >= 1
+        if finished or time.time() - saved > args.save_seconds:
+            save(args, checkpoint, training, teacher, optimizer, step, seconds)
+            saved = time.time()
+        if finished:
+            break
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args.steps, args.lr)
-        with accelerator.autocast():
-            loss = training(tokenizer, to_device(batch, accelerator.device), step)
+            group["lr"] = group["peak"] * rate_at(step, progress)
+        pool.read_new()
+        seed = PRETRAINING_SEED + step + 1_000_000 * args.seed
+        torch.manual_seed(seed)  # a run that goes on does not begin with the same views
+        generator = torch.Generator().manual_seed(seed)
+        size = IMAGE_SIZES[step % len(IMAGE_SIZES)]
+        batch, images = drawn_batch(pool, photographs, textures, draw_classes(generator), base, args.batch_size, size)
+        with autocast:
+            taught = None
+            if photographs is not None and args.num_photographs and progress > SELF_TRAINING_FROM:
+                taught = taught_photographs(
+                    teacher, tokenizer, photographs, images, batch, args.num_photographs, generator
+                )
+            loss = training(tokenizer, batch, step, taught)
         optimizer.zero_grad(set_to_none=False)
         loss.backward()
-        average_over_processes(accelerator, [p.grad for p in parameters if p.grad is not None])
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        nn.utils.clip_grad_norm_(learned, 1.0)
         optimizer.step()
-        recent.append(loss.item())
         step += 1
-        if step % 100 == 0:
-            speed = (step - began) * args.batch_size * accelerator.num_processes / (time.time() - start)
-            accelerator.print(f"step {step}/{args.steps} loss {np.mean(recent):.3f} {speed:.1f} images/s", flush=True)
-            recent = []
-        late = torch.tensor(float(time.time() - start > 60 * args.minutes), device=accelerator.device)
-        expired = accelerator.reduce(late).item() > 0
-        if step % args.evaluate_every == 0 or step == args.steps or expired:
-            # Running statistics of the images differ a little between processes.
-            average_over_processes(accelerator, [b for b in training.buffers() if b.is_floating_point()])
-            if accelerator.is_main_process:
-                with atomic_path(checkpoint) as temporary:
-                    state = {"training": training.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-                    torch.save(state, temporary)
-                scores = evaluate(training.model, tokenizer, validation)
-                record = {"step": step, "minutes": (time.time() - start) / 60, "mean_iou": scores["mean_iou"]}
-                print(json.dumps({**record, **scores["per_class_iou"]}), flush=True)
-                with (args.work_dir / "log.jsonl").open("a") as log:
-                    log.write(json.dumps(record) + "\n")
-        if expired:
-            break
-    accelerator.end_training()
+        with torch.no_grad():
+            decay = min(0.999, 1 - 1 / (step + 1))
+            torch._foreach_lerp_(averaged, learned_in_order(training), 1 - decay)
+        losses.append(loss.detach())
+        if step % args.log_every == 0:
+            speed = (step - first_step) * args.batch_size / (time.time() - began)
+            mean = torch.stack(losses).mean().item()
+            record = {"step": step, "progress": progress, "loss": mean, "images_a_second": speed, "scenes": pool.size}
+            print(json.dumps({name: round(value, 4) for name, value in record.items()}), flush=True)
+            losses = []
+    for worker in workers:
+        worker.terminate()
+
+
+def learned_in_order(training: Pretraining) -> list[nn.Parameter]:
+    """In the order of `named_parameters`, as the averages are."""
+    return [parameter for parameter in training.parameters() if parameter.requires_grad]
+
+
+def save(args, path: Path, training, teacher, optimizer, step: int, seconds: float) -> None:
+    """The checkpoint, and the mean model in half precision beside it (`--weights_file`)."""
+    state = {
+        "training": training.state_dict(),
+        "teacher": teacher.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "seconds": seconds,
+    }
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+    if args.weights_file is not None:
+        weights = {name: value.half() for name, value in teacher.state_dict().items() if value.is_floating_point()}
+        with atomic_path(args.weights_file) as temporary:
+            torch.save(weights, temporary)
 
 
 def export(args):
-    """Write the model in half precision with its class embeddings, tokenizer and processor."""
+    """Write the mean model in half precision with its class embeddings, tokenizer and processor."""
     tokenizer = byte_tokenizer()
-    model = SeemForUniversalSegmentation(nano_config()).eval()
-    training = torch.load(args.work_dir / "checkpoint.pt", weights_only=True, map_location="cpu")["training"]
-    model.load_state_dict(
-        {name.removeprefix("model."): x for name, x in training.items() if name.startswith("model.")}
-    )
+    model = SeemForUniversalSegmentation(nano_config(args.lite)).eval()
+    if args.weights_file is not None:
+        weights = torch.load(args.weights_file, weights_only=True, map_location="cpu")
+    else:
+        weights = torch.load(args.work_dir / "checkpoint.pt", weights_only=True, map_location="cpu")["teacher"]
+    known = model.state_dict()
+    weights = {name.removeprefix("model."): x for name, x in weights.items() if name.startswith("model.")}
+    # counters of batches, which only training needs, are not among them
+    model.load_state_dict({name: weights.get(name, known[name]) for name in known})
     image_processor = SeemImageProcessor(
         size={"shortest_edge": SHORTER_SIDE, "longest_edge": 4 * SHORTER_SIDE},
+        image_mean=[PIXEL_MEAN] * 3,
+        image_std=[PIXEL_STD] * 3,
         object_mask_threshold=model.config.object_mask_threshold,
         overlap_threshold=model.config.overlap_threshold,
         thing_class_ids=list(STREET_THINGS),
@@ -281,16 +328,27 @@ def export(args):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work_dir", type=Path, required=True, help="scenes, checkpoint and log")
+    parser.add_argument("--scenes_dir", type=Path, help="where scenes are drawn (default: work_dir/scenes)")
+    parser.add_argument("--photographs", type=Path, help="folder of photographs, without labels")
+    parser.add_argument("--num_photographs", type=int, default=10, help="a batch; 0: no self-training")
     parser.add_argument("--export", type=Path, help="write the model of the checkpoint to this folder, and stop")
-    parser.add_argument("--init_from", help="start from the weights of an exported model, such as seem-nano itself")
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time, to be resumed later")
-    parser.add_argument("--steps", type=int, default=7200, help="length of the schedule")
-    parser.add_argument("--batch_size", type=int, default=8, help="images of one process")
+    parser.add_argument("--weights_file", type=Path, help="also write, or export, the mean weights in half precision")
+    parser.add_argument("--init_from", help="start from what fits of an exported model, such as seem-nano itself")
+    parser.add_argument("--lite", type=int, choices=list(LITE), default=2, help="which EfficientNet-Lite")
+    parser.add_argument("--max_minutes", type=float, default=120.0, help="length of the schedule")
+    parser.add_argument("--max_steps", type=int, default=10**9, help="or so many steps, if they are over sooner")
+    parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--num_scenes", type=int, default=8000)
-    parser.add_argument("--evaluate_every", type=int, default=1000)
+    parser.add_argument("--backbone_lr", type=float, default=0.1, help="times --lr; 0 freezes the backbone")
+    parser.add_argument("--num_scenes", type=int, default=16000)
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that draw; 0: others do")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--channels_last", type=int, default=1, help="memory format of the convolutions; 0: as usual")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log_every", type=int, default=100)
+    parser.add_argument("--save_seconds", type=float, default=60.0)
     arguments = parser.parse_args()
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
+    arguments.scenes_dir = arguments.scenes_dir or arguments.work_dir / "scenes"
     (export if arguments.export else train)(arguments)

