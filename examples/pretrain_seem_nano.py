@@ -10,8 +10,8 @@ every batch, on the device of training. The rate falls with the time that is lef
 from `work_dir/checkpoint.pt`. What is exported is the mean of the weights along the way. As a batch holds the scenes
 that are drawn by then, no two runs are equal to the bit.
 
-Photographs are optional, and have no labels: drawn images take on some of their statistics, and from a third of the
-time on the mean model labels them for the model in training where it is sure of itself ("DACS", Tranheden et al.,
+Photographs are optional, and have no labels: drawn images take on some of their statistics, and in the second half of
+the run the mean model labels them for the model in training where it is sure of itself ("DACS", Tranheden et al.,
 2021). The four adverse conditions of the street scenes are never seen: they are what prompts are to be learned for.
 So that prompts can do much, the decoder has only two layers: each further layer asks the image more and the prompt
 less.
@@ -28,6 +28,7 @@ from pathlib import Path
 import torch
 from seem_nano.appearance import Textures, change_appearance, change_colors
 from seem_nano.architecture import LITE, nano_config, published_backbone
+from seem_nano.convolutions import leave_cudnn_out
 from seem_nano.losses import PROMPTED_IMAGES, match, phrase_loss, pixel_loss, set_loss, stroke_loss
 from seem_nano.names import base_classes, draw_classes
 from seem_nano.photographs import Photographs, paste_classes, pseudo_labels
@@ -48,8 +49,8 @@ from ssprompt_hf.training.losses import SemanticLoss
 from ssprompt_hf.utils.files import atomic_path
 
 SHORTER_SIDE = 288  # for use
-WARMUP_STEPS = 200
-SELF_TRAINING_FROM = 0.3  # of the time
+WARMUP_STEPS = 40
+SELF_TRAINING_FROM = 0.45  # of the time
 FIRST_SCENES = 512  # to begin with
 
 
@@ -200,14 +201,14 @@ def train(args):
     torch.manual_seed(PRETRAINING_SEED + args.seed)  # of what starts at random
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
-    torch.backends.cudnn.benchmark = True
+    if device.type == "cuda":
+        leave_cudnn_out()
     began = time.time()
     workers = start_drawing(args.scenes_dir, args.num_scenes, args.workers) if args.workers else []
     tokenizer = byte_tokenizer()
     training = Pretraining(args.lite)
     training.start(args.lite, args.init_from)
-    training = training.to(device, memory_format=memory_format).train()
+    training = training.to(device).train()
     training.model.model.backbone.eval()  # running statistics stay those of ImageNet
     optimizer, learned = optimizer_of(training, args)
     teacher = copy.deepcopy(training).eval().requires_grad_(False)
@@ -257,7 +258,7 @@ def train(args):
         optimizer.step()
         step += 1
         with torch.no_grad():
-            decay = min(0.999, 1 - 1 / (step + 1))
+            decay = min(0.999, (1 + step) / (10 + step))
             torch._foreach_lerp_(averaged, learned_in_order(training), 1 - decay)
         losses.append(loss.detach())
         if step % args.log_every == 0:
@@ -343,7 +344,6 @@ if __name__ == "__main__":
     parser.add_argument("--num_scenes", type=int, default=16000)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that draw; 0: others do")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--channels_last", type=int, default=1, help="memory format of the convolutions; 0: as usual")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log_every", type=int, default=100)

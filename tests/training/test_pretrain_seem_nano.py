@@ -31,7 +31,7 @@ def modules(pretraining):
     return SimpleNamespace(
         **{
             name: importlib.import_module(f"seem_nano.{name}")
-            for name in ("appearance", "losses", "names", "photographs", "scenes", "views")
+            for name in ("appearance", "convolutions", "losses", "names", "photographs", "scenes", "views")
         }
     )
 
@@ -154,6 +154,19 @@ def test_pasted_classes_bring_their_pixels(modules):
     assert (mixed_labels[:, 0] == 0).all()  # nothing that has no class is pasted
 
 
+@pytest.mark.parametrize("kernel, padding, stride, groups", [(1, 0, 1, 1), (3, 1, 1, 1), (3, 1, 2, 1), (5, 2, 1, 4)])
+def test_convolutions_without_cudnn_are_the_same(modules, kernel, padding, stride, groups):
+    torch.manual_seed(0)
+    features, bias = torch.randn(2, 4, 7, 9, dtype=torch.float64), torch.randn(8, dtype=torch.float64)
+    weight = torch.randn(8, 4 // groups, kernel, kernel, dtype=torch.float64)
+    for arguments in (
+        (bias, stride, padding, 1, groups),
+        (None, (stride, stride), (padding, padding), (1, 1), groups),
+    ):
+        expected = torch.nn.functional.conv2d(features, weight, *arguments)
+        torch.testing.assert_close(modules.convolutions.conv2d(features, weight, *arguments), expected)
+
+
 def test_matching_finds_the_query_of_each_segment(modules):
     masks = torch.zeros(1, 4, 4, 4)
     masks[0, 0, :2], masks[0, 1, 2:] = 1, 1
@@ -194,7 +207,7 @@ def test_trained_resumed_and_exported(pretraining, modules, scenes_dir, photogra
     args = SimpleNamespace(
         work_dir=tmp_path, scenes_dir=scenes_dir, photographs=photographs[0], num_photographs=1, weights_file=None,
         init_from="seem-nano", lite=0, max_minutes=60.0, max_steps=1, batch_size=1, lr=1e-3, backbone_lr=0.0,
-        num_scenes=4, workers=0, device="cpu", channels_last=1, threads=1, seed=0, log_every=1, save_seconds=1e9,
+        num_scenes=4, workers=0, device="cpu", threads=1, seed=0, log_every=1, save_seconds=1e9,
     )  # fmt: skip
     pretraining.train(args)
     first = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
