@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-oldest test-newest campaign lint clean
 
 # torch first, with its pin, so that nothing that merely asks for a range of torch brings another build
 $(INSTALLED): setup.cfg pyproject.toml
@@ -25,5 +25,21 @@ lint: $(INSTALLED)
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
+# The oldest versions that setup.cfg declares, and the newest that are released, each in an environment of its own; of
+# TESTS alone, if given: make test-oldest TESTS=tests/tuners
+TESTS ?=
+test-oldest: RESOLUTION = lowest-direct
+test-newest: RESOLUTION = highest
+test-oldest test-newest: test-%:
+	test -x .venv-$*/bin/uv || { $(PYTHON) -m venv .venv-$* && .venv-$*/bin/python -m pip install -q uv; }
+	.venv-$*/bin/uv pip install -q --python .venv-$*/bin/python --upgrade --resolution $(RESOLUTION) -e ".[dev]"
+	.venv-$*/bin/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
+
+# Random faults, for MINUTES, from SEED: what must neither crash nor hang nor be taken for good. See the script.
+MINUTES ?= 10
+SEED ?= 0
+campaign: $(INSTALLED)
+	$(BIN)/python tests/campaign/run.py --minutes $(MINUTES) --seed $(SEED)
+
 clean:
-	rm -rf $(VENV) out build *.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-newest out build *.egg-info

@@ -8,16 +8,22 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import hf_hub_download
-from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
+from peft import PeftConfig
+from peft.functional import (
+    delete_adapter,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+    set_adapter,
+    set_peft_model_state_dict,
+)
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 # Modelling: the activation functions by name, and the decorator that lets `return_dict=False` give a tuple.
 from transformers.activations import ACT2FN
-
-# A sub-configuration with a class and default values of its own.
-from transformers.configuration_utils import SubConfigSpec
 
 # The bytes of CLIP's vocabulary as characters, for the tokenizer of seem-nano.
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -66,7 +72,6 @@ __all__ = [
     "Sam3VisionEncoderOutput",
     "SamVisionAttention",
     "SamVisionLayer",
-    "SubConfigSpec",
     "bytes_to_unicode",
     "can_return_tuple",
     "create_bidirectional_mask",
@@ -123,7 +128,9 @@ class LoadsPromptAdapters:
     prompts. Afterwards the model's configuration names the classes of the adapter that is active, or its own.
 
     Adapters of prompts are loaded by PEFT's functions: transformers would need to know the shapes of their tensors
-    before it reads them, and takes whatever else a file holds for the base model's.
+    before it reads them, and takes whatever else a file holds for the base model's. They are switched by PEFT's
+    functions, too: transformers refuses to when PEFT is older than the release it was tested with, which may not be
+    out yet.
     """
 
     missing_weights: tuple[str, ...] = ()
@@ -220,24 +227,70 @@ class LoadsPromptAdapters:
                     told.enter_context(configs[name].expecting(self.get_adapter_state_dict(name)))
             return super().save_pretrained(save_directory, *args, **kwargs)
 
+    def add_adapter(self, adapter_config: PeftConfig, adapter_name: str | None = None) -> None:
+        """As in `transformers`."""
+        name = adapter_name or "default"
+        if not isinstance(adapter_config, PeftConfig):
+            raise TypeError(f"adapter_config must be a PeftConfig, got {type(adapter_config).__name__}")
+        if name in getattr(self, "peft_config", {}):
+            raise ValueError(f"Adapter with name {name} already exists. Please use a different name.")
+        adapter_config.base_model_name_or_path = self.name_or_path
+        inject_adapter_in_model(adapter_config, self, name)
+        self._hf_peft_config_loaded = True
+        self.set_adapter(name)
+
     def set_adapter(self, adapter_name: list[str] | str) -> None:
         """As in `transformers`."""
-        super().set_adapter(adapter_name)
+        self._check_adapter_names([adapter_name] if isinstance(adapter_name, str) else adapter_name)
+        set_adapter(self, adapter_name)
         self._after_switching_adapters()
 
     def enable_adapters(self) -> None:
         """As in `transformers`."""
-        super().enable_adapters()
-        self._after_switching_adapters()
+        self._switch_adapters(True)
 
     def disable_adapters(self) -> None:
         """As in `transformers`."""
-        super().disable_adapters()
-        self._after_switching_adapters()
+        self._switch_adapters(False)
+
+    def active_adapters(self) -> list[str]:
+        """As in `transformers`."""
+        self._check_adapter_names([])
+        return next(module.active_adapters for module in self.modules() if isinstance(module, BaseTunerLayer))
+
+    def get_adapter_state_dict(
+        self, adapter_name: str | None = None, state_dict: dict[str, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """As in `transformers`."""
+        name = self.active_adapters()[0] if adapter_name is None else adapter_name
+        self._check_adapter_names([name])
+        return get_peft_model_state_dict(self, state_dict=state_dict, adapter_name=name)
 
     def delete_adapter(self, adapter_names: list[str] | str) -> None:
         """As in `transformers`."""
-        super().delete_adapter(adapter_names)
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        self._check_adapter_names(names)
+        for name in names:
+            delete_adapter(self, name, prefix=f"{self.peft_config[name].peft_type.value.lower()}_")
+            del self.peft_config[name]
+        if not self.peft_config:
+            del self.peft_config
+            self._hf_peft_config_loaded = False
+        self._after_switching_adapters()
+
+    def _check_adapter_names(self, names: list[str]) -> None:
+        known = list(getattr(self, "peft_config", {})) if self._hf_peft_config_loaded else []
+        if not known:
+            raise ValueError("No adapter loaded. Please load an adapter first.")
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise ValueError(f"there are no adapters named {missing}; there are {known}")
+
+    def _switch_adapters(self, enabled: bool) -> None:
+        self._check_adapter_names([])
+        for module in self.modules():
+            if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+                module.enable_adapters(enabled)
         self._after_switching_adapters()
 
     def _after_switching_adapters(self):

@@ -93,8 +93,8 @@ class TestEveryArchitecture:
             return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
         expected = gradients()
-        model.activation_checkpointing_enable()
-        assert model.is_activation_checkpointing
+        model.gradient_checkpointing_enable()
+        assert model.is_gradient_checkpointing
         assert_close(gradients(), expected)
         unused = {name for name, _ in model.named_parameters()} - set(expected)
         assert unused <= {"model.memory_features", "model.memory_positions"}

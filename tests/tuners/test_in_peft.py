@@ -52,12 +52,14 @@ class TestActivationCheckpointing:
         [
             ("SSPrompt", "activation_checkpointing_enable", DECODER),
             ("SSPrompt", "gradient_checkpointing_enable", DECODER),
-            ("CoOp", "activation_checkpointing_enable", TEXT),  # of whose words the decoder knows nothing
+            ("CoOp", "gradient_checkpointing_enable", TEXT),  # of whose words the decoder knows nothing
         ],
     )
     def test_layers_that_gradients_pass_are_computed_again(self, method, enable, again):
-        expected, once = step(adapted(method))
         model = adapted(method)
+        if not hasattr(model.get_base_model(), enable):
+            pytest.skip("a name of later versions of transformers")
+        expected, once = step(adapted(method))
         getattr(model, enable)()
         found, calls = step(model)
         assert once[again] and calls == once | {again: 2 * once[again]}
@@ -66,14 +68,14 @@ class TestActivationCheckpointing:
 
     def test_before_there_are_prompts(self):
         base = base_model()
-        base.activation_checkpointing_enable()
+        base.gradient_checkpointing_enable()
         assert step(adapted("SSPrompt", base))[1][DECODER] == 6
 
     def test_class_embeddings_pass_nothing(self, monkeypatch):
         told = []
         monkeypatch.setattr(logging.get_logger("ssprompt_hf.tuners.base.model"), "warning", told.append)
         model = get_peft_model(base_model(), SSPromptConfig(spatial_embedding=False, spatial_weight=False))
-        model.activation_checkpointing_enable()
+        model.gradient_checkpointing_enable()
         gradients, calls = step(model)
         assert gradients and calls == {DECODER: 3, TEXT: 0}
         assert len(told) == 1 and "saves nothing" in told[0]

@@ -10,8 +10,6 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, CLIPTextConfig, FocalNetConfig, PreTrainedConfig, SamVisionConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
-from ..transformers_compat import SubConfigSpec
-
 
 def _return_all_stages(kwargs: dict, num_stages: int) -> dict:
     """Backbone arguments with the last stages' features as default output: SEEM's pixel decoders read all four."""
@@ -243,10 +241,7 @@ class SeemConfig(PreTrainedConfig):
     """
 
     model_type = "seem"
-    sub_configs_defaults = {
-        "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="seem_focalnet"),
-        "text_config": SubConfigSpec(config_class=SeemTextConfig),
-    }
+    sub_configs = {"backbone_config": AutoConfig, "text_config": SeemTextConfig}
     attribute_map = {"hidden_size": "hidden_dim", "num_hidden_layers": "decoder_layers"}
 
     backbone_config: dict | PreTrainedConfig | None = None
@@ -283,6 +278,15 @@ class SeemConfig(PreTrainedConfig):
     thing_class_ids: list[int] | None = None
 
     def __post_init__(self, **kwargs):
+        if self.backbone_config is None:
+            self.backbone_config = SeemFocalNetConfig()
+        elif isinstance(self.backbone_config, dict):
+            values = {"model_type": SeemFocalNetConfig.model_type, **self.backbone_config}
+            self.backbone_config = AutoConfig.for_model(**values)
+        if self.text_config is None:
+            self.text_config = SeemTextConfig()
+        elif isinstance(self.text_config, dict):
+            self.text_config = SeemTextConfig(**self.text_config)
         if self.class_names is not None:
             kwargs["id2label"] = dict(enumerate(self.class_names))
             kwargs["label2id"] = {name: index for index, name in enumerate(self.class_names)}

@@ -10,6 +10,7 @@ from .pretrained_names import ResolvesPretrainedNames
 
 class SeemProcessorKwargs(ProcessingKwargs, total=False):
     images_kwargs: SeemImageProcessorKwargs
+    _defaults = {"text_kwargs": {"padding": True, "truncation": True}}
 
 
 class SeemProcessor(ResolvesPretrainedNames, ProcessorMixin):
@@ -26,7 +27,6 @@ class SeemProcessor(ResolvesPretrainedNames, ProcessorMixin):
     """
 
     valid_processor_kwargs = SeemProcessorKwargs
-    text_kwargs = {"padding": True, "truncation": True}
 
     def __init__(self, image_processor=None, tokenizer=None, **kwargs):
         super().__init__(image_processor, tokenizer, **kwargs)
@@ -60,7 +60,7 @@ class SeemProcessor(ResolvesPretrainedNames, ProcessorMixin):
         if images is None and text is None:
             raise ValueError("Pass `images`, `text` or both.")
         init_kwargs = {} if text is None else self.tokenizer.init_kwargs
-        merged = self._merge_kwargs(tokenizer_init_kwargs=init_kwargs, **kwargs)
+        merged = self._merge_kwargs(SeemProcessorKwargs, tokenizer_init_kwargs=init_kwargs, **kwargs)
         data = BatchFeature()
         if images is not None:
             data = self.image_processor(
