@@ -57,7 +57,7 @@ class Evaluator:
             state: TaskEvaluation(self.task, self.classes, policy, self.exporter if state == ADAPTED else None)
             for state in self.states
         }
-        self._task_scores: dict[str, dict[str, Any]] = {}
+        self.task_scores: dict[str, dict[str, Any]] = {}
 
     @torch.no_grad()
     def add(
@@ -110,7 +110,7 @@ class Evaluator:
 
     def compute(self, gather: bool = False) -> None:
         """Scores of all images so far, for `scores`; with `gather` those of all processes."""
-        self._task_scores = {state: task.scores(gather) for state, task in self._tasks.items()}
+        self.task_scores = {state: task.scores(gather) for state, task in self._tasks.items()}
 
     def scores(self) -> dict[str, dict[str, Any]]:
         """
@@ -118,7 +118,7 @@ class Evaluator:
         what `TaskEvaluation.scores` gives.
         """
         return {
-            state: scores_from_confusion(matrix, self.classes.names) | self._task_scores[state]
+            state: scores_from_confusion(matrix, self.classes.names) | self.task_scores[state]
             for state, matrix in zip(self.states, self._confusions)
         }
 

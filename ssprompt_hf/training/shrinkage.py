@@ -4,7 +4,8 @@ A few images are learned by heart, rare classes first, and the more so the furth
 straight line from the prompts that a training began with to those that it ended with, most of the gain on other images
 comes early. Wortsman et al., "Robust fine-tuning of zero-shot models" (2022), take a point of this line for whole
 networks. Here training images choose the point: the one nearest to the start at which their loss has risen by no more
-than a given share.
+than a given share. For instance and panoptic segmentation, whose losses are not their scores, the point is nearer
+still where the training images score much worse than at the start (`score_guard`).
 """
 
 import math
@@ -19,6 +20,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from ..utils.files import atomic_path
+from .score_guard import share_that_scores
 
 logger = logging.get_logger(__name__)
 
@@ -128,6 +130,13 @@ class Shrinkage(TrainerCallback):
                 f"training raised the loss of its own images from {losses[0]:.4g} to {losses[-1]:.4g} and was undone: "
                 "try a smaller learning_rate (shrinkage=0 keeps what was learned)"
             )
+        if share and args.task != "semantic":  # whose loss has the form of its score
+            wanted, share = share, share_that_scores(trainer, self.path, share, [index for _, index in images])
+            if share < wanted:
+                logger.warning(
+                    f"the prompts scored much worse on their own images than at the start, and went back from "
+                    f"{wanted:.2f} to {share:.2f} of the way (shrinkage=0 keeps what was learned)"
+                )
         self.path.set_share(share)
         trainer.kept_share = share
         trainer.log({"kept_share": round(share, 4)})

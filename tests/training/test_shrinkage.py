@@ -6,6 +6,7 @@ from tiny_training import InterruptAt, prompts, tiny_adapted, tiny_images, tiny_
 from transformers import TrainerCallback
 
 from ssprompt_hf.errors import SSPromptError
+from ssprompt_hf.training import score_guard
 from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.training.shrinkage import MAX_LOST_GAIN, TrainingPath, nearest_share
 
@@ -154,3 +155,28 @@ def test_the_best_of_several_evaluations_stays_as_it_is(tmp_path):
 def test_a_wrong_shrinkage_is_named(tmp_path, value):
     with pytest.raises(SSPromptError, match=f"shrinkage is {value}"):
         SSPromptTrainingArguments(output_dir=str(tmp_path), shrinkage=value)
+
+
+def test_training_images_are_scored_as_others_are(tmp_path):
+    trainer = tiny_trainer(tmp_path, train=tiny_images(2), max_steps=1, task="panoptic", shrinkage=0.4)
+    trainer.train()
+    images = trainer.train_dataset
+    score = score_guard.score_at(trainer, trainer._shrinkage.path, 1.0, list(range(len(images))))
+    assert score == pytest.approx(trainer.evaluate_by_class(images)["adapted"]["pq"])
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ({0.0: 0.5, 0.8: 0.5}, 0.8),
+        ({0.0: 0.5, 0.8: 0.46}, 0.8),
+        ({0.0: 0.5, 0.8: 0.44, 0.4: 0.6}, 0.4),
+        ({0.0: 0.5, 0.8: 0.4, 0.4: 0.4, 0.2: 0.4}, 0.0),
+        ({0.0: 0.0, 0.8: 0.0}, 0.8),
+    ],
+)
+def test_a_much_worse_score_takes_the_prompts_further_back(scores, kept, monkeypatch):
+    """The loss of instances may fall while their score does, too."""
+    path = TrainingPath(torch.nn.Linear(2, 2))
+    monkeypatch.setattr(score_guard, "score_at", lambda trainer, path, share, images: scores[share])
+    assert score_guard.share_that_scores(None, path, 0.8, [0, 1]) == kept
