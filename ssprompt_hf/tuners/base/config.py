@@ -16,6 +16,7 @@ from ...models.registry import ADAPTER_WEIGHTS
 from ...utils.digests import tensors_digest
 from ...utils.files import write_json
 from ...utils.tasks import TASKS
+from ...utils.version import __version__
 from ..peft_compat import peft_type_name
 from .config_types import check_types
 
@@ -122,7 +123,8 @@ def check_digest(config: "PromptConfig", tensors: dict[str, torch.Tensor], sourc
 
 def current_versions() -> dict[str, str]:
     """Versions of the packages that an adapter's behaviour depends on."""
-    return {name: importlib.metadata.version(name) for name in ("ssprompt-hf", "peft", "transformers", "torch")}
+    others = {name: importlib.metadata.version(name) for name in ("peft", "transformers", "torch")}
+    return {"ssprompt-hf": __version__, **others}
 
 
 @dataclass
