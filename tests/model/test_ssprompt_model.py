@@ -30,20 +30,27 @@ from ssprompt_hf.tuners import SSPromptConfig, SSPromptLayer
 WEIGHTS = "adapter_model.safetensors"
 
 
-@pytest.fixture
-def base(tmp_path):
-    """The folder of a base model with all its parts."""
-    small_seem().save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
-
-
-@pytest.fixture
-def adapter(base, tmp_path):
-    """The folder of a trained adapter."""
-    model = SSPromptModel.from_pretrained(base, is_trainable=True)
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A base model with all its parts, and a trained adapter, in folders that tests get copies of."""
+    folder = tmp_path_factory.mktemp("files")
+    small_seem().save_pretrained(folder / "base")
+    model = SSPromptModel.from_pretrained(folder / "base", is_trainable=True)
     model.peft_config["default"].colors = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
-    train(model).save_pretrained(tmp_path / "adapter")
-    return tmp_path / "adapter"
+    train(model).save_pretrained(folder / "adapter")
+    return folder
+
+
+@pytest.fixture
+def base(files, tmp_path):
+    """The folder of a base model with all its parts."""
+    return shutil.copytree(files / "base", tmp_path / "base")
+
+
+@pytest.fixture
+def adapter(files, tmp_path):
+    """The folder of a trained adapter."""
+    return shutil.copytree(files / "adapter", tmp_path / "adapter")
 
 
 def image(height: int = 48, width: int = 80) -> np.ndarray:

@@ -8,6 +8,8 @@ import torch
 from conftest import reference_models
 from seem_reference import Reference, error_of_largest
 
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def folders(full_size: bool = False):
     marks = [pytest.mark.slow] if full_size else []
@@ -16,6 +18,17 @@ def folders(full_size: bool = False):
 
 
 every_model = pytest.mark.parametrize("folder", [*folders(), *folders(full_size=True)])
+# half precision is slow on a CPU: of the full-size models one is enough
+small_models = pytest.mark.parametrize("folder", folders())
+in_half_precision = pytest.mark.parametrize(
+    "folder, dtype",
+    [
+        pytest.param(*one.values, dtype, id=f"{name}-{one.id}", marks=one.marks)
+        for dtypes, models in ((HALF, folders()), ({"bf16": torch.bfloat16}, folders(full_size=True)[:1]))
+        for name, dtype in dtypes.items()
+        for one in models
+    ],
+)
 
 
 @functools.lru_cache(maxsize=1)
@@ -70,8 +83,7 @@ def expected_labels(reference: Reference) -> torch.Tensor:
     return reference.expected[f"{reference.prefix}sem_seg_labels"]
 
 
-@every_model
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@in_half_precision
 def test_half_precision(reference, model, dtype):
     """98 % of the pixels get the official label, or as many as the rounding of the weights leaves.
 
@@ -89,7 +101,7 @@ def test_half_precision(reference, model, dtype):
         assert agreement > min(0.98, 1 - wrong_share(rounded, expected_labels(reference)) - 0.05)
 
 
-@every_model
+@small_models
 def test_all_prompts_in_bfloat16(reference, model):
     values = reference.compute(model.to(torch.bfloat16), torch.bfloat16)
     assert set(reference.expected) <= set(values)
