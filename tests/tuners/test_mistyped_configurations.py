@@ -27,7 +27,7 @@ def test_every_field_with_every_wrong_value(cls):
                 refused += 1
                 told = [name.name for name in fields(cls)] + ["nothing is learned", "task type"]
                 assert any(part in str(error) for part in told), str(error)
-    assert refused > 150
+    assert refused > 100
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_every_field_with_every_wrong_value(cls):
         ({"colors": [[1, "b", 2]]}, "colors is .*; it must be a list, each entry a list, each entry a whole number"),
         ({"spatial_weight": "no"}, "spatial_weight is 'no'; it must be true or false"),
         ({"init_weight": "half"}, "init_weight is 'half'; it must be a number"),
-        ({"metrics": [1]}, r"metrics is \[1\]; it must be an object of names and values or nothing"),
+        ({"base_model_digests": [1]}, r"base_model_digests is \[1\]; it must be an object of names and values or no"),
         ({"task": 1}, "task is 1; it must be a text"),
     ],
 )

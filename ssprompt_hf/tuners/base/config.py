@@ -38,6 +38,9 @@ RECORDS = (
 )
 """Fields that tell how an adapter was made, and change nothing in what its weights mean."""
 
+FREE_RECORDS = ("chosen_images", "dataset", "metrics", "training", "versions")
+"""Those of them that other programs may write in their own way: nobody computes with them."""
+
 ANY_BASE_MODEL = "any"
 """As `base_model_fingerprint`: load the adapter onto whatever model has the right shapes."""
 
@@ -200,7 +203,7 @@ class PromptConfig(PeftConfig):
     def __post_init__(self):
         if isinstance(self.class_names, str):  # a list of letters, else
             checked_class_names(self.class_names)
-        check_types(self)
+        check_types(self, without=FREE_RECORDS)
         try:
             super().__post_init__()
         except ValueError as error:  # of a task of language models, say

@@ -3,7 +3,7 @@
 import numbers
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import fields
 from functools import cache
 from typing import Any
@@ -18,10 +18,11 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def check_types(config: Any) -> None:
+def check_types(config: Any, without: Collection[str] = ()) -> None:
     """
     Args:
         config: a dataclass.
+        without: fields that may hold anything.
 
     Raises:
         AdapterError: a field holds a value of another type; the message names field, value and type.
@@ -29,7 +30,7 @@ def check_types(config: Any) -> None:
     hints = _hints(type(config))
     for field in fields(config):
         value = getattr(config, field.name)
-        if not _fits(value, hints[field.name]):
+        if field.name not in without and not _fits(value, hints[field.name]):
             text = repr(value)
             text = text if len(text) <= 80 else f"{text[:77]}..."
             raise AdapterError(f"{field.name} is {text}; it must be {_description(hints[field.name])}")
