@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -30,6 +29,7 @@ from ..tuners.base.model import PROMPT_DTYPES
 from ..tuners.peft_compat import PromptPeftType, config_class
 from ..utils.files import give_usual_modes, place, told_when_full
 from ..utils.hub import checked_file, is_damaged, status_of, tried_again
+from ..utils.temporary_folders import temporary_folder
 from .names import resolve_adapter_name
 
 logger = logging.get_logger(__name__)
@@ -190,17 +190,18 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
 def replacing_folder(folder: str | os.PathLike) -> Iterator[str]:
     """
     Yields a temporary folder on the file system of `folder`; on a clean exit its files take their places in `folder`,
-    on an error they vanish. The configuration comes last: a folder that has one has the files that belong to it.
+    on an error they vanish. The configuration comes last: a folder that has one has the files that belong to it. What
+    a process that was killed while it saved has left beside `folder` disappears first.
     """
     folder = Path(os.path.realpath(folder))
     with told_when_full(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         # a mount point is no neighbour of what is beside it
         beside = folder if os.path.ismount(folder) else folder.parent
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=beside) as temporary:
-            yield temporary
+        with temporary_folder(folder, beside) as temporary:
+            yield str(temporary)
             give_usual_modes(temporary)
-            files = [path for path in Path(temporary).rglob("*") if path.is_file()]
+            files = [path for path in temporary.rglob("*") if path.is_file()]
             for path in sorted(files, key=lambda path: (path.name == ADAPTER_CONFIG, path)):
                 target = folder / path.relative_to(temporary)
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,6 +12,7 @@ from PIL import Image
 from ..errors import SSPromptError
 from ..utils.files import give_usual_modes, place, told_when_full
 from ..utils.names import file_name, unique_names
+from ..utils.temporary_folders import temporary_folder
 from .classes import IGNORE_INDEX, MAX_ID, SegmentationClasses
 from .dataset import SegmentationDataset
 from .sources.columns import ColumnSource
@@ -56,12 +56,7 @@ def write_plain_folder(splits: dict[str, SegmentationDataset], folder: str | os.
     ids = np.zeros(IGNORE_INDEX + 1, np.uint16)
     ids[: len(classes)], ids[IGNORE_INDEX] = classes.ids, ignored
     ids = ids.astype(np.uint8) if ids.max() <= 255 else ids
-    with (
-        told_when_full(target),
-        tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary,
-    ):
-        root = Path(temporary, "data")
-        root.mkdir()
+    with told_when_full(target), temporary_folder(target) as root:
         for split, dataset in splits.items():
             part = split if len(splits) > 1 else ""
             for index, name in enumerate(_names(dataset.file_names)):

@@ -162,11 +162,16 @@ def place(temporary: Path, path: Path, durable: bool = True) -> None:
         path: what it becomes.
         durable: wait for the disk first, and afterwards. After a power cut a file that was renamed but not written
             may be empty under its final name.
+
+    Raises:
+        StorageError: a folder is where the file is to be.
     """
     if durable:
         for part in temporary.rglob("*") if temporary.is_dir() else ():
             sync(part)
         sync(temporary)
+    if path.is_dir() and not temporary.is_dir():
+        raise StorageError(errno.EISDIR, "there is a folder of that name where a file is to be: move it away", path)
     os.replace(temporary, path)
     if durable:
         sync(path.parent)

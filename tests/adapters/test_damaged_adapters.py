@@ -18,6 +18,7 @@ from ssprompt_hf.models.fingerprint import has_weights, weight_digests
 from ssprompt_hf.tuners import SSPromptConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+FOLDER = "there is a folder of that name where a file is to be"
 ANOTHER = "the tensors are not those that the configuration was written with"
 
 
@@ -127,6 +128,8 @@ def test_killed_at_every_rename_of_a_save(good, copied):
             break
         shutil.copytree(good, copied, dirs_exist_ok=True)
     assert outcomes == {"old", "refused", "new"}
+    # what the killed ones had begun is gone with the next save that ends
+    assert not [path.name for path in copied.parent.iterdir() if path.name.startswith(f".{copied.name}")]
 
 
 def test_a_full_disk_while_saving(good, copied):
@@ -183,3 +186,11 @@ def test_an_earlier_adapter_is_checked_as_before(good, copied):
     with pytest.raises(AdapterError, match="has another set of weights"):
         SSPromptModel.from_pretrained(small_seem(seed=1), copied)
     assert adapted().peft_config["default"].base_model_digests
+
+
+def test_a_folder_where_a_file_is_to_be(good, tmp_path):
+    model = SSPromptModel.from_pretrained(small_seem(), good)
+    (tmp_path / "taken" / WEIGHTS).mkdir(parents=True)
+    with pytest.raises(StorageError, match=FOLDER):
+        model.save_pretrained(tmp_path / "taken")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

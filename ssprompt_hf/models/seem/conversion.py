@@ -3,23 +3,20 @@
 All checks need names and shapes only. The result is written beside its final place and moved there when complete.
 """
 
-import glob
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from ...errors import CheckpointError
 from ...utils.files import give_usual_modes, place, told_when_full
+from ...utils.temporary_folders import temporary_folder
 from ..fingerprint import first_not_finite
 from .architectures import ARCHITECTURES, base_model_config, convertible_names
 from .configuration_seem import SeemConfig
@@ -262,54 +259,22 @@ def atomic_output_dir(folder: Path, needed: int | None = None) -> Iterator[Path]
     """
     folder = folder.absolute()
     new_parents = [parent for parent in folder.parents if not parent.exists()]
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp")
-    lock = FileLock(_lock_file(temporary))
     try:
         with told_when_full(folder, needed):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            remove_abandoned(folder)
-            lock.acquire()
-            temporary.mkdir()
-            yield temporary
-            give_usual_modes(temporary)
-            if folder.is_dir():
-                folder.rmdir()
-            place(temporary, folder)
+            with temporary_folder(folder) as temporary:
+                yield temporary
+                give_usual_modes(temporary)
+                if folder.is_dir():
+                    folder.rmdir()
+                place(temporary, folder)
     except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        _release(lock)
         for parent in new_parents:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
         if isinstance(error, OSError | SafetensorError):
             raise CheckpointError(f"{folder} could not be written: {error}") from error
         raise
-    _release(lock)
-
-
-def _lock_file(temporary: Path) -> Path:
-    return temporary.with_suffix(".lock")
-
-
-def _release(lock: FileLock) -> None:
-    lock.release()
-    with suppress(OSError):
-        Path(lock.lock_file).unlink()
-
-
-def remove_abandoned(folder: Path) -> None:
-    """Delete what killed processes have left of writing `folder`: their locks are free, as those of the living are
-    not."""
-    left = (
-        path for ending in ("tmp", "lock") for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.{ending}")
-    )
-    for temporary in {path.with_suffix(".tmp") for path in left}:
-        lock = FileLock(_lock_file(temporary))
-        with suppress(Timeout, OSError):
-            lock.acquire(timeout=0)
-            logger.warning(f"{temporary} is what a conversion that was killed has left; it is removed")
-            shutil.rmtree(temporary, ignore_errors=True)
-            _release(lock)
 
 
 def image_processor_for(config: SeemConfig) -> SeemImageProcessor:
