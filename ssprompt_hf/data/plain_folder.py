@@ -56,9 +56,9 @@ def write_plain_folder(splits: dict[str, SegmentationDataset], folder: str | os.
     ids = np.zeros(IGNORE_INDEX + 1, np.uint16)
     ids[: len(classes)], ids[IGNORE_INDEX] = classes.ids, ignored
     ids = ids.astype(np.uint8) if ids.max() <= 255 else ids
+    parts = unique_names(map(file_name, splits)) if len(splits) > 1 else [""]
     with told_when_full(target), temporary_folder(target) as root:
-        for split, dataset in splits.items():
-            part = split if len(splits) > 1 else ""
+        for part, dataset in zip(parts, splits.values()):
             for index, name in enumerate(_names(dataset.file_names)):
                 _write_example(dataset, index, root, part, name, ids)
         SegmentationClasses(classes.classes, (ignored,)).save(root / "classes.json")

@@ -83,3 +83,13 @@ def test_what_is_ignored_stays_so(tmp_path):
     splits = open_splits(tmp_path / "own", unlabelled="ignore")
     write_plain_folder(splits, tmp_path / "plain")
     assert (load_segmentation_dataset(data_dir=tmp_path / "plain")[0]["label"] == splits["all"][0]["label"]).all()
+
+
+def test_names_of_splits_stay_in_the_new_folder(tmp_path):
+    files.write_labelme(tmp_path / "own")
+    whole = load_segmentation_dataset(data_dir=tmp_path / "own")
+    splits = {"train": whole, "../../other": whole, str(tmp_path / "third"): whole}
+    write_plain_folder(splits, tmp_path / "plain")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own", "plain"]
+    parts = [path.name for path in (tmp_path / "plain" / "images").iterdir()]
+    assert len(parts) == 3 and {"train", ".._.._other"} < set(parts)
