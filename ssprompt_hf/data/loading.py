@@ -1,5 +1,6 @@
 """One entry to all data sets: labelled folders, data sets of the Hub, and the embedded street scenes."""
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,8 @@ def _load_folder(folder: Path, split: str, classes: SegmentationClasses | None, 
         if has_label_images(folder):
             raise
         raise type(error)(f"{error}\n{folder} is in none of the forms known here:\n{formats_text()}") from error
-    class_list = binary_classes(class_list, table)
+    others = (load_segmentation_folder(folder, name) for name in folder_splits(folder) if name != split)
+    class_list = binary_classes(class_list, itertools.chain([table], others))
     instance = "instance" if "instance" in table.column_names else None
     source = ColumnSource(table, IdMaps(class_list, instance_column=instance), file_name_column="file_name")
     return SegmentationDataset(class_list, source, folder.resolve().name)

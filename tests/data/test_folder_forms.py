@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import annotation_files as files
 import numpy as np
@@ -137,6 +138,17 @@ def test_masks_of_one_class(marked, mode, tmp_path):
     dataset = load_segmentation_dataset(data_dir=tmp_path)
     assert [(info.name, info.id) for info in dataset.classes.classes] == [("crack", marked), ("background", 0)]
     assert (dataset[1]["label"] == (half(1, 1) == 0)).all()
+
+
+def test_all_splits_say_which_number_is_the_class(tmp_path, caplog):
+    for split, marked in (("train", 1), ("val", 0)):
+        write_pairs(tmp_path / split, value=lambda number, marked=marked: half(number, marked))
+    files.write(tmp_path / "classes.txt", "crack\n")
+    for split in ("train", "val"):
+        assert load_segmentation_dataset(data_dir=tmp_path, split=split).classes.ids == [1, 0]
+    shutil.rmtree(tmp_path / "train")
+    dataset = load_segmentation_dataset(data_dir=tmp_path, split="val")
+    assert dataset.classes.names == ["crack"] and not dataset[0]["label"].any()
 
 
 def test_one_class_by_its_number(tmp_path):
