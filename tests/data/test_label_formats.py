@@ -1,6 +1,7 @@
 """The formats of annotation tools: recognised, read to the masks they were written from, and refused when damaged."""
 
 import json
+import shutil
 
 import annotation_files as files
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ssprompt_hf.data import load_segmentation_dataset
+from ssprompt_hf.data.loading import dataset_splits
 from ssprompt_hf.data.sources.label_formats.catalog import find_format
 from ssprompt_hf.data.sources.label_formats.labelled_folder import FolderView
 from ssprompt_hf.data.sources.polygons import coco_polygon
@@ -330,3 +332,37 @@ def test_a_folder_in_no_known_form(tmp_path):
     files.write_image(tmp_path / "photo.jpg")
     with pytest.raises(DatasetError, match=r"(?s)in none of the forms known here:.*COCO instances: a JSON file.*YOLO"):
         load_segmentation_dataset(data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("how", ["folders", "lists"])
+@pytest.mark.parametrize("classes", ["labelmap.txt", "classes.txt"])
+@pytest.mark.parametrize("objects", [True, False])
+def test_folders_named_as_those_of_voc_keep_their_splits(how, classes, objects, tmp_path):
+    files.write_voc(tmp_path, objects=objects)
+    shutil.rmtree(tmp_path / "ImageSets")
+    if classes == "classes.txt":
+        (tmp_path / "labelmap.txt").unlink()
+        files.write(tmp_path / "classes.txt", "background\ncrack\nstone\n")
+    parts = {"train": [0, 1], "val": [2]}
+    for split, numbers in parts.items():
+        if how == "lists":
+            files.write(tmp_path / f"{split}.txt", "\n".join(map(str, numbers)))
+        for path in [] if how == "lists" else [p for n in numbers for p in tmp_path.glob(f"*/{n}.*")]:
+            (path.parent / split).mkdir(exist_ok=True)
+            path.rename(path.parent / split / path.name)
+    assert dataset_splits(None, tmp_path) == ["train", "val"]
+    for split, numbers in parts.items():
+        dataset = load_segmentation_dataset(data_dir=tmp_path, split=split)
+        assert [int(name.rpartition("/")[2].partition(".")[0]) for name in dataset.file_names] == numbers
+        assert (dataset[0]["label"] == files.truth(numbers[0])[0]).all()
+        assert ("instance" in dataset[0]) == objects
+
+
+def test_object_255_of_maps_of_16_bits(tmp_path):
+    files.write_voc(tmp_path)
+    path = tmp_path / "SegmentationObject" / "0.png"
+    objects = np.where(files.truth(0)[1] == 1, 255, files.truth(0)[1])
+    for dtype, there in ((np.uint16, True), (np.uint8, False)):
+        Image.fromarray(objects.astype(dtype)).save(path)
+        found = load_segmentation_dataset(data_dir=tmp_path)[0]["instance"]
+        assert (255 in found) is there and (found == np.where(objects == 255, 255 * there, objects)).all()

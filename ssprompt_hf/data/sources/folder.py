@@ -61,18 +61,31 @@ def load_segmentation_folder(data_dir: str | os.PathLike, split: str | None = "t
     if flat is not None:
         return _table(data_dir, _flat_columns(flat))
     images, labels, instances, lists = _find_layout(data_dir, split)
+    image_files = _images(images, lists, split)
+    columns = {"image": image_files, "label": _partners(image_files, images, labels, "label")}
+    if instances is not None:
+        columns["instance"] = _partners(image_files, images, instances, "instance map")
+    return _table(data_dir, columns)
+
+
+def split_images(data_dir: Path, split: str) -> list[Path]:
+    """The image files of one of the `folder_splits` of a folder with folders of images and of labels.
+
+    Raises:
+        NoImagesError, MissingLabelError: as `load_segmentation_folder`.
+    """
+    images, _, _, lists = _find_layout(data_dir, split)
+    return _images(images, lists, split)
+
+
+def _images(images: Path, lists: list[Path], split: str | None) -> list[Path]:
     image_files = list_files(images, IMAGE_SUFFIXES)
     if not image_files:
         raise NoImagesError(
             f"{images}: no images. Looked for files ending in {', '.join(IMAGE_SUFFIXES)}, in folders below too; "
             f"found {_found(images)}."
         )
-    if lists:
-        image_files = _split_files(image_files, images, lists, split or "train")
-    columns = {"image": image_files, "label": _partners(image_files, images, labels, "label")}
-    if instances is not None:
-        columns["instance"] = _partners(image_files, images, instances, "instance map")
-    return _table(data_dir, columns)
+    return _split_files(image_files, images, lists, split or "train") if lists else image_files
 
 
 def _table(data_dir: Path, columns: dict[str, list[Path]]) -> "datasets.Dataset":

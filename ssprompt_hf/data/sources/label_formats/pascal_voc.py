@@ -11,7 +11,7 @@ import numpy as np
 
 from ....errors import MissingLabelError, NoImagesError
 from ...classes import IGNORE_INDEX, ClassInfo, Color, SegmentationClasses
-from ..folder import LABEL_SUFFIXES, some
+from ..folder import LABEL_SUFFIXES, folder_splits, some, split_images
 from ..image_files import open_image
 from ..label_files import Maps, Where, keep_things, read_label
 from .labelled_folder import BACKGROUND_NAMES, WHOLE, FolderView, LabelledFolder, image_feature, missing_images
@@ -52,9 +52,12 @@ def voc_color(number: int) -> Color:
 
 
 def detect(folder: FolderView) -> str | None:
-    """The folder `SegmentationClass`, if there is one with label images."""
+    """The folder `SegmentationClass`, if there is one with label images; None where only names are as VOC's, and it
+    is a folder of images with label images that has its own classes and splits."""
     root = _root(folder)
-    return root and folder.name_of(root / "SegmentationClass")
+    if root is None or (root == folder.path and _is_plain(folder)):
+        return None
+    return folder.name_of(root / "SegmentationClass")
 
 
 def read(folder: FolderView) -> LabelledFolder:
@@ -133,11 +136,12 @@ class VocMaps:
             return label, None
         image = open_image(values["instance"], where("instance"))
         pixels = np.asarray(image if image.mode in ("P", "L", "I", "I;16") else image.convert("RGB"))
+        is_byte = image.mode in ("P", "L")  # in maps of more bits 255 is an object as others
         if pixels.ndim == 3:  # each object has its colour
             void = (pixels == VOID_COLOR).all(-1)
             numbers = np.where(void, 0, pixels.astype(np.int64) @ np.array([65536, 256, 1]))
         else:
-            numbers = np.where(pixels == VOID_OBJECT, 0, pixels)
+            numbers = np.where(pixels == VOID_OBJECT, 0, pixels) if is_byte else pixels
         return label, keep_things(label, numbers, self.classes)
 
 
@@ -148,6 +152,13 @@ def _root(folder: FolderView) -> Path | None:
         if labels.is_dir() and any(path.suffix.lower() in LABEL_SUFFIXES for path in labels.rglob("*")):
             return place
     return None
+
+
+def _is_plain(folder: FolderView) -> bool:
+    of_voc = ("ImageSets", "SegmentationObject", "labelmap.txt")
+    if any((folder.path / name).exists() for name in of_voc) or not folder_splits(folder.path):
+        return False
+    return folder.classes is not None or SegmentationClasses.file_in(folder.path) is not None
 
 
 def _classes(folder: FolderView, root: Path) -> SegmentationClasses:
@@ -176,4 +187,14 @@ def _lists(root: Path, labelled: list[str]) -> dict[str, list[str]]:
         lists.pop("trainval", None)  # both together
     if len(lists) == 1 and next(iter(lists)) not in ("train", "val", "test"):
         return {WHOLE: next(iter(lists.values()))}
-    return lists or {WHOLE: labelled}
+    return lists or _parts(root, labelled) or {WHOLE: labelled}
+
+
+def _parts(root: Path, labelled: list[str]) -> dict[str, list[str]]:
+    """Names by split, where these are folders of `JPEGImages` or lists beside it; images without label are in none."""
+    images, known = root / "JPEGImages", set(labelled)
+    if not images.is_dir():
+        return {}
+    parts = {split: _by_stem(split_images(root, split), images) for split in folder_splits(root)}
+    parts = {split: [name for name in names if name in known] for split, names in parts.items()}
+    return {split: names for split, names in parts.items() if names}
