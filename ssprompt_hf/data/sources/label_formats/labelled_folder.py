@@ -134,14 +134,16 @@ class FolderView:
             near: folders in which to look first.
 
         Returns:
-            the path; None where there is none, or several that fit alike.
+            the path, always one below this folder, whatever the annotation says; None where there is none, or several
+            that fit alike.
         """
         text = unquote(str(name)).replace("\\", "/")
         text = text.rpartition("?d=")[2].split("?")[0] if "?d=" in text or "://" in text else text
         wanted = PurePosixPath(text)
         for folder in (*near, self.path):
             path = Path(os.path.normpath(folder / wanted.as_posix().lstrip("/")))
-            if path.is_file():
+            # the file may be a link that leads elsewhere, which is the user's own doing
+            if path.is_relative_to(self.path) and os.path.isfile(path):
                 return path
         found = self._by_name.get(wanted.name) or self._by_name.get(re.sub(r"^[0-9a-f]{8}-", "", wanted.name), [])
         for length in range(1, len(wanted.parts)):

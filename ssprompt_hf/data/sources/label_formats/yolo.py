@@ -51,7 +51,7 @@ def read(folder: FolderView) -> LabelledFolder:
     empty = 0
     for split, images in _images(folder, data, config_file).items():
         for image in images:
-            shapes = _shapes(_label_file(image), classes)
+            shapes = _shapes(_label_file(image, folder.path), classes)
             empty += not shapes
             splits.setdefault(split, []).append(folder.row(image, shapes))
     problems = [f"{empty} images have no outline"] if empty else []
@@ -141,10 +141,10 @@ def _place(beside: Path, root: Any, entry: str) -> Path | None:
     return next((path for path in places if path.exists() and path.is_relative_to(beside)), None)
 
 
-def _label_file(image: Path) -> Path:
-    """Beside the image, or in the folder `labels` where the image is in `images`."""
+def _label_file(image: Path, root: Path) -> Path:
+    """Beside the image, or in the folder `labels` where the image is in `images`, below `root`."""
     parts = list(image.parts)
-    for position in reversed(range(len(parts) - 1)):
+    for position in reversed(range(len(root.parts), len(parts) - 1)):
         if parts[position].lower() == "images":
             parts[position] = "labels"
             moved = Path(*parts).with_suffix(".txt")
