@@ -151,13 +151,14 @@ class LoadsPromptAdapters:
             return cls._from_files(path, *args, **kwargs)
         config, base = find_adapter_config_file(name, **access), None
         if config is not None:
-            with open(config, encoding="utf-8") as file:
-                base = json.load(file).get("base_model_name_or_path")
+            base = _base_of_adapter(config)
         if base not in BASE_MODELS:
             return cls._from_files(name, *args, **kwargs)
-        model = cls.from_pretrained(base, *args, **{key: kwargs[key] for key in kwargs if key != "revision"})
+        told = kwargs.pop("output_loading_info", False)
+        own = {key: value for key, value in kwargs.items() if key != "revision"}
+        model, info = cls.from_pretrained(base, *args, output_loading_info=True, **own)
         model.load_adapter(name, **access)
-        return model
+        return (model, info) if told else model
 
     @classmethod
     def _from_files(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any):
@@ -298,6 +299,14 @@ class LoadsPromptAdapters:
         tell = getattr(slot, "after_switching", None)  # of a tuner's layer around the slot
         if tell is not None:
             tell(self)
+
+
+def _base_of_adapter(config_file: str) -> str | None:
+    try:
+        with open(config_file, encoding="utf-8") as file:
+            return json.load(file).get("base_model_name_or_path")
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+        raise AdapterError(f"{config_file} is damaged: it is no JSON of an adapter ({error})") from error
 
 
 def _adapter_tensors(source: str | os.PathLike, access: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -8,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from prompted_seem import CLASSES, OTHER_CLASSES, logits, same, set_classes, small_seem, train
+from prompted_seem import CLASSES, OTHER_CLASSES, logits, same, set_classes, small_seem, train, word_tokenizer
 
 from ssprompt_hf import SSPromptModel
 from ssprompt_hf.errors import AdapterError
-from ssprompt_hf.tuners import SSPromptConfig
+from ssprompt_hf.tuners import LOCNConfig, SSPromptConfig
+from ssprompt_hf.tuners.locn.layer import LOCNLayer
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
 NAMES = ["fog", "night", "harbour"]
@@ -171,6 +172,43 @@ def test_a_copy_has_a_lock_of_its_own(asked):
     with model.base_model.lock, ThreadPoolExecutor(1) as pool:
         found = pool.submit(class_map, twin, adapter="night").result(timeout=60)
     assert np.array_equal(found, expected["night", False].class_map)
+
+
+def test_a_copy_made_within_a_call_is_not_bound_by_it(asked):
+    model, expected = asked
+    with model.use_adapter("night"):
+        twin = copy.deepcopy(model)
+        twin.set_adapter("harbour")
+        assert answer(twin).equals(expected["harbour", False])
+
+
+def test_a_method_that_is_added_meanwhile(folders):
+    """It puts a layer around the slot, and makes its prompts the active ones."""
+    model = SSPromptModel.from_pretrained(
+        folders / "base", folders / "fog", adapter_name="fog", keep_prompt_encoders=True
+    )
+    config = LOCNConfig().tokenize(CLASSES, word_tokenizer(), "{}")
+    model.load_adapter(folders / "night", "night")
+    with model.use_adapter("fog"):
+        before = answer(model)
+        with model.use_adapter("night"):
+            inner = answer(model)
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(add_active, model, config).result(timeout=60)
+            assert answer(model).equals(inner)
+        assert answer(model).equals(before)
+    assert model.active_adapter == "words" and not any(
+        layer.prompts_of_calls for layer in model.base_model.prompt_layers()
+    )
+
+
+def add_active(model, config):
+    model.add_adapter("words", config)
+    with torch.no_grad():
+        for layer in model.base_model.prompt_layers():
+            if isinstance(layer, LOCNLayer):
+                layer.words["words"].add_(1)
+    model.set_adapter("words")
 
 
 def test_an_exception_leaves_nothing_behind(asked):

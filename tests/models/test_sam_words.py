@@ -231,3 +231,12 @@ def test_errors(bases, clip, tmp_path, monkeypatch):
         load_base_model(bases["sam"], ("text",), text_encoder="/nowhere")
     with pytest.raises(AdapterError, match="'seem-nano' has a text encoder of its own: leave it out"):
         load_base_model("seem-nano", text_encoder=clip)
+
+
+def test_the_projection_is_the_same_whoever_asks_first():
+    hadamard_signs.cache_clear()
+    with torch.inference_mode(), torch.device("meta"):
+        hadamard_signs(8, 8)
+    embeddings = torch.ones(1, 8, requires_grad=True)
+    project_text(embeddings, 1, 8, 1.0)[0, 0, 0].backward()
+    assert embeddings.grad.abs().sum() > 0

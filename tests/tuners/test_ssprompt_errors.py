@@ -34,6 +34,8 @@ from ssprompt_hf.tuners import CoOpConfig, SSPromptConfig, VSPLConfig
         ({"class_names": ["a"], "colors": [[0, 0, 0], [1, 1, 1]]}, "2 colors"),
         ({"colors": [[0, 0, 300]]}, r"\[0, 0, 300\]"),
         ({"shots": 0}, "shots is 0"),
+        ({"ignore_index": -1}, "ignore_index is -1; it must be at least 0 and at most 65535"),
+        ({"class_names": ["a"], "class_ids": [70000]}, "class_ids is 70000; .* at most 65535"),
         ({"point_grid_size": 1000}, "point_grid_size is 1000; it must be at least 1 and at most 128"),
         ({"image_size": 10**9}, "image_size is 1000000000; it must be at least 1 and at most 16384"),
     ],

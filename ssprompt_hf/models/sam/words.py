@@ -31,11 +31,13 @@ def hadamard_signs(rows: int, columns: int) -> Tensor:
     `(-1)^popcount(j & (j >> 1))`. Without that its first row would add up all numbers of an embedding, so that what
     all embeddings have in common would end up in one number of a token.
     """
-    i, j = torch.arange(rows)[:, None], torch.arange(columns)
-    bits = (i & j) ^ (j & (j >> 1))  # the parity of a sum of two counts is that of the exclusive or
-    for shift in (16, 8, 4, 2, 1):
-        bits = bits ^ (bits >> shift)
-    return 1.0 - 2.0 * (bits & 1)
+    # kept for all callers, whatever the first of them was doing
+    with torch.inference_mode(False), torch.device("cpu"):
+        i, j = torch.arange(rows)[:, None], torch.arange(columns)
+        bits = (i & j) ^ (j & (j >> 1))  # the parity of a sum of two counts is that of the exclusive or
+        for shift in (16, 8, 4, 2, 1):
+            bits = bits ^ (bits >> shift)
+        return 1.0 - 2.0 * (bits & 1)
 
 
 def project_text(embeddings: Tensor, num_tokens: int, width: int, size: float) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from ...errors import AdapterError
 from .config import PromptConfig
-from .layer import PromptLayer
+from .layer import OfThreads, PromptLayer
 
 
 class Call(NamedTuple):
@@ -87,13 +87,14 @@ class PromptsOfThreads:
     """The part of a tuner that lets a thread see prompts of its own choice."""
 
     def _thread_calls(self) -> dict[int, Call]:
-        return self.__dict__.setdefault("_calls", {})
+        return self.__dict__.setdefault("_calls", OfThreads())
 
     @contextmanager
     def use_adapter(self, adapter_name: str | None = None, zero_shot: bool | None = None) -> Iterator[Call]:
         """
         Let this thread see the prompts of one adapter as they are now, whichever is active, and whatever other threads
-        switch, merge or disable meanwhile. No gradient reaches them.
+        switch, merge, disable or add meanwhile. No gradient reaches them. `torch.compile` has a graph break at each slot
+        within it.
 
         Args:
             adapter_name: the adapter; by default the prompts that this thread sees already.
@@ -118,13 +119,16 @@ class PromptsOfThreads:
             yield call
         finally:
             with self.lock:
-                for layer in layers:
-                    layer.prompts_of_calls.pop(thread)
-                    if layer in outer:
-                        layer.prompts_of_calls[thread] = outer[layer]
+                now = self.prompt_layers()
+                for layer in {*layers, *now}:
+                    layer.prompts_of_calls.pop(thread, None)
+                for layer, prompt in outer.items():
+                    layer.prompts_of_calls[thread] = prompt
                 del calls[thread]
                 if outer_call is not None:
                     calls[thread] = outer_call
+                    for layer in now:  # some may have been added
+                        layer.keep_for_call(thread)
 
     def zero_shot(self) -> AbstractContextManager[Call]:
         """The base model with its own spatial prompts and the default embeddings of the active adapter's classes, for

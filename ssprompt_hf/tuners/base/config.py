@@ -11,6 +11,7 @@ import torch
 from peft import PeftConfig
 from safetensors.torch import load_file
 
+from ...data.classes import MAX_ID
 from ...errors import AdapterError
 from ...models.registry import ADAPTER_WEIGHTS
 from ...utils.digests import tensors_digest
@@ -219,6 +220,9 @@ class PromptConfig(PeftConfig):
                 raise AdapterError(f"thing_class_ids holds {outside[0]}, which is no position in class_names")
         if self.class_ids is not None and (count is None or len(set(self.class_ids)) != count):
             raise AdapterError(f"class_ids is {self.class_ids}; it must hold a different id for each of class_names")
+        check_range("ignore_index", self.ignore_index, 0, MAX_ID)
+        for class_id in self.class_ids or ():
+            check_range("class_ids", class_id, 0, MAX_ID)
         if self.colors is not None:
             self.colors = [list(color) for color in self.colors]
             if count is not None and len(self.colors) != count:

@@ -15,6 +15,13 @@ Shape = tuple[int | None, ...]
 """Of a tensor in an adapter's file; None where any number will do."""
 
 
+class OfThreads(dict):
+    """What each thread has of a model, by its number; a copy of the model begins without."""
+
+    def __reduce__(self) -> tuple:
+        return OfThreads, ()
+
+
 def root_mean_square(prompts: torch.Tensor) -> float:
     """The usual size of a number in `prompts`."""
     return float(prompts.detach().float().square().mean().sqrt())
@@ -51,7 +58,7 @@ class PromptLayer(nn.Module, BaseTunerLayer):
         self.configs: dict[str, PromptConfig] = {}
         self.pending: set[str] = set()
         # By thread: the prompts that it sees in place of those in force; see `PromptTuner.use_adapter`.
-        self.prompts_of_calls: dict[int, torch.Tensor | None] = {}
+        self.prompts_of_calls: dict[int, torch.Tensor | None] = OfThreads()
         # Names and thing ids of the slot's own classes; None if they have to be read from the model's configuration.
         self.base_classes: dict | None = None
         # What the slot held before merging. Buffers, so that they follow the model to other devices; never saved.
@@ -201,6 +208,19 @@ class PromptLayer(nn.Module, BaseTunerLayer):
             # A base without classes of its own can only be asked about the adapter's.
             return self._cast(self.default_prompt(adapter)) if self.holds_classes and prompt is None else prompt
         return self._cast(self.adapter_prompt(adapter))
+
+    def keep_for_call(self, thread: int) -> None:
+        """Let a thread that sees prompts of its own choice go on seeing them, where this layer was put around a slot in
+        the meantime."""
+        inner = self.base_layer
+        while thread not in self.prompts_of_calls:
+            if not isinstance(inner, PromptLayer):
+                prompt = inner.weight
+                self.prompts_of_calls[thread] = None if prompt is None else prompt.detach()
+            elif thread in inner.prompts_of_calls:
+                self.prompts_of_calls[thread] = inner.prompts_of_calls[thread]
+            else:
+                inner = inner.base_layer
 
     def prompts_of(self, adapter_name: str | None, zero_shot: bool = False) -> torch.Tensor | None:
         """

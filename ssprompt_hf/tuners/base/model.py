@@ -161,6 +161,8 @@ class PromptTuner(PromptsOfThreads, BaseTuner):
             slot, classes = self.model.prompt_slots[name], self.base_classes()
             layer = self._new_layer(target, slot, like=next(self.model.parameters()))
             layer.base_classes = classes if layer.holds_classes else None
+            for thread in {number for other in self.prompt_layers() for number in other.prompts_of_calls}:
+                layer.keep_for_call(thread)
             self._replace_module(parent, target_name, layer, target)
         self._update_layer(layer, adapter_name, peft_config)
 
