@@ -84,7 +84,7 @@ def _visual_prompts(options: argparse.Namespace) -> dict[str, Any]:
 
 def run(options: argparse.Namespace):
     """
-    Run `predict`: see [`~ssprompt_hf.cli.prediction_files.PredictionFiles`] for what is written.
+    Run `predict`: see [`~ssprompt_hf.segmentation.prediction_files.PredictionFiles`] for what is written.
 
     Images are read, segmented and written one by one; those that cannot be read are told and left out.
 
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace):
     from ..data.image_inputs import image_sources
     from ..loading import base_model_info
     from ..model import SSPromptModel
-    from .prediction_files import PredictionFiles, output_names, spare_inputs
+    from ..segmentation.prediction_files import PredictionFiles, output_names, spare_inputs
 
     options.class_names = split_class_names(options.class_names, options.images)
     prompts = _visual_prompts(options)

@@ -88,7 +88,7 @@ def test_a_file_is_no_output_folder(base, command, below, tmp_path, capsys, monk
         ([*FOG, "--dataset_options", '{"size": ["a", 3]}'], "size is ['a', 3]; it must be [height, width]"),
         ([*FOG, "--dataset_options", '{"split": "val"}'], "'split', which is given by itself, as --train_split or"),
         (["--dataset", "me/nope", "--dataset_options", '{"foo": 3}'], "me/nope takes no option 'foo'"),
-        (["--prompt_options", '{"point_grid_size": "x"}'], 'prompt_options is \'{"point_grid_size": "x"}\', which'),
+        (["--prompt_options", '{"point_grid_size": "x"}'], "point_grid_size is 'x'; it must be a whole number"),
         (["--shots", "1", "--shot_mode", "each"], "`mode` (--shot_mode) must be 'per_class' or 'total'"),
     ],
 )
@@ -149,7 +149,7 @@ def test_no_class_names(base, tmp_path, capsys):
     image = image_file(tmp_path / "a.png")
     for name in ("", " "):
         command = ["predict", image, "--base_model", base, "--output_dir", tmp_path / "out", "--class_names", name]
-        assert "which is no name" in error_of(command, capsys)
+        assert "class_names is empty: name at least one class" in error_of(command, capsys)
 
 
 # A dry run

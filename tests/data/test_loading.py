@@ -113,7 +113,8 @@ def test_saved_folders(tmp_path, monkeypatch, form):
 def test_dataset_object():
     opened = load_segmentation_dataset(table(), classes=CLASSES)
     assert opened[0]["label"].max() == 1
-    for unfit in (opened, datasets.DatasetDict(train=table()), table().to_iterable_dataset()):
+    assert load_segmentation_dataset(datasets.DatasetDict(train=table()), classes=CLASSES)[0]["label"].max() == 1
+    for unfit in (opened, table().to_iterable_dataset()):
         with pytest.raises(
             DatasetError, match=rf"`datasets\.Dataset`, found {type(unfit).__name__}\. Choose one split"
         ):

@@ -9,13 +9,13 @@ from PIL import Image
 from prompted_seem import small_seem
 
 from ssprompt_hf import SSPromptConfig, SSPromptModel
-from ssprompt_hf.cli.prediction_files import PredictionFiles
 from ssprompt_hf.data.classes import ClassInfo, SegmentationClasses
 from ssprompt_hf.data.loading import load_segmentation_dataset
 from ssprompt_hf.errors import AdapterError, SSPromptError
 from ssprompt_hf.metrics import confusion_matrix, scores_from_confusion
 from ssprompt_hf.models.seem.image_processing_seem import SeemImageProcessor
 from ssprompt_hf.prediction import tile_spans
+from ssprompt_hf.segmentation.prediction_files import PredictionFiles
 from ssprompt_hf.segmentation.results import build_result, without_specks
 
 CLASSES = SegmentationClasses(

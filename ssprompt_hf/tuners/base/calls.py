@@ -93,8 +93,8 @@ class PromptsOfThreads:
     def use_adapter(self, adapter_name: str | None = None, zero_shot: bool | None = None) -> Iterator[Call]:
         """
         Let this thread see the prompts of one adapter as they are now, whichever is active, and whatever other threads
-        switch, merge, disable or add meanwhile. No gradient reaches them. `torch.compile` has a graph break at each slot
-        within it.
+        switch, merge, disable or add meanwhile. No gradient reaches them. Within it `torch.compile` has a graph break
+        at each slot.
 
         Args:
             adapter_name: the adapter; by default the prompts that this thread sees already.

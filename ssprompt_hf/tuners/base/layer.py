@@ -210,8 +210,8 @@ class PromptLayer(nn.Module, BaseTunerLayer):
         return self._cast(self.adapter_prompt(adapter))
 
     def keep_for_call(self, thread: int) -> None:
-        """Let a thread that sees prompts of its own choice go on seeing them, where this layer was put around a slot in
-        the meantime."""
+        """Let a thread that sees prompts of its own choice go on seeing them, where this layer was put around a slot
+        in the meantime."""
         inner = self.base_layer
         while thread not in self.prompts_of_calls:
             if not isinstance(inner, PromptLayer):

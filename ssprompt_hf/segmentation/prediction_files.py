@@ -7,11 +7,11 @@ from urllib.parse import unquote, urlsplit
 
 from ..data.downloads import is_address
 from ..errors import SSPromptError
-from ..segmentation.files import coco_annotation
-from ..segmentation.prompted import PromptedResult
-from ..segmentation.results import SegmentationResult
 from ..utils.files import atomic_path, write_json
 from ..utils.text import printable
+from .files import coco_annotation
+from .prompted import PromptedResult
+from .results import SegmentationResult
 
 ENDINGS = (".png", "-overlay.png", "-instances.png")
 """Of the files of an image: label map or masks, overlay, instance map."""
