@@ -262,7 +262,7 @@ def damaged(path, change):
         (lambda data: data["annotations"][0].update(category_id=99), "annotation 0 is not as COCO writes it"),
         (lambda data: data["annotations"][0].update(segmentation=[[1, 2, 3, 4]]), "an outline of 4 numbers"),
         (lambda data: data["annotations"][0].update(segmentation=[[1, 2, "x", 4, 5, 6]]), "annotation 0"),
-        (lambda data: data["images"][0].pop("file_name"), "an image is not as COCO writes it"),
+        (lambda data: data["images"][0].pop("file_name"), "image 0 is not as COCO writes it"),
         (lambda data: data.update(categories=[{"name": "x"}]), "its categories are not as COCO writes them"),
         (lambda data: data["categories"][1].update(name="crack"), "Two classes are named 'crack'"),
     ],

@@ -49,15 +49,22 @@ def read_panoptic_json(
         names are without folders.
 
     Raises:
-        LabelFormatError: not such a JSON file.
+        LabelFormatError: not such a JSON file, or one that gives an id of the files before another name.
         ClassListError: `categories` make no class list.
     """
-    segments, partners = {}, {}
+    segments, partners, name_of = {}, {}, {}
+    of_the_files = classes is None
     for file in files:
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
             if classes is None:
                 classes = classes_of_categories(data["categories"])
+            for entry in data["categories"] if of_the_files else ():
+                if name_of.setdefault(entry["id"], entry["name"]) != entry["name"]:
+                    raise LabelFormatError(
+                        f"{file}: category {entry['id']} is {entry['name']!r}, in the files before "
+                        f"{name_of[entry['id']]!r}. They must have the same categories."
+                    )
             index_of = {entry["id"]: (category or category_by_id)(entry, classes) for entry in data["categories"]}
             image_names = {image["id"]: Path(image["file_name"]).name for image in data["images"]}
             for annotation in data["annotations"]:

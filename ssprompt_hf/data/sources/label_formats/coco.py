@@ -9,7 +9,8 @@ from typing import Any
 from ....errors import LabelFormatError
 from ...classes import IGNORE_INDEX, MAX_ID, ClassInfo, SegmentationClasses
 from ..shapes import SHAPES_COLUMN, shape
-from .labelled_folder import FolderView, LabelledFolder, missing_images, split_of
+from .categories import join_categories
+from .labelled_folder import FolderView, LabelledFolder, missing_images, pixel_size, split_of
 
 NAME = "COCO instances"
 LOOKS_FOR = "a JSON file with images, annotations and categories"
@@ -24,56 +25,57 @@ def detect(folder: FolderView) -> str | None:
 def read(folder: FolderView) -> LabelledFolder:
     """
     Polygons and run-length codes, compressed and not. All categories are things, unless their `isthing` says no.
+    Categories of one name are one class, whatever their numbers in each file; what several files of a split say of an
+    image belongs together.
 
     Shapes may overlap, and the file does not say which lies on top: smaller ones lie on larger ones, and groups
     (`iscrowd`) below all. CVAT writes `iscrowd` for whatever was painted with a brush; these are single objects.
 
     Raises:
         LabelFormatError: the file is not of this form; names the entry.
+        ClassListError: two categories of a file have one name.
         NoImagesError: none of its images is there.
     """
     documents = _documents(folder)
-    classes, index_of = _classes(documents)
-    splits: dict[str, list[dict[str, Any]]] = {}
-    problems: list[str] = []
-    for path, data in documents:
+    classes, indices, problems = _classes(documents)
+    found: dict[str, dict[Path, list[dict[str, Any]]]] = {}
+    sizes: dict[Path, tuple[int, int]] = {}
+    for (path, data), index_of in zip(documents, indices):
         split = split_of(path, folder.path)
         near = (path.parent, folder.path / "images" / split, folder.path / split, folder.path / "images")
-        names, shapes, sizes = {}, {}, {}
-        entry = "an image"
-        try:
-            for image in data["images"]:
-                names[image["id"]], shapes[image["id"]] = image["file_name"], []
-                sizes[image["id"]] = (image["height"], image["width"]) if image.get("height") else None
-            left_out = 0
-            for number, annotation in enumerate(data["annotations"]):
-                entry = f"annotation {annotation.get('id', number)}"
-                one = _shape(annotation, index_of, sizes.get(annotation["image_id"]))
-                if one is None:
-                    left_out += 1
-                else:
-                    shapes[annotation["image_id"]].append(one)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise LabelFormatError(
-                f"{path}: {entry} is not as COCO writes it ({type(error).__name__}: {error}). Export it again."
-            ) from error
+        near = [place for place in near if place.is_dir()]
+        names, size_of, shapes, left_out = _entries(path, data, index_of)
+        places = {image_id: folder.image(name, near) for image_id, name in names.items()}
+        named: dict[Path | None, set[str]] = {}
+        for image_id, image in places.items():
+            named.setdefault(image, set()).add(names[image_id])
+        rows = found.setdefault(split, {})
+        others = {image: list(drawn) for image, drawn in rows.items()}
         missing = []
         for image_id, name in names.items():
-            image = folder.image(name, [place for place in near if place.is_dir()])
-            if image is None:
-                missing.append(str(name))
+            image = places[image_id]
+            if image is None or len(named[image]) > 1:  # images of two folders, of which one file is there
+                missing.append(name)
                 continue
-            ordered = sorted(shapes[image_id], key=lambda one: (not one["crowd"], -one.pop("area")))
-            for instance, one in enumerate(ordered, start=1):
-                one["instance"] = instance
-            splits.setdefault(split, []).append(folder.row(image, ordered, sizes[image_id]))
+            size = size_of[image_id]
+            if size is not None and sizes.setdefault(image, size) != size:
+                raise LabelFormatError(
+                    f"{path}: {name} has {size[1]}x{size[0]} pixels, elsewhere {sizes[image][1]}x{sizes[image][0]}. "
+                    "Export the annotations again."
+                )
+            # a copy of a file says the same again
+            rows.setdefault(image, []).extend(one for one in shapes[image_id] if one not in others.get(image, ()))
         problems += missing_images(path.name, missing, len(names))
         if left_out:
             problems.append(f"{path.name}: {left_out} annotations have a box and no outline; they are left out")
-        empty = sum(not found for found in shapes.values())
+        empty = sum(not drawn for drawn in shapes.values())
         if empty:
             problems.append(f"{path.name}: {empty} of {len(names)} images have no annotation")
-    if splits and not any(row[SHAPES_COLUMN] for rows in splits.values() for row in rows):
+    splits = {
+        split: [folder.row(image, _ordered(shapes), sizes.get(image)) for image, shapes in rows.items()]
+        for split, rows in found.items()
+    }
+    if any(splits.values()) and not any(row[SHAPES_COLUMN] for rows in splits.values() for row in rows):
         raise LabelFormatError(
             f"{folder.path}: the annotations of {documents[0][0].name} have no outlines. Boxes alone do not say which "
             "pixels are an object's: export polygons or masks."
@@ -85,26 +87,69 @@ def _documents(folder: FolderView) -> list[tuple[Path, Any]]:
     """Of several kinds in one folder, such as captions and keypoints, those of instances."""
     found = folder.documents.get("coco", [])
     chosen = [(path, data) for path, data in found if path.name.startswith("instances")]
-    return chosen or [pair for pair in found if any("segmentation" in one for one in pair[1]["annotations"][:100])]
+    return chosen or [
+        (path, data)
+        for path, data in found
+        if any(isinstance(one, dict) and "segmentation" in one for one in data["annotations"][:100])
+    ]
 
 
-def _classes(documents: list[tuple[Path, Any]]) -> tuple[SegmentationClasses, dict[Any, int]]:
-    """The class list, and category id -> class index."""
-    categories: dict[Any, dict] = {}
-    used = set()
+def _entries(
+    path: Path, data: dict[str, Any], index_of: dict[Any, int]
+) -> tuple[dict[Any, str], dict[Any, tuple[int, int] | None], dict[Any, list[dict[str, Any]]], int]:
+    """By image id: file name, size (H, W) if known, shapes with their areas; and how many annotations have none."""
+    names, sizes, shapes = {}, {}, {}
+    left_out, number = 0, 0
+    entry = "an image"
+    try:
+        for number, image in enumerate(data["images"]):
+            entry = f"image {image.get('id', number)}"
+            names[image["id"]], shapes[image["id"]] = str(image["file_name"]), []
+            sizes[image["id"]] = pixel_size(image["height"], image["width"]) if image.get("height") else None
+        for number, annotation in enumerate(data["annotations"]):
+            entry = f"annotation {number}"
+            entry = f"annotation {annotation.get('id', number)}"
+            one = _shape(annotation, index_of)
+            if one is None:
+                left_out += 1
+            else:
+                shapes[annotation["image_id"]].append(one)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise LabelFormatError(
+            f"{path}: {entry} is not as COCO writes it ({type(error).__name__}: {error}). Export it again."
+        ) from error
+    return names, sizes, shapes, left_out
+
+
+def _ordered(shapes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Bottom first, and numbered."""
+    ordered = sorted(shapes, key=lambda one: (not one["crowd"], -one["area"]))
+    return [
+        {key: value for key, value in one.items() if key != "area"} | {"instance": number}
+        for number, one in enumerate(ordered, start=1)
+    ]
+
+
+def _classes(
+    documents: list[tuple[Path, Any]],
+) -> tuple[SegmentationClasses, list[dict[Any, int]], list[str]]:
+    """The class list; for each document category id -> class index; and what the user should know."""
+    used, groups, count = set(), set(), 0
     for path, data in documents:
         try:
-            categories |= {entry["id"]: entry for entry in data["categories"]}
             used |= {one["category_id"] for one in data["annotations"]}
-        except (KeyError, TypeError) as error:
+            groups |= {entry.get("supercategory") for entry in data["categories"]}
+            count = max(count, len(data["categories"]))
+        except (KeyError, TypeError, AttributeError) as error:
             raise LabelFormatError(f"{path}: its categories are not as COCO writes them ({error!r}).") from error
-    groups = {entry.get("supercategory") for entry in categories.values()}
-    # Roboflow writes the name of the project as a category that is above all others and has no annotation
-    kept = [
-        entry
-        for key, entry in categories.items()
-        if not (key not in used and key == 0 and entry.get("name") in groups and len(categories) > 1)
-    ]
+
+    def is_above_all(entry: dict[str, Any]) -> bool:
+        # Roboflow writes the name of the project as a category that is above all others and has no annotation
+        return entry.get("id") == 0 and 0 not in used and entry.get("name") in groups and count > 1
+
+    kept, indices, problems = join_categories(
+        [(path, [entry for entry in data["categories"] if not is_above_all(entry)]) for path, data in documents]
+    )
     plain = all(isinstance(entry["id"], int) and 0 <= entry["id"] <= MAX_ID for entry in kept)
     infos = tuple(
         ClassInfo(
@@ -115,11 +160,10 @@ def _classes(documents: list[tuple[Path, Any]]) -> tuple[SegmentationClasses, di
         for number, entry in enumerate(kept, start=0 if plain else 1)
     )
     ids = {info.id for info in infos}
-    classes = SegmentationClasses(infos, tuple({IGNORE_INDEX} - ids))
-    return classes, {entry["id"]: index for index, entry in enumerate(kept)}
+    return SegmentationClasses(infos, tuple({IGNORE_INDEX} - ids)), indices, problems
 
 
-def _shape(annotation: dict[str, Any], index_of: dict, size: tuple[int, int] | None) -> dict[str, Any] | None:
+def _shape(annotation: dict[str, Any], index_of: dict) -> dict[str, Any] | None:
     """None for an annotation without outline."""
     mask = annotation.get("segmentation")
     if not mask:

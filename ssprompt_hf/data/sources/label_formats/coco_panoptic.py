@@ -3,7 +3,9 @@
 import re
 from typing import Any
 
-from ..panoptic_files import SEGMENT_FEATURES, PanopticSegments, read_panoptic_json
+from ....errors import LabelFormatError
+from ..panoptic_files import SEGMENT_FEATURES, PanopticSegments, classes_of_categories, read_panoptic_json
+from .categories import join_categories
 from .labelled_folder import FolderView, LabelledFolder, image_feature, missing_images, split_of
 
 NAME = "COCO panoptic"
@@ -18,19 +20,32 @@ def detect(folder: FolderView) -> str | None:
 
 def read(folder: FolderView) -> LabelledFolder:
     """
-    Segments of things are instances, groups (`iscrowd`) are not; pixels of no segment are ignored.
+    Segments of things are instances, groups (`iscrowd`) are not; pixels of no segment are ignored. Categories of one
+    name are one class, whatever their numbers in each file.
 
     Raises:
         LabelFormatError, ClassListError: the JSON file is not of this form.
         NoImagesError: no image with its PNG is there.
     """
+    documents = folder.documents["panoptic"]
+    categories, indices, problems = join_categories([(path, data.get("categories", ())) for path, data in documents])
     classes = folder.classes
-    by_name = None if classes is None else {name: index for index, name in enumerate(classes.names)}
+    if classes is None:
+        try:
+            classes = classes_of_categories(categories)
+        except (KeyError, TypeError) as error:
+            raise LabelFormatError(
+                f"{documents[0][0]}: its categories are not as COCO writes them ({error!r})."
+            ) from error
+    else:
+        by_name = {name: index for index, name in enumerate(classes.names)}
+        given = [by_name.get(str(entry["name"]).strip()) for entry in categories]
+        indices = [{number: given[position] for number, position in index_of.items()} for index_of in indices]
     splits: dict[str, list[dict[str, Any]]] = {}
-    problems: list[str] = []
-    for path, _ in folder.documents["panoptic"]:
-        category = None if by_name is None else (lambda entry, _: by_name.get(entry["name"]))
-        segments, classes, partners = read_panoptic_json([path], classes, category)
+    for (path, _), index_of in zip(documents, indices):
+        segments, _, partners = read_panoptic_json(
+            [path], classes, lambda entry, _, index_of=index_of: index_of[entry["id"]]
+        )
         split = split_of(path, folder.path)
         plain = re.sub("^panoptic_", "", path.stem)
         near = (path.with_suffix(""), path.parent / f"{path.stem}_semseg", path.parent, folder.path / "masks")

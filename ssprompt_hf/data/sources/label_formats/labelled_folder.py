@@ -168,9 +168,15 @@ class FolderView:
         }
 
     def sorted_splits(
-        self, name: str, splits: dict[str, list[dict[str, Any]]], problems: Sequence[str]
+        self, name: str, splits: dict[str, list[dict[str, Any]]], problems: list[str]
     ) -> dict[str, list[dict[str, Any]]]:
-        """Those with rows, in the order of their files' names; what is in none is the training data of the others.
+        """Those with rows, in the order of their files' names. What is in none is the training data of the others,
+        unless the others have it already: a file that was divided often stays beside its parts.
+
+        Args:
+            name: of the format.
+            splits: rows by split.
+            problems: what is left out is added to them.
 
         Raises:
             NoImagesError: no image of any row.
@@ -179,8 +185,17 @@ class FolderView:
         if not splits:
             raise NoImagesError(f"{self.path}: {name}, but no image. {'. '.join(problems)}".rstrip())
         if WHOLE in splits and len(splits) > 1:
-            rows = splits.pop(WHOLE) + splits.get("train", [])
-            splits["train"] = sorted(rows, key=lambda row: row["file_name"])
+            whole = splits.pop(WHOLE)
+            known = {row["file_name"] for rows in splits.values() for row in rows}
+            rest = [row for row in whole if row["file_name"] not in known]
+            if len(rest) < len(whole):
+                problems.append(
+                    f"{len(whole) - len(rest)} images are both in a split ({', '.join(splits)}) and in a file that "
+                    "names none; what this file says of them is left out"
+                )
+            if rest:
+                rows = rest + splits.get("train", [])
+                splits["train"] = sorted(rows, key=lambda row: row["file_name"])
         return splits
 
     def drawn(
@@ -199,6 +214,7 @@ class FolderView:
         Raises:
             NoImagesError: no image of any row.
         """
+        problems = list(problems)
         splits = self.sorted_splits(name, splits, problems)
         if self.classes is not None:
             classes = self._given(classes, splits)
@@ -213,7 +229,7 @@ class FolderView:
             classes = SegmentationClasses((*classes.classes, added), ignored, classes.ignore_color)
             background = len(classes) - 1
         labels = DrawnShapes(classes, IGNORE_INDEX if background is None else background)
-        return LabelledFolder(name, classes, labels, splits, problems=list(problems))
+        return LabelledFolder(name, classes, labels, splits, problems=problems)
 
     def _given(self, found: SegmentationClasses, splits: dict[str, list[dict]]) -> SegmentationClasses:
         """The user's classes; shapes get their indices, by name, and those of other classes are ignored."""
@@ -268,6 +284,19 @@ def read_json(path: Path) -> Any:
             f"{path}: not valid JSON ({error}). Export it again, or move it out of the folder if it holds no "
             "annotations."
         ) from error
+
+
+def pixel_size(height: Any, width: Any) -> tuple[int, int]:
+    """
+    (H, W) as a tool wrote it down.
+
+    Raises:
+        TypeError, ValueError, OverflowError: no number of pixels.
+    """
+    size = int(height), int(width)
+    if not all(1 <= length < 2**31 for length in size):
+        raise ValueError(f"an image of {width} x {height} pixels")
+    return size
 
 
 def kind_of(data: Any) -> str | None:
