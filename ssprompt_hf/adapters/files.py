@@ -190,8 +190,9 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
 def replacing_folder(folder: str | os.PathLike) -> Iterator[str]:
     """
     Yields a temporary folder on the file system of `folder`; on a clean exit its files take their places in `folder`,
-    on an error they vanish. The configuration comes last: a folder that has one has the files that belong to it. What
-    a process that was killed while it saved has left beside `folder` disappears first.
+    on an error they vanish. Configurations come first: they name the digest of their tensors, so that where a process
+    is killed on the way, neither the tensors of an earlier adapter nor none at all are taken for theirs. What a
+    process that was killed while it saved has left beside `folder` disappears first.
     """
     folder = Path(os.path.realpath(folder))
     with told_when_full(folder):
@@ -202,7 +203,7 @@ def replacing_folder(folder: str | os.PathLike) -> Iterator[str]:
             yield str(temporary)
             give_usual_modes(temporary)
             files = [path for path in temporary.rglob("*") if path.is_file()]
-            for path in sorted(files, key=lambda path: (path.name == ADAPTER_CONFIG, path)):
+            for path in sorted(files, key=lambda path: (path.name != ADAPTER_CONFIG, path)):
                 target = folder / path.relative_to(temporary)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 place(path, target)

@@ -107,8 +107,17 @@ def test_saved_by_transformers(good, tmp_path):
     assert same(logits(SSPromptModel.from_pretrained(small_seem(), tmp_path / "again")), expected)
 
 
-def test_killed_at_every_rename_of_a_save(good, copied):
-    """Old weights, new weights, or an error; never one under the configuration of the other."""
+@pytest.mark.parametrize("knows_digest", [True, False])
+def test_killed_at_every_rename_of_a_save(good, tmp_path, knows_digest):
+    """Old weights, new weights, or an error; never one under the configuration of the other. The old adapter may be
+    one of an earlier version, whose configuration knows no digest."""
+    old, copied = tmp_path / "old", tmp_path / "copied"
+    shutil.copytree(good, old)
+    if not knows_digest:
+        config = json.loads((old / CONFIG).read_text())
+        del config["tensors_sha256"]
+        (old / CONFIG).write_text(json.dumps(config))
+    shutil.copytree(old, copied)
     model = SSPromptModel(small_seem(), SSPromptConfig(seed=1))
     train(model, steps=1)
     new = model.get_base_model().get_submodule("class_embeddings").ssprompt_embedding["default"].detach()
@@ -126,7 +135,7 @@ def test_killed_at_every_rename_of_a_save(good, copied):
             outcomes.add("new" if has_new else "old")
         if not was_killed:
             break
-        shutil.copytree(good, copied, dirs_exist_ok=True)
+        shutil.copytree(old, copied, dirs_exist_ok=True)
     assert outcomes == {"old", "refused", "new"}
     # what the killed ones had begun is gone with the next save that ends
     assert not [path.name for path in copied.parent.iterdir() if path.name.startswith(f".{copied.name}")]

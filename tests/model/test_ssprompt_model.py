@@ -217,14 +217,14 @@ def test_saving_is_all_or_nothing(base, adapter, monkeypatch):
         model.save_pretrained(adapter, safe_serialization=False)
 
 
-def test_the_configuration_arrives_last(tmp_path, monkeypatch):
+def test_the_configuration_arrives_first(tmp_path, monkeypatch):
     order = []
     rename = os.replace
     monkeypatch.setattr(os, "replace", lambda old, new: (order.append(Path(new).name), rename(old, new)))
     with replacing_folder(tmp_path / "out") as folder:
         for name in ("adapter_config.json", WEIGHTS, "README.md"):
             (tmp_path / folder / name).write_text("x")
-    assert order[-1] == "adapter_config.json" and len(order) == 3
+    assert order[0] == "adapter_config.json" and len(order) == 3
 
 
 def truncate(folder):
