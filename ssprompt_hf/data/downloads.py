@@ -2,6 +2,7 @@
 
 import time
 import urllib.request
+from http.client import HTTPException
 
 from ..errors import UnreadableFileError
 
@@ -40,7 +41,8 @@ def download(address: str) -> bytes:
                     raise UnreadableFileError(
                         f"{address}: not here after {TIME_LIMIT:g} seconds; download it yourself"
                     )
-    except (OSError, ValueError) as error:  # urllib's own errors are among them
+    # urllib's own errors are OSErrors; an address with a space in it and an answer that is no HTTP are HTTPExceptions
+    except (OSError, ValueError, HTTPException) as error:
         if isinstance(error, UnreadableFileError):
             raise
         reason = getattr(error, "reason", None) or error

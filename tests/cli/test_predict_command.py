@@ -15,7 +15,7 @@ from prompted_seem import small_seem, word_tokenizer
 from ssprompt_hf import SSPromptModel
 from ssprompt_hf.cli.main import main
 from ssprompt_hf.data.image_inputs import open_image
-from ssprompt_hf.errors import SSPromptError
+from ssprompt_hf.errors import SSPromptError, UnreadableFileError
 from ssprompt_hf.models.interface import BaseModelInfo
 from ssprompt_hf.models.registry import ADAPTER_CONFIG, DEFAULT_BASE_MODEL
 from ssprompt_hf.models.seem.image_processing_seem import SeemImageProcessor
@@ -323,6 +323,9 @@ class Photos(http.server.SimpleHTTPRequestHandler):
     """Serves a photograph, and something that has no end."""
 
     def do_GET(self):
+        if "garbled" in self.path:
+            self.wfile.write(b"no HTTP\r\n\r\n")
+            return
         self.send_response(200 if "photo" in self.path or "endless" in self.path else 404)
         self.end_headers()
         if "photo" in self.path:
@@ -353,6 +356,9 @@ def test_images_behind_addresses(base, photo_server, tmp_path, monkeypatch, caps
     told = capsys.readouterr().err
     assert "endless: more than 0 MiB" in told and "gone.png: cannot be downloaded" in told
     assert set(files(tmp_path / "out")) == {"photo one.png", "photo one-overlay.png", "segments.json"}
+    for address in (f"{photo_server}/a photo.png", f"{photo_server}/garbled.png"):
+        with pytest.raises(UnreadableFileError, match=f"{address}: cannot be downloaded"):
+            open_image(address)
     monkeypatch.setattr("ssprompt_hf.data.downloads.TIME_LIMIT", 0.0)
     monkeypatch.setattr("ssprompt_hf.data.downloads.SIZE_LIMIT", 2**40)
     with pytest.raises(SSPromptError, match=r"takes over 0 seconds|cannot be downloaded"):
