@@ -125,7 +125,8 @@ def tried_again(call: Callable[[], T], what: str) -> T:
 
 def is_damaged(path: str | os.PathLike) -> bool:
     """Whether a file of the Hub's cache is not what the Hub said it would be: the cache calls each file by its digest,
-    SHA-256 for large files and Git's for others. False for files from elsewhere."""
+    SHA-256 for large files and Git's for others. False for files from elsewhere, and always where the file system has
+    no symbolic links: there the cache keeps files under their own names, without a digest."""
     blob = Path(os.path.realpath(path))
     if blob.parent.name != "blobs" or not blob.is_file():
         return False
@@ -193,8 +194,14 @@ def checked_downloads(
 def _check_fresh_files(repo_id: str, began: float, cache_dir: str | os.PathLike | None, kind: str) -> None:
     blobs = Path(cache_dir or constants.HF_HUB_CACHE, f"{kind}--{repo_id.replace('/', '--')}", "blobs")
     for blob in blobs.iterdir() if blobs.is_dir() else ():
-        # older ones were looked at when they came; file systems count in seconds
-        if blob.stat().st_mtime >= began - 2 and is_damaged(blob):
+        if not (_SHA256.fullmatch(blob.name) or _GIT_SHA1.fullmatch(blob.name)):
+            continue  # such as the file of a download that goes on, which another process renames when it is done
+        try:
+            # older ones were looked at when they came; file systems count in seconds
+            is_wrong = blob.stat().st_mtime >= began - 2 and is_damaged(blob)
+        except FileNotFoundError:  # another process found it damaged, and removed it
+            continue
+        if is_wrong:
             remove_cached(blob)
             raise DownloadError(
                 f"a file of {repo_id!r} has come damaged from {constants.ENDPOINT} ({blob.name[:16]}... is not its "

@@ -107,3 +107,13 @@ def test_files_that_transformers_has_downloaded(fog, files):
     with hub_calls.checked_downloads("tester/base"):
         folder = snapshot_download("tester/base")
     assert Path(folder, "model.safetensors").read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["5" * 64 + ".incomplete", "5" * 64])
+def test_files_that_another_process_takes_away(name, tmp_path, monkeypatch):
+    """A download that ends is renamed, and a damaged file removed, after the folder was listed."""
+    blobs = tmp_path / "models--tester--base" / "blobs"
+    blobs.mkdir(parents=True)
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter([self / name]))
+    with hub_calls.checked_downloads("tester/base", tmp_path):
+        pass

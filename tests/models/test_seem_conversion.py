@@ -171,6 +171,16 @@ class TestConversion:
         convert_seem_checkpoint(path, output_dir=output, config=tiny_config())
         assert (output / "model.safetensors").is_file()
 
+    def test_file_that_was_packed_again(self, tmp_path, output):
+        torch.save(official_state_dict(tiny_config()), tmp_path / "stored.pt")
+        path = tmp_path / "packed.pt"
+        with zipfile.ZipFile(tmp_path / "stored.pt") as stored, zipfile.ZipFile(path, "w") as new:
+            for name in stored.namelist():
+                new.writestr(name, stored.read(name), zipfile.ZIP_DEFLATED)
+        with pytest.raises(CheckpointError, match=r"packed\.pt has been packed again \(stored/.* is compressed"):
+            convert_seem_checkpoint(path, output_dir=output, config=tiny_config())
+        assert_nothing_left(output)
+
     def test_half_precision_is_kept(self, tmp_path, output):
         state = {name: tensor.half() for name, tensor in official_state_dict(tiny_config()).items()}
         torch.save(state, tmp_path / "half.pt")
