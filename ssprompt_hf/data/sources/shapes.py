@@ -40,7 +40,13 @@ def shape(
         instance: number of the object in its image, 0 if it is none.
         crowd: a group of objects that nobody told apart.
         more: further values of the form.
+
+    Raises:
+        ValueError: a coordinate is not finite.
     """
+    outlines = data if form in ("polygons", "relative polygons") else [data] if form == "drawing" else []
+    if not all(np.isfinite(np.asarray(points, np.float64)).all() for points in outlines):
+        raise ValueError("a coordinate is no finite number")
     return {"form": form, "data": data, "class": class_index, "instance": instance, "crowd": crowd} | more
 
 
@@ -65,36 +71,40 @@ def _drawing(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
 
 def _coco_rle(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
     height, width = shape["data"]["size"]
-    [starts], [ends] = rle_runs([shape["data"]])
     if (height, width) != size:
         raise ValueError(f"its run-length code is of {width}x{height} pixels")
+    [starts], [ends] = rle_runs([shape["data"]])
     return _between(starts, ends, height * width).reshape(width, height).T
 
 
 def _row_rle(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
     """Lengths of runs along the rows of a box, the first outside the mask."""
     left, top, width, height = shape["box"]
+    _check_fits((height, width), size)
+    total = sum(shape["data"])
+    if total != width * height or min(shape["data"]) < 0:
+        raise ValueError(f"its runs add up to {total} pixels, its box has {width}x{height}")
     bounds = np.cumsum([0, *shape["data"]])
-    if bounds[-1] != width * height:
-        raise ValueError(f"its runs add up to {bounds[-1]} pixels, its box has {width}x{height}")
     bounds = np.append(bounds, bounds[-1]) if len(bounds) % 2 == 0 else bounds
     return _placed(_between(bounds[1::2], bounds[2::2], bounds[-1]).reshape(height, width), left, top, size)
 
 
 def _png(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
     """A PNG in base64 of which `left` and `top` say where it lies."""
-    mask = np.asarray(Image.open(BytesIO(base64.b64decode(shape["data"])))) > 0
+    image = Image.open(BytesIO(base64.b64decode(shape["data"])))
+    _check_fits((image.height, image.width), size)
+    mask = np.asarray(image) > 0
     return _placed(mask if mask.ndim == 2 else mask.any(-1), shape["left"], shape["top"], size)
 
 
 def _brush(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
     if tuple(shape["size"]) != size:
         raise ValueError(f"its brush is of {shape['size'][1]}x{shape['size'][0]} pixels")
-    values = label_studio_brush(shape["data"])
-    if len(values) != 4 * size[0] * size[1]:
-        raise ValueError(f"its brush has {len(values)} values, where {size[1]}x{size[0]} pixels have four each")
+    values = label_studio_brush(shape["data"], 4 * size[0] * size[1])
     return values.reshape(*size, 4)[..., 3] > 0
 
+
+DAMAGED = (ValueError, TypeError, KeyError, IndexError, OverflowError, OSError, Image.DecompressionBombError)
 
 FORMS: dict[str, Callable[[dict[str, Any], tuple[int, int]], np.ndarray]] = {
     "polygons": _polygons,
@@ -116,6 +126,12 @@ def _between(starts: np.ndarray, ends: np.ndarray, count: int) -> np.ndarray:
     return np.cumsum(change[:-1]) > 0
 
 
+def _check_fits(box: tuple[int, int], size: tuple[int, int]) -> None:
+    """Raises `ValueError` for a part of an image (both (H, W)) that is larger than it: not a byte of it is made."""
+    if box[0] > size[0] or box[1] > size[1]:
+        raise ValueError(f"its box has {box[1]}x{box[0]} pixels, the image {size[1]}x{size[0]}")
+
+
 def _placed(mask: np.ndarray, left: int, top: int, size: tuple[int, int]) -> np.ndarray:
     whole = np.zeros(size, bool)
     inside = mask[max(0, -top) : size[0] - top, max(0, -left) : size[1] - left]
@@ -123,42 +139,42 @@ def _placed(mask: np.ndarray, left: int, top: int, size: tuple[int, int]) -> np.
     return whole
 
 
-def label_studio_brush(code: Sequence[int]) -> np.ndarray:
+def label_studio_brush(code: Sequence[int], count: int) -> np.ndarray:
     """
-    The values of a brush mask of Label Studio, uint8 (4 H W,): R, G, B and alpha of each pixel by turns.
+    The values of a brush mask of Label Studio, uint8 (`count`,): R, G, B and alpha of each pixel by turns.
 
     The code is a stream of bits: the number of values (32 bits), the bits of a value less one (5), and four lengths
     less one (4 each). Then, until all values are there: whether one value is repeated (1), which of the four lengths
     the count has (2), the count less one, and that value, or so many values.
 
     Raises:
-        ValueError: the stream ends too early.
+        ValueError: the stream ends too early, or is of another number of values.
 
     Source: `decode_rle` of `brush.py` of https://github.com/HumanSignal/label-studio-sdk.
     """
     bits = (np.unpackbits(np.asarray(code, np.uint8)) + 48).tobytes().decode("ascii")
     position = 0
 
-    def read(count: int) -> int:
+    def read(length: int) -> int:
         nonlocal position
-        position += count
+        position += length
         if position > len(bits):
             raise ValueError("its brush code ends too early")
-        return int(bits[position - count : position], 2)
+        return int(bits[position - length : position], 2)
 
     total, word = read(32), read(5) + 1
     lengths = [read(4) + 1 for _ in range(4)]
-    if total > 8 * 2**30:
-        raise ValueError(f"its brush code tells of {total} values")
+    if total != count:
+        raise ValueError(f"its brush has {total} values, where an image of its size has {count}")
     parts, done = [], 0
     while done < total:
         repeated = read(1)
-        count = read(lengths[read(2)]) + 1
+        run = read(lengths[read(2)]) + 1
         if repeated:
-            parts.append(np.full(count, read(word), np.uint8))
+            parts.append(np.full(run, read(word), np.uint8))
         else:
-            parts.append(np.array([read(word) for _ in range(count)], np.uint8))
-        done += count
+            parts.append(np.array([read(word) for _ in range(run)], np.uint8))
+        done += run
     return np.concatenate(parts)[:total] if parts else np.zeros(0, np.uint8)
 
 
@@ -202,7 +218,7 @@ class DrawnShapes:
             one = json.loads(text)
             try:
                 mask = FORMS[one["form"]](one, known)
-            except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
+            except DAMAGED as error:
                 raise LabelFormatError(
                     f"{source}: shape {number} of {len(values[SHAPES_COLUMN])} cannot be drawn: {error}. Export the "
                     "annotations again, or remove the shape."

@@ -27,10 +27,10 @@ def read(folder: FolderView) -> LabelledFolder:
     """
     Brushes (in Label Studio's own run-length code), polygons and ellipses, drawn in their order, the last on top; each
     is an object. Of several annotations of a task the last that was not cancelled counts; tasks without any are left
-    out. Rectangles and key points have no mask and are left out.
+    out. Rectangles and key points have no mask and are left out. Of several labels of a region the first counts.
 
     Raises:
-        LabelFormatError: an entry is not of this form; names the task.
+        LabelFormatError: an entry is not of this form, or its image was turned while it was labelled; names the task.
         NoImagesError: no image is there.
     """
     tasks: list[tuple[Path, str, str, list[dict]]] = []
@@ -50,7 +50,7 @@ def read(folder: FolderView) -> LabelledFolder:
     names = {name for *_, results in tasks for one in results for name in _labels(one)}
     classes, index_of = named_classes(folder, names)
     splits: dict[str, list[dict[str, Any]]] = {}
-    missing, left_out = [], 0
+    missing, left_out, further = [], 0, 0
     for path, number, address, results in tasks:
         shapes, size = [], None
         for one in results:
@@ -58,10 +58,16 @@ def read(folder: FolderView) -> LabelledFolder:
             if not labels:
                 left_out += 1
                 continue
+            if one.get("image_rotation"):
+                raise LabelFormatError(
+                    f"{path}: task {number} was labelled with its image turned by {one['image_rotation']} degrees, "
+                    "and its shapes lie in the turned image. Turn the image file and label that, or remove the task."
+                )
+            further += len(labels) > 1
             try:
                 size = (int(one["original_height"]), int(one["original_width"]))
                 made = _shape(one, size)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise LabelFormatError(
                     f"{path}: a result of task {number} is not as Label Studio writes it ({error!r}). Export it again."
                 ) from error
@@ -76,6 +82,8 @@ def read(folder: FolderView) -> LabelledFolder:
         problems.append(f"{unlabelled} tasks have no annotation and are left out")
     if left_out:
         problems.append(f"{left_out} rectangles, key points or choices have no mask; they are left out")
+    if further:
+        problems.append(f"{further} regions have more than one label; the first of each counts")
     return folder.drawn(NAME, classes, splits, problems)
 
 

@@ -5,6 +5,7 @@ Source: https://github.com/wkentaro/labelme (`label_file.py`, `utils/shape.py`).
 
 import base64
 import binascii
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ LOOKS_FOR = "a JSON file with shapes and imagePath for each image"
 IGNORED = "__ignore__"
 LINE_WIDTH, POINT_RADIUS = 10, 5
 
+LEAST_POINTS = {"polygon": 3, "rectangle": 2, "circle": 2, "line": 2, "linestrip": 2, "point": 1, "mask": 1}
+"""The shapes that have a mask, and of how many points they are at least."""
+
 
 def detect(folder: FolderView) -> str | None:
     """The first JSON file, if there is one."""
@@ -30,8 +34,9 @@ def detect(folder: FolderView) -> str | None:
 def read(folder: FolderView) -> LabelledFolder:
     """
     Polygons, rectangles, circles, lines, points and painted masks, drawn as LabelMe draws them: in their order, the
-    last on top. Shapes of one label and one `group_id` are one object, every other shape is one of its own. Shapes
-    called `__ignore__` are ignored pixels. A `labels.txt` gives the order of the classes, which else is alphabetical.
+    last on top. Shapes of other kinds have no mask and are left out. Shapes of one label and one `group_id` are one
+    object, every other shape is one of its own. Shapes called `__ignore__` are ignored pixels. A `labels.txt` gives
+    the order of the classes, which else is alphabetical.
 
     Raises:
         LabelFormatError: a file is not of this form.
@@ -49,11 +54,13 @@ def read(folder: FolderView) -> LabelledFolder:
     index_of[IGNORED] = IGNORE_INDEX
     splits: dict[str, list[dict[str, Any]]] = {}
     missing = []
+    without_mask: Counter[str] = Counter()
     for path, data in documents:
         image = folder.image(data.get("imagePath") or path.stem, [path.parent])
         image = image or next((p for p in folder.image_files if p.with_suffix("") == path.with_suffix("")), None)
         size = (data["imageHeight"], data["imageWidth"]) if data.get("imageHeight") else None
         shapes = _shapes(path, data["shapes"], index_of)
+        without_mask.update(kind for kind in map(_kind, data["shapes"]) if kind not in LEAST_POINTS)
         if image is not None:
             row = folder.row(image, shapes, size)
         elif data.get("imageData"):
@@ -63,6 +70,9 @@ def read(folder: FolderView) -> LabelledFolder:
             continue
         splits.setdefault(split_of(path, folder.path), []).append(row)
     problems = missing_images("LabelMe", missing, len(documents))
+    problems += [
+        f"{n} shapes of the kind {kind!r} have no mask; they are left out" for kind, n in without_mask.items()
+    ]
     known = {row["file_name"] for rows in splits.values() for row in rows}
     bare = [path for path in folder.image_files if folder.name_of(path) not in known]
     if bare:
@@ -88,22 +98,27 @@ def _shapes(path: Path, found: list[dict[str, Any]], index_of: dict[str, int]) -
     groups: dict[tuple, int] = {}
     for number, one in enumerate(found, start=1):
         label = _label(path, one)
+        if _kind(one) not in LEAST_POINTS:
+            continue
         group = (label, number if one.get("group_id") is None else f"group {one['group_id']}")
         instance = groups.setdefault(group, len(groups) + 1)
         try:
             shapes.append(_shape(one) | {"class": index_of[label], "instance": instance})
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise LabelFormatError(
                 f"{path}: shape {number} ({label}) is not as LabelMe writes it ({error}). Draw it again, or remove it."
             ) from error
     return shapes
 
 
+def _kind(one: dict[str, Any]) -> str:
+    return str(one.get("shape_type") or "polygon")
+
+
 def _shape(one: dict[str, Any]) -> dict[str, Any]:
     points = [(float(x), float(y)) for x, y in one["points"]]
-    kind = one.get("shape_type") or "polygon"
-    least = {"polygon": 3, "rectangle": 2, "circle": 2, "line": 2, "linestrip": 2, "point": 1, "mask": 1}.get(kind, 3)
-    if len(points) < least:
+    kind = _kind(one)
+    if len(points) < LEAST_POINTS[kind]:
         raise ValueError(f"a {kind} of {len(points)} points")
     if kind == "mask":
         return shape("png", one["mask"], left=int(points[0][0]), top=int(points[0][1]))
