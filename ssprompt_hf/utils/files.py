@@ -50,7 +50,7 @@ def regular_files(folder: str | os.PathLike, suffixes: Sequence[str] = ()) -> tu
     endings = tuple(suffixes)
     root = os.path.abspath(folder)
     os.scandir(root).close()  # raises for the folder itself
-    waiting = [(root, frozenset([_identity(root)]))]
+    waiting = [(root, frozenset([folder_identity(root)]))]
     while waiting:
         here, above = waiting.pop()
         try:
@@ -62,7 +62,7 @@ def regular_files(folder: str | os.PathLike, suffixes: Sequence[str] = ()) -> tu
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                identity = _identity(entry.path)
+                identity = folder_identity(entry.path)
                 if identity is not None and identity not in above:
                     waiting.append((entry.path, above | {identity}))
             elif entry.name.lower().endswith(endings) if endings else True:
@@ -72,7 +72,7 @@ def regular_files(folder: str | os.PathLike, suffixes: Sequence[str] = ()) -> tu
     return found, others
 
 
-def _identity(folder: str) -> tuple[int, int] | None:
+def folder_identity(folder: str) -> tuple[int, int] | None:
     """What a folder is, by whatever name; None where it is gone."""
     try:
         status = os.stat(folder)

@@ -483,3 +483,12 @@ def test_command(capsys):
     assert "licence" in text and "gtFine/{train,val}" in text
     assert main(["datasets", "acdc"]) == 0 and "cityscapes:" not in capsys.readouterr().out
     assert main(["datasets", "kitti"]) == 2 and "'kitti' is none of the known" in capsys.readouterr().err
+
+
+def test_links_that_cross(tmp_path):
+    for folder, other in (("a", "b"), ("b", "a")):
+        write_image(tmp_path / folder / f"{folder}.png")
+        for number in range(3):
+            (tmp_path / folder / f"link{number}").symlink_to(tmp_path / other)
+    found = file_index._FileLists().below(tmp_path / "a")
+    assert len(found) == 4 and all(len(Path(path).relative_to(tmp_path).parts) <= 3 for path in found)

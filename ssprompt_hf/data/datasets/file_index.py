@@ -17,7 +17,7 @@ import pyarrow as pa
 from transformers.utils import logging
 
 from ...errors import MissingLabelError, NoImagesError
-from ...utils.files import atomic_path, file_digest, read_text
+from ...utils.files import atomic_path, file_digest, folder_identity, read_text
 from ..sources.panoptic_files import SEGMENT_FEATURES, read_panoptic_json
 from .layouts import DatasetInfo, Files, Layout, default_cache_dir
 
@@ -92,12 +92,6 @@ def cached_index(
     return index
 
 
-def _leads_up(parent: str, name: str) -> bool:
-    """Whether an entry of a folder is a link to that folder or one above, which would be walked for ever."""
-    path = os.path.join(parent, name)
-    return os.path.islink(path) and Path(os.path.realpath(parent)).is_relative_to(os.path.realpath(path))
-
-
 def _check_digest(file: Path) -> None:
     """Raises `ValueError` if the last bytes of a kept table are not the SHA-256 of those before, which readers of
     Arrow streams end at."""
@@ -144,8 +138,12 @@ class _FileLists:
         key = str(folder)
         if key not in self._files:
             found: list[str] = []
+            above = {key: {folder_identity(key)}}  # links back to a folder above would be followed for ever
             for parent, folders, names in os.walk(key, followlinks=True):
-                folders[:] = [name for name in folders if not name.startswith(".") and not _leads_up(parent, name)]
+                identities = {name: folder_identity(os.path.join(parent, name)) for name in folders if name[0] != "."}
+                here = above.pop(parent) | {None}
+                folders[:] = [name for name, identity in identities.items() if identity not in here]
+                above |= {os.path.join(parent, name): here | {identities[name]} for name in folders}
                 self.stamps[parent] = _stamp(parent)
                 found += [os.path.join(parent, name) for name in names if not name.startswith(".")]
             self._files[key] = found
