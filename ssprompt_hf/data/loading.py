@@ -134,7 +134,7 @@ def _load_other(
         return load_street_scenes(dataset, split, **options)
     folder = Path(dataset if data_dir is None else data_dir)
     if folder.is_dir():
-        if is_hub_folder(folder):
+        if is_hub_folder(folder, classes):
             return _load_hub(str(folder), split, classes, options)
         _check_options(str(folder), options, FOLDER_OPTIONS)
         return _load_folder(folder, split, None if classes is None else resolve_classes(classes), **options)
@@ -178,7 +178,7 @@ def dataset_splits(
     folder = data_dir or dataset
     if is_name or folder is None or not (folder := Path(folder)).is_dir():
         return None
-    if is_hub_folder(folder):
+    if is_hub_folder(folder, classes):
         return hub_folder_splits(str(folder))
     found = read_labelled_folder(folder, None if classes is None else resolve_classes(classes), **options)
     return folder_splits(folder) if found is None else [name for name in found.splits if name != WHOLE]

@@ -13,6 +13,7 @@ from PIL import Image
 from ssprompt_hf.data import SegmentationClasses, load_segmentation_dataset, load_segmentation_folder
 from ssprompt_hf.data.image_inputs import image_sources
 from ssprompt_hf.data.sources.folder import folder_splits
+from ssprompt_hf.data.sources.hub import is_hub_folder
 from ssprompt_hf.errors import ClassListError, LabelIdError, MissingLabelError, NoImagesError
 
 COLORS = [(0, 0, 0), (128, 64, 0), (0, 60, 200)]
@@ -214,3 +215,20 @@ def test_a_linked_folder_is_followed(tmp_path):
     (tmp_path / "photos").mkdir()
     os.symlink(tmp_path / "elsewhere", tmp_path / "photos" / "linked")
     assert len(image_sources(str(tmp_path / "photos"))[0]) == 6
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+@pytest.mark.parametrize("column", ["weather", "file_name"])
+def test_a_table_that_tells_something_else_of_images(name, column, tmp_path):
+    for number in range(3):
+        files.write_image(tmp_path / "images" / f"{number}.jpg", number)
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        Image.fromarray(files.truth(number)[0]).save(tmp_path / "annotations" / f"{number}.png")
+    lines = [f"{column},hour", "0.jpg,7"] if name.endswith("csv") else [json.dumps({column: "0.jpg", "hour": 7})]
+    files.write(tmp_path / "images" / name, "\n".join(lines))
+    files.write(tmp_path / "classes.txt", "\n".join(BACKGROUND))
+    assert len(load_segmentation_dataset(data_dir=tmp_path)) == 3
+    assert is_hub_folder(tmp_path) is False
+    (tmp_path / "classes.txt").unlink()
+    assert is_hub_folder(tmp_path) is (column == "file_name")
+    assert is_hub_folder(tmp_path, BACKGROUND) is False

@@ -1,5 +1,7 @@
 """Data sets of the Hub, and any `datasets.Dataset` with an image and a label column."""
 
+import csv
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from ..classes import CLASS_FILE_NAMES, ClassesLike, SegmentationClasses, resolv
 from ..dataset import SegmentationDataset
 from ..splits import SPLIT_FLAGS, split_aliases
 from .columns import ColumnSource
+from .folder import has_label_images
 from .label_files import IdMaps
 
 IMAGE_COLUMNS = ("image", "img", "images", "photo")
@@ -34,6 +37,7 @@ LABEL_COLUMNS = (
 )
 INSTANCE_COLUMNS = ("instance", "instances", "instance_mask")
 FILE_NAME_COLUMNS = ("file_name", "filename")
+TABLES = ("metadata.jsonl", "metadata.csv")
 COLUMN_OPTIONS = ("image_column", "label_column", "instance_column")
 
 
@@ -156,15 +160,38 @@ def hub_folder_splits(path: str) -> list[str]:
         return datasets.get_dataset_split_names(path)
 
 
-def is_hub_folder(folder: Path) -> bool:
-    """Whether a folder holds a data set in a form of the Hub: as `save_to_disk` writes it, Parquet files, or images
-    with a table (`metadata.jsonl` or `.csv`) whose columns such as `label_file_name` name further images."""
-    tables = ("metadata.jsonl", "metadata.csv")
-    return (
-        _is_saved(folder)
-        or any(next(folder.glob(pattern), None) for pattern in ("*.parquet", "data/*.parquet", "*/*.parquet"))
-        or any(next(folder.glob(f"{place}{name}"), None) for place in ("", "*/", "data/*/") for name in tables)
-    )
+def is_hub_folder(folder: Path, classes: ClassesLike | None = None) -> bool:
+    """
+    Whether a folder holds a data set in a form of the Hub: as `save_to_disk` writes it, Parquet files, or images with
+    a table (`metadata.jsonl` or `.csv`) whose columns such as `label_file_name` name further images. Label images with
+    a class list go before such a table, which may tell something else of the images.
+
+    Args:
+        folder: to look at.
+        classes: the class list that the user gave, if any.
+    """
+    if _is_saved(folder):
+        return True
+    if any(next(folder.glob(pattern), None) for pattern in ("*.parquet", "data/*.parquet", "*/*.parquet")):
+        return True
+    tables = (path for place in ("", "*/", "data/*/") for name in TABLES for path in folder.glob(f"{place}{name}"))
+    if not any(map(_names_files, tables)):
+        return False
+    has_classes = classes is not None or SegmentationClasses.file_in(folder) is not None
+    return not (has_classes and has_label_images(folder))
+
+
+def _names_files(table: Path) -> bool:
+    """Whether a table of the datasets library's `imagefolder` has a column of files; so does a damaged one."""
+    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        if table.suffix == ".csv":
+            columns = next(csv.reader(file), [])
+        else:
+            try:
+                columns = json.loads(file.readline())
+            except (ValueError, RecursionError):
+                return True
+    return isinstance(columns, (dict, list)) and any(str(column).endswith("file_name") for column in columns)
 
 
 def _hub_class_file(path: str, revision: str | None) -> str | None:
