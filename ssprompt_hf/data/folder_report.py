@@ -10,6 +10,7 @@ import numpy as np
 from transformers.utils import logging
 
 from ..errors import DatasetError
+from ..utils.text import printable
 from .classes import IGNORE_INDEX, ClassesLike, resolve_classes
 from .dataset import SegmentationDataset
 from .loading import dataset_splits, load_segmentation_dataset
@@ -107,7 +108,7 @@ def report_folder(
 
 
 def _format(folder: Path, classes: ClassesLike | None, options: dict[str, Any]) -> tuple[str, list[str]]:
-    if is_hub_folder(folder):
+    if is_hub_folder(folder, classes):
         return "Hugging Face data set", []
     found = read_labelled_folder(folder, None if classes is None else resolve_classes(classes), **options)
     if found is None:
@@ -162,7 +163,7 @@ def _repeated(splits: dict[str, SegmentationDataset]) -> list[str]:
 def describe_folder(report: FolderReport) -> str:
     """A report as text for a terminal."""
     parts = [
-        f"{'not divided' if split == UNDIVIDED else split}: {part.images} images"
+        f"{'not divided' if split == UNDIVIDED else printable(split)}: {part.images} images"
         for split, part in report.splits.items()
     ]
     sizes: Counter[str] = Counter()
@@ -173,10 +174,10 @@ def describe_folder(report: FolderReport) -> str:
     total = sum(sum(part.pixels.values()) + part.ignored_pixels for part in report.splits.values()) or 1
     ignored = sum(part.ignored_pixels for part in report.splits.values())
     has_instances = any(part.instances for part in report.splits.values())
-    width = max(len("class"), *(len(info["name"]) for info in report.classes))
+    width = max(len("class"), *(len(printable(info["name"])) for info in report.classes))
     head = f"{'class':<{width}}     id  kind   pixels  images" + "  instances" * has_instances
     lines = [
-        f"{report.folder}: {report.format}",
+        printable(f"{report.folder}: {report.format}"),
         f"splits   {', '.join(parts)}",
         f"sizes    {', '.join(shown)}{more}",
         f"ignored  {100 * ignored / total:.1f} % of all pixels",
@@ -187,9 +188,9 @@ def describe_folder(report: FolderReport) -> str:
         pixels = sum(part.pixels[name] for part in report.splits.values())
         images = sum(part.images_of[name] for part in report.splits.values())
         kind = "thing" if info["thing"] else "stuff"
-        line = f"{name:<{width}}  {info['id']:>5}  {kind}  {100 * pixels / total:>4.1f} %  {images:>6}"
+        line = f"{printable(name):<{width}}  {info['id']:>5}  {kind}  {100 * pixels / total:>4.1f} %  {images:>6}"
         if has_instances and info["thing"]:
             line += f"  {sum(part.instances.get(name, 0) for part in report.splits.values()):>9}"
         lines.append(line)
     lines.append("problems" if report.problems else "no problems")
-    return "\n".join(lines + [f"  {' '.join(problem.split())}" for problem in report.problems])
+    return "\n".join(lines + [f"  {printable(' '.join(problem.split()))}" for problem in report.problems])

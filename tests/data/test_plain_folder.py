@@ -93,3 +93,12 @@ def test_names_of_splits_stay_in_the_new_folder(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["own", "plain"]
     parts = [path.name for path in (tmp_path / "plain" / "images").iterdir()]
     assert len(parts) == 3 and {"train", ".._.._other"} < set(parts)
+
+
+def test_names_in_a_folder_cannot_change_the_screen(tmp_path, capsys):
+    files.write_labelme(tmp_path)
+    path = tmp_path / "0.json"
+    path.write_text(path.read_text().replace('"crack"', '"\\u001b[2Jcra\\nck"'))
+    assert main(["data", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "\x1b" not in text and "\ncck" not in text and "\\x1b[2Jcra\\nck " in text

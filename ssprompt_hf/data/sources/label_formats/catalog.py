@@ -9,6 +9,7 @@ import datasets
 from transformers.utils import logging
 
 from ....errors import DatasetError, NoImagesError
+from ....utils.text import printable
 from ...classes import SegmentationClasses
 from ...dataset import SegmentationDataset
 from ...splits import SPLIT_ALIASES, SPLIT_FLAGS, split_aliases
@@ -83,7 +84,7 @@ def labelled_dataset(found: LabelledFolder, folder: Path, split: str) -> Segment
         there = "no splits" if WHOLE in found.splits else ", ".join(found.splits)
         raise NoImagesError(f"{folder}: no split {split!r} ({found.format}); there are {there}. {SPLIT_FLAGS}")
     for problem in found.problems:
-        logger.warning_once(f"{folder}: {problem}")
+        logger.warning_once(printable(f"{folder}: {problem}"))
     rows = found.splits[name]
     columns = {"image": [_image_value(row["image"]) for row in rows], "file_name": [row["file_name"] for row in rows]}
     for column, feature in found.features.items():
