@@ -24,8 +24,8 @@ from transformers.utils import logging
 from ..errors import AdapterError, DownloadError
 from ..models.registry import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ..tuners import PromptConfig
+from ..tuners.base.checks import PROMPT_DTYPES
 from ..tuners.base.config import check_digest
-from ..tuners.base.model import PROMPT_DTYPES
 from ..tuners.peft_compat import PromptPeftType, config_class
 from ..utils.files import give_usual_modes, place, told_when_full
 from ..utils.hub import checked_file, is_damaged, status_of, tried_again

@@ -11,17 +11,15 @@ from transformers.utils import logging
 from ...errors import AdapterError
 from ...models.fingerprint import fingerprint_difference, has_weights, model_fingerprint, weight_digests
 from ...models.interface import PromptableModel, PromptSlot
-from ..peft_compat import BaseTuner, BufferDict, compiled_in_place, tuner_class
+from ..peft_compat import BaseTuner, compiled_in_place, tuner_class
 from . import combining
 from .calls import Lock, PromptsOfThreads, locked
 from .checkpointing import checkpointed_layers
+from .checks import check_adapter_name, check_adapter_tensors
 from .config import ANY_BASE_MODEL, PEFT_PREFIX, PromptConfig, check_digest, current_versions
-from .layer import PromptLayer, Shape
+from .layer import PromptLayer
 
 logger = logging.get_logger(__name__)
-
-RESERVING = nn.ParameterDict(), nn.ModuleDict(), BufferDict()
-"""What has attributes that no adapter can be called."""
 
 
 class PromptTuner(PromptsOfThreads, BaseTuner):
@@ -375,51 +373,9 @@ class PromptTuner(PromptsOfThreads, BaseTuner):
         return model
 
 
-PROMPT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-"""That prompts may be stored in. Of floats with eight bits and less, PyTorch can hardly compute anything."""
-
-
-def check_adapter_name(name: str) -> None:
-    """
-    Raises:
-        AdapterError: PyTorch's dictionaries of parameters, which hold adapters by their names, cannot have one of this
-            name: it is that of something else in them (`"copy"`, `"items"`), is empty, or has a dot.
-    """
-    if not name or "." in name or any(hasattr(kind, name) for kind in RESERVING):
-        raise AdapterError(
-            f"adapter_name is {name!r}, which PyTorch's dictionaries of parameters cannot hold (it is empty, has a "
-            "dot, or is the name of one of their methods): choose another name"
-        )
-
-
 def _without_layers(path: str) -> str:
     """The path of a slot in the bare base model."""
     return ".".join(part for part in path.split(".") if part != "base_layer")
-
-
-def check_adapter_tensors(expected: dict[str, Shape], tensors: dict[str, torch.Tensor]) -> None:
-    """
-    Raises:
-        AdapterError: tensors are missing or unknown, or have another shape or values that are not finite.
-    """
-    if missing := sorted(set(expected) - set(tensors)):
-        raise AdapterError(
-            f"the adapter's file lacks {missing[0]} ({len(missing)} of {len(expected)} tensors missing)"
-        )
-    if unknown := sorted(set(tensors) - set(expected)):
-        raise AdapterError(f"the adapter's file holds {unknown[0]}, which its configuration has no use for")
-    for name, shape in expected.items():
-        found = tuple(tensors[name].shape)
-        if len(found) != len(shape) or any(wanted not in (None, side) for side, wanted in zip(found, shape)):
-            wanted = ", ".join("any" if side is None else str(side) for side in shape)
-            raise AdapterError(
-                f"{name} has shape {found} in the adapter's file; configuration and base model need ({wanted})"
-            )
-        if tensors[name].dtype not in PROMPT_DTYPES:
-            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in PROMPT_DTYPES)
-            raise AdapterError(f"{name} has the type {tensors[name].dtype} in the adapter's file; prompts are {known}")
-        if not tensors[name].isfinite().all():
-            raise AdapterError(f"{name} holds values that are not finite: the adapter's file is damaged")
 
 
 def adapted_kinds(model: PromptableModel) -> set[str]:
