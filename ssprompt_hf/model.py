@@ -1,5 +1,6 @@
 """`SSPromptModel`: a base model and its adapters, from names to pictures."""
 
+import functools
 import itertools
 import os
 from collections.abc import Iterator
@@ -175,7 +176,18 @@ class SSPromptModel(PeftModel):
     def add_adapter(self, adapter_name: str, peft_config: PromptConfig, *args: Any, **kwargs: Any) -> None:
         """As in PEFT; adapters of different methods may live together, of which one is active."""
         self.peft_type = peft_config.peft_type  # PEFT would refuse any but the method of the first adapter
-        super().add_adapter(adapter_name, peft_config, *args, **kwargs)
+        with self._unmerged():
+            super().add_adapter(adapter_name, peft_config, *args, **kwargs)
+
+    @functools.wraps(PromptTuner.add_weighted_adapter)
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        with self._unmerged():
+            self.base_model.add_weighted_adapter(*args, **kwargs)
+
+    @functools.wraps(PromptTuner.join_adapters)
+    def join_adapters(self, *args: Any, **kwargs: Any) -> None:
+        with self._unmerged():
+            self.base_model.join_adapters(*args, **kwargs)
 
     def load_adapter(
         self,

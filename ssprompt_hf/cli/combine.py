@@ -24,9 +24,8 @@ def fill(parser: argparse.ArgumentParser):
     )
     parser.add_argument(
         "--shared_classes",
-        default="error",
         choices=("error", "first", "last"),
-        help="whose prompt a class gets that several adapters have (default: %(default)s)",
+        help="whose prompt a class gets that several adapters have (default: error)",
     )
 
 
@@ -39,8 +38,10 @@ def run(options: argparse.Namespace):
     spatial = options.spatial_prompts_of
     if spatial is not None and spatial not in names:
         raise AdapterError(f"--spatial_prompts_of is {spatial!r}, which is none of the adapters")
-    if spatial is not None and (options.mean or options.weights):
-        raise AdapterError("--spatial_prompts_of is for unions of classes: a sum takes the prompts of all adapters")
+    if options.mean or options.weights:
+        for name in ("spatial_prompts_of", "shared_classes"):
+            if getattr(options, name) is not None:
+                raise AdapterError(f"--{name} is for unions of classes: a sum takes the prompts of all adapters")
     first, *others = names.items()
     model = SSPromptModel.from_pretrained(options.base_model, first[0], first[1])
     for adapter, name in others:
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace):
         weights = options.weights or [1 / len(names)] * len(names)
         model.add_weighted_adapter(list(names.values()), weights, "default")
     else:
-        model.join_adapters(list(names.values()), "default", names.get(spatial), options.shared_classes)
+        model.join_adapters(list(names.values()), "default", names.get(spatial), options.shared_classes or "error")
     model.save_pretrained(options.output_dir, selected_adapters=["default"])
     classes = model.peft_config["default"].class_names
     print(f"wrote {options.output_dir}: {len(names)} adapters, {len(classes or ())} classes")

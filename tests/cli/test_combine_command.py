@@ -16,13 +16,15 @@ def folder(tmp_path_factory):
     """A base model, two seeds of an adapter, and one for other classes."""
     folder = tmp_path_factory.mktemp("combine")
     small_seem().save_pretrained(folder / "base")
-    for name, classes, rate in (("one", "ab", 0.5), ("two", "ab", 0.2), ("other", "cd", 0.3)):
+    trained = (("one", "ab", [7, 8], 0.5), ("two", "ab", [7, 8], 0.2), ("other", "cd", [1, 2], 0.3))
+    for name, classes, ids, rate in trained:
         base = small_seem()
         set_classes(base, list(classes), [0])
         config = SSPromptConfig(spatial_embedding=False, spatial_weight=False, seed=int(10 * rate))
         config.base_model_name_or_path = str(folder / "base")
         adapter = get_peft_model(base, config)
         adapter.peft_config["default"].base_model_name_or_path = str(folder / "base")
+        adapter.peft_config["default"].class_ids = ids  # as training always sets them
         train(adapter, lr=rate).save_pretrained(folder / name / "adapter")
     return folder
 
@@ -36,6 +38,7 @@ def test_the_union_of_classes(folder, tmp_path, capsys):
     assert "2 adapters, 4 classes" in capsys.readouterr().out
     config, tensors = read_adapter(tmp_path / "out")
     assert config.class_names == ["a", "b", "c", "d"] and config.thing_class_ids == [0, 2]
+    assert config.class_ids == [7, 8, 1, 2]
     assert [(source["adapter"], source["seed"]) for source in config.made_from] == [("one", 5), ("other", 3)]
     parts = [read_adapter(path).tensors for path in paths(folder, "one", "other")]
     (name,) = [name for name in tensors if name.endswith("ssprompt_embedding")]
@@ -61,6 +64,8 @@ def test_sums(folder, tmp_path, options, weights):
         (("one", "other"), ["--mean"], "have other classes or settings"),
         (("one", "one"), [], "is given more than once"),
         (("one", "two"), ["--spatial_prompts_of", "night"], "none of the adapters"),
+        (("one", "two"), ["--mean", "--shared_classes", "first"], "--shared_classes is for unions of classes"),
+        (("one", "two"), ["--weights", "nan", "1"], "weights holds nan"),
     ],
 )
 def test_mistakes(folder, tmp_path, capsys, names, options, message):

@@ -1,14 +1,19 @@
 """Adapters for different classes become one for all of them."""
 
+import copy
+from unittest.mock import Mock
+
+import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
-from prompted_seem import logits, set_classes, small_seem, train
+from prompted_seem import logits, same, set_classes, small_seem, train
 from tiny_sam3 import images, tiny_sam3
 
 from ssprompt_hf import LOCNConfig, SSPromptConfig, SSPromptModel
 from ssprompt_hf.adapters.files import read_adapter
 from ssprompt_hf.errors import AdapterError
+from ssprompt_hf.tuners import SSPromptLayer
 
 SEMANTIC = {"spatial_embedding": False, "spatial_weight": False}
 STREET, HARBOUR = ["road", "car", "sky"], ["water", "boat", "sky", "quay"]
@@ -105,3 +110,64 @@ def test_classes_with_different_numbers_of_tokens(tmp_path):
     model.set_adapter("all")
     with torch.no_grad():
         assert torch.equal(model(images(1)).class_maps, torch.cat(list(expected.values())))
+
+
+def test_ids_in_label_files(tmp_path):
+    """As in those of the adapters if they are all different, else positions; of no class where there is none."""
+    model = both(tmp_path)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    cases = [
+        (([7, 8, 9], 0), ([1, 2, 3, 4], 0), "first", ([7, 8, 9, 1, 2, 4], 0)),
+        (([7, 8, 9], 0), ([1, 2, 3, 4], 0), "last", ([7, 8, 3, 1, 2, 4], 0)),
+        (([7, 8, 9], 0), ([0, 2, 3, 4], 255), "first", ([7, 8, 9, 0, 2, 4], 255)),
+        (([7, 8, 255], 0), ([1, 2, 0, 254], 0), "first", ([7, 8, 255, 1, 2, 254], 0)),
+        (([7, 8, 255], 0), ([0, 2, 3, 254], 1), "first", ([7, 8, 255, 0, 2, 254], 253)),
+        (([7, 8, 9], 0), ([7, 2, 3, 4], 0), "first", (None, 255)),
+        (([7, 8, 9], 254), (None, 254), "first", (None, 254)),
+    ]
+    for number, (street, harbour, shared, expected) in enumerate(cases):
+        name = f"all{number}"
+        for adapter, records in (("street", street), ("harbour", harbour)):
+            model.peft_config[adapter].class_ids, model.peft_config[adapter].ignore_index = records
+        model.join_adapters(["street", "harbour"], name, shared_classes=shared)
+        result = model.predict(image, "semantic", adapter=name)
+        assert (result.class_ids, result.none_id) == (expected if expected[0] else (None, 255))
+        model.save_pretrained(tmp_path / name, selected_adapters=[name])
+        stored = read_adapter(tmp_path / name / name).config
+        assert (stored.class_ids, stored.ignore_index) == expected
+
+
+def test_a_failed_union_leaves_nothing_behind(tmp_path, monkeypatch):
+    model = both(tmp_path)
+    expected = logits(model)
+    with pytest.raises(AdapterError, match="adapter_name is 'copy', which PyTorch's dictionaries"):
+        model.join_adapters(["street", "harbour"], "copy", shared_classes="first")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
+        patch.setattr(SSPromptLayer, "load_tensors", Mock(side_effect=RuntimeError("out of memory")))
+        model.join_adapters(["street", "harbour"], "all", shared_classes="first")
+    assert list(model.peft_config) == ["street", "harbour"]
+    assert not any(layer.has_adapter("all") for layer in model.base_model.prompt_layers())
+    assert same(logits(model), expected)
+    model.join_adapters(["street", "harbour"], "all", shared_classes="first")
+
+
+def test_the_active_adapter_stays_merged(tmp_path):
+    model = both(tmp_path)
+    expected = logits(model)
+    for make in (
+        lambda: model.join_adapters(["street", "harbour"], "all", shared_classes="first"),
+        lambda: model.add_weighted_adapter(["harbour"], [0.5], "weaker"),
+        lambda: model.add_adapter("new", SSPromptConfig(**SEMANTIC)),
+    ):
+        make()
+        merged = [layer.merged_adapters for layer in model.base_model.prompt_layers()]
+        assert merged == [["street"]] and same(logits(model), expected)
+
+
+def test_an_adapter_that_still_lacks_its_prompts(tmp_path):
+    model = both(tmp_path)
+    model.add_adapter("empty", copy.copy(model.peft_config["harbour"]))  # whose tensors are to follow
+    for adapters in (["street", "empty"], ["empty", "street"]):
+        with pytest.raises(AdapterError, match="adapter 'empty' has no semantic prompts yet"):
+            model.join_adapters(adapters, "all", shared_classes="first")
+    assert list(model.peft_config) == ["street", "harbour", "empty"]

@@ -1,6 +1,8 @@
 """Adapters made of other adapters of the same base model: weighted sums of their numbers, unions of their classes."""
 
 import copy
+import itertools
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,17 +32,17 @@ def add_weighted(tuner: "PromptTuner", adapters: list[str], weights: list[float]
             "mean different things"
         )
     _check_no_words(first, "whose weighted sums are no words")
+    if wrong := [weight for weight in weights if not math.isfinite(weight)]:
+        raise AdapterError(f"weights holds {wrong[0]}: give finite numbers")
+    tensors = {
+        layer: {attribute: _weighted(layer, attribute, adapters, weights) for attribute in _held(layer, adapters[0])}
+        for layer in tuner.prompt_layers()
+        if layer.has_adapter(adapters[0])
+    }
     config = _combined_config(first, configs)
     for source, weight in zip(config.made_from, weights):
         source["weight"] = float(weight)
-    _add(tuner, adapter_name, config)
-    for layer in tuner.prompt_layers():
-        if layer.has_adapter(adapter_name):
-            mixed = {
-                attribute: sum(weight * getattr(layer, attribute)[name] for name, weight in zip(adapters, weights))
-                for attribute in layer.tensor_shapes(adapter_name)
-            }
-            _fill(layer, adapter_name, mixed)
+    _add(tuner, adapter_name, config, tensors)
 
 
 def join(
@@ -83,9 +85,8 @@ def join(
     config.colors = None
     if all(color is not None for color in colors):
         config.colors = [configs[name].colors[index] for name, index in rows.values()]
-    _add(tuner, adapter_name, config)
-    for layer, found in tensors.items():
-        _fill(layer, adapter_name, found)
+    config.class_ids, config.ignore_index = _label_ids(configs, rows)
+    _add(tuner, adapter_name, config, tensors)
 
 
 def _configs(tuner: "PromptTuner", adapters: list[str], adapter_name: str) -> dict[str, PromptConfig]:
@@ -97,6 +98,9 @@ def _configs(tuner: "PromptTuner", adapters: list[str], adapter_name: str) -> di
         raise AdapterError(f"there is no adapter {missing[0]!r}; there are {', '.join(map(repr, tuner.peft_config))}")
     if adapter_name in tuner.peft_config:
         raise AdapterError(f"there is an adapter {adapter_name!r} already: choose another name")
+    for layer in tuner.prompt_layers():
+        for name in filter(layer.has_adapter, adapters):
+            layer._check_not_pending(name)
     return {name: tuner.peft_config[name] for name in adapters}
 
 
@@ -146,6 +150,23 @@ def _things(configs: dict[str, PromptConfig], rows: Rows) -> list[int] | None:
     ]
 
 
+def _label_ids(configs: dict[str, PromptConfig], rows: Rows) -> tuple[list[int] | None, int]:
+    """
+    What the classes of a union, and pixels without one, are called in label files: as in those of the adapters where
+    these agree; otherwise the ids are positions.
+    """
+    ids = None
+    if all(configs[name].class_ids is not None for name, _ in rows.values()):
+        ids = [configs[name].class_ids[index] for name, index in rows.values()]
+        if len(set(ids)) < len(ids):
+            ids = None
+    taken = range(len(rows)) if ids is None else set(ids)
+    common = {config.ignore_index for config in configs.values()}
+    wanted = common if len(common) == 1 else ()
+    # 255 is usual, and what is below it fits into a byte
+    return ids, next(i for i in itertools.chain(wanted, range(255, -1, -1), itertools.count(256)) if i not in taken)
+
+
 def _spatial_source(tuner: "PromptTuner", adapters: list[str], wanted: str | None) -> str:
     """The adapter whose spatial prompts the union has."""
     if wanted is not None:
@@ -169,7 +190,6 @@ def _spatial_source(tuner: "PromptTuner", adapters: list[str], wanted: str | Non
 
 def _held(layer: PromptLayer, adapter: str) -> list[str]:
     """The attributes that hold tensors of an adapter."""
-    layer._check_not_pending(adapter)
     return [
         attribute
         for attribute in layer.adapter_layer_names + layer.other_param_names
@@ -194,9 +214,42 @@ def _join_rows(layer: PromptLayer, attribute: str, configs: dict[str, PromptConf
     return torch.cat([torch.stack([tensors[name][index] for name, index in rows.values()]), first])
 
 
-def _add(tuner: "PromptTuner", adapter_name: str, config: PromptConfig) -> None:
+def _weighted(layer: PromptLayer, attribute: str, adapters: list[str], weights: list[float]) -> torch.Tensor:
+    """The weighted sum of what the adapters learned; or what they all have, if it is not learned."""
+    first, *others = tensors = [getattr(layer, attribute)[name].detach() for name in adapters]
+    equal = all(torch.equal(first, other) for other in others)
+    if attribute in layer.other_param_names:
+        if not equal:
+            raise AdapterError(
+                f"the adapters {adapters} start from different default prompts ({layer.slot.kind} ones), of which "
+                "weighted sums mean nothing: train them from the same ones"
+            )
+        return first
+    if equal and math.isclose(math.fsum(weights), 1):
+        return first  # a sum would be rounded
+    mixed = sum(weight * tensor for weight, tensor in zip(weights, tensors))
+    if not mixed.isfinite().all():
+        raise AdapterError(f"weights is {weights}, with which the sums are not finite: give smaller ones")
+    return mixed
+
+
+def _add(
+    tuner: "PromptTuner",
+    adapter_name: str,
+    config: PromptConfig,
+    tensors: dict[PromptLayer, dict[str, torch.Tensor]],
+) -> None:
+    """A new adapter with these tensors in the layers, or, where that fails, none."""
     tuner.peft_config[adapter_name] = config
-    tuner.inject_adapter(tuner.model, adapter_name)
+    try:
+        tuner.inject_adapter(tuner.model, adapter_name)
+        for layer, found in tensors.items():
+            _fill(layer, adapter_name, found)
+    except Exception:
+        for layer in filter(lambda layer: layer.has_adapter(adapter_name), tuner.prompt_layers()):
+            layer.delete_adapter(adapter_name)
+        del tuner.peft_config[adapter_name]
+        raise
 
 
 def _fill(layer: PromptLayer, adapter_name: str, tensors: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from . import combining
 from .calls import Lock, PromptsOfThreads, locked
 from .checkpointing import checkpointed_layers
 from .checks import check_adapter_name, check_adapter_tensors
-from .config import ANY_BASE_MODEL, PEFT_PREFIX, PromptConfig, check_digest, current_versions
+from .config import ANY_BASE_MODEL, PEFT_PREFIX, PromptConfig, check_choice, check_digest, current_versions
 from .layer import PromptLayer
 
 logger = logging.get_logger(__name__)
@@ -277,20 +277,26 @@ class PromptTuner(PromptsOfThreads, BaseTuner):
 
     @locked
     @torch.no_grad()
-    def add_weighted_adapter(self, adapters: list[str], weights: list[float], adapter_name: str) -> None:
+    def add_weighted_adapter(
+        self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "linear"
+    ) -> None:
         """
-        A new adapter whose numbers are weighted sums of those of others, as PEFT has it for LoRA: the mean of several
-        seeds, or something between two domains. It is not made the active one.
+        A new adapter whose learned numbers are weighted sums of those of others: the mean of several seeds, or
+        something between two domains. Default prompts are not summed. It is not made the active one.
 
         Args:
             adapters: names of adapters of one method, for the same classes and with the same settings.
             weights: one each; they usually sum to 1.
             adapter_name: what to call the new one.
+            combination_type: as in PEFT; plain sums, `"linear"`, are the only ones, as the others are for low-rank
+                matrices.
 
         Raises:
-            AdapterError: a name that is not there or is taken, other numbers of names and weights, adapters that do
-                not belong together, or a method that learns words, of which class embeddings have to be made.
+            AdapterError: a name that is not there or is taken, other numbers of names and weights, a weight that is
+                not finite, another `combination_type`, adapters that do not belong together or start from different
+                default prompts, or a method that learns words, of which class embeddings have to be made.
         """
+        check_choice("combination_type", combination_type, ("linear",))
         combining.add_weighted(self, adapters, weights, adapter_name)
 
     @locked
