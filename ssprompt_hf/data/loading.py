@@ -20,7 +20,7 @@ from .sources.folder import folder_splits, has_label_images, load_segmentation_f
 from .sources.hub import COLUMN_OPTIONS, hub_folder_splits, is_hub_folder, load_hub_dataset, wrap_dataset
 from .sources.label_files import IdMaps
 from .sources.label_formats.catalog import formats_text, labelled_dataset, read_labelled_folder
-from .sources.label_formats.labelled_folder import WHOLE
+from .sources.label_formats.split_names import WHOLE
 from .splits import SPLIT_FLAGS, split_aliases
 from .street_scenes.dataset import load_street_scenes
 

@@ -16,7 +16,8 @@ from ...splits import SPLIT_ALIASES, SPLIT_FLAGS, split_aliases
 from ..columns import ColumnSource
 from ..folder import LABEL_SUFFIXES, has_label_images
 from . import coco, coco_panoptic, cvat, label_studio, labelme, pascal_voc, yolo
-from .labelled_folder import WHOLE, FolderView, LabelledFolder, image_feature
+from .labelled_folder import FolderView, LabelledFolder, image_feature
+from .split_names import WHOLE
 
 logger = logging.get_logger(__name__)
 

@@ -10,7 +10,8 @@ from ....errors import LabelFormatError
 from ...classes import IGNORE_INDEX, MAX_ID, ClassInfo, SegmentationClasses
 from ..shapes import SHAPES_COLUMN, shape
 from .categories import join_categories
-from .labelled_folder import FolderView, LabelledFolder, missing_images, pixel_size, split_of
+from .labelled_folder import FolderView, LabelledFolder, missing_images, pixel_size
+from .split_names import split_of
 
 NAME = "COCO instances"
 LOOKS_FOR = "a JSON file with images, annotations and categories"
@@ -45,7 +46,7 @@ def read(folder: FolderView) -> LabelledFolder:
         near = (path.parent, folder.path / "images" / split, folder.path / split, folder.path / "images")
         near = [place for place in near if place.is_dir()]
         names, size_of, shapes, left_out = _entries(path, data, index_of)
-        places = {image_id: folder.image(name, near) for image_id, name in names.items()}
+        places = {image_id: folder.image(name, near, split) for image_id, name in names.items()}
         named: dict[Path | None, set[str]] = {}
         for image_id, image in places.items():
             named.setdefault(image, set()).add(names[image_id])

@@ -6,7 +6,8 @@ from typing import Any
 from ....errors import LabelFormatError
 from ..panoptic_files import SEGMENT_FEATURES, PanopticSegments, classes_of_categories, read_panoptic_json
 from .categories import join_categories
-from .labelled_folder import FolderView, LabelledFolder, image_feature, missing_images, split_of
+from .labelled_folder import FolderView, LabelledFolder, image_feature, missing_images
+from .split_names import split_of
 
 NAME = "COCO panoptic"
 LOOKS_FOR = "a JSON file whose annotations have segments_info, and a folder of PNGs"
@@ -52,8 +53,8 @@ def read(folder: FolderView) -> LabelledFolder:
         beside = (folder.path / plain, folder.path / "images" / plain, folder.path / "images", folder.path / split)
         missing = []
         for label_name, image_name in partners.items():
-            label = folder.image(label_name, [place for place in near if place.is_dir()])
-            image = folder.image(image_name, [place for place in beside if place.is_dir()])
+            label = folder.image(label_name, [place for place in near if place.is_dir()], split)
+            image = folder.image(image_name, [place for place in beside if place.is_dir()], split)
             if label is None or image is None or image == label:
                 missing.append(image_name)
                 continue

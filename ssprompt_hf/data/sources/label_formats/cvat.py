@@ -10,8 +10,9 @@ from xml.etree import ElementTree
 from ....errors import LabelFormatError
 from ..polygons import ellipse_points
 from ..shapes import shape
-from .labelled_folder import WHOLE, FolderView, LabelledFolder, missing_images, split_of
+from .labelled_folder import FolderView, LabelledFolder, missing_images
 from .named_classes import named_classes
+from .split_names import split_of
 
 NAME = "CVAT for images"
 LOOKS_FOR = "annotations.xml with <image> elements"
@@ -47,14 +48,14 @@ def read(folder: FolderView) -> LabelledFolder:
             shapes, skipped = _shapes(path, image, index_of)
             left_out += skipped
             empty += not shapes
-            file = folder.image(image.get("name", ""), [path.parent, path.parent / "images"])
+            subset = (image.get("subset") or "").lower()
+            split = split_of(Path(subset), folder.path) if subset else split_of(path, folder.path)
+            file = folder.image(image.get("name", ""), [path.parent, path.parent / "images"], split)
             if file is None:
                 missing.append(image.get("name", ""))
                 continue
             size = [int(image.get(key, 0)) for key in ("height", "width")]
-            split = (image.get("subset") or "").lower()
-            split = split_of(Path(split), folder.path) if split else split_of(path, folder.path)
-            splits.setdefault(split or WHOLE, []).append(folder.row(file, shapes, size if all(size) else None))
+            splits.setdefault(split, []).append(folder.row(file, shapes, size if all(size) else None))
         problems += missing_images(path.name, missing, len(images))
         if left_out:
             problems.append(f"{path.name}: {left_out} boxes, lines, points or tags have no mask; they are left out")

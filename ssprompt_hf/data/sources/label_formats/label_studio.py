@@ -9,8 +9,9 @@ from typing import Any
 from ....errors import LabelFormatError
 from ..polygons import ellipse_points
 from ..shapes import shape
-from .labelled_folder import FolderView, LabelledFolder, missing_images, split_of
+from .labelled_folder import FolderView, LabelledFolder, missing_images
 from .named_classes import named_classes
+from .split_names import split_of
 
 NAME = "Label Studio"
 LOOKS_FOR = "a JSON export of tasks with brush or polygon results"
@@ -72,11 +73,12 @@ def read(folder: FolderView) -> LabelledFolder:
                     f"{path}: a result of task {number} is not as Label Studio writes it ({error!r}). Export it again."
                 ) from error
             shapes.append(made | {"class": index_of[labels[0]], "instance": len(shapes) + 1})
-        image = folder.image(address, [path.parent, path.parent / "images"])
+        split = split_of(path, folder.path)
+        image = folder.image(address, [path.parent, path.parent / "images"], split)
         if image is None:
             missing.append(address)
         else:
-            splits.setdefault(split_of(path, folder.path), []).append(folder.row(image, shapes, size))
+            splits.setdefault(split, []).append(folder.row(image, shapes, size))
     problems = missing_images("the export", missing, len(tasks))
     if unlabelled:
         problems.append(f"{unlabelled} tasks have no annotation and are left out")

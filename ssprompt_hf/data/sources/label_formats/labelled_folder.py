@@ -2,13 +2,11 @@
 
 import json
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import datasets
 import numpy as np
@@ -16,13 +14,11 @@ import numpy as np
 from ....errors import DatasetError, LabelFormatError, NoImagesError
 from ....utils.files import regular_files
 from ...classes import CLASS_FILE_NAMES, IGNORE_INDEX, MAX_ID, ClassInfo, SegmentationClasses
-from ...splits import SPLIT_ALIASES
 from ..folder import IMAGE_SUFFIXES, some
 from ..label_files import LabelFormat
 from ..shapes import SHAPE_FEATURES, SHAPES_COLUMN, SIZE_COLUMN, DrawnShapes
-
-WHOLE = "all"
-"""The name of the only part of a folder that is not divided into splits."""
+from .named_images import NamedImages
+from .split_names import WHOLE
 
 BACKGROUND_NAMES = ("background", "_background_", "__background__")
 COVERED = 0.99
@@ -119,40 +115,12 @@ class FolderView:
         return self.ending(*IMAGE_SUFFIXES)
 
     @cached_property
-    def _by_name(self) -> dict[str, list[Path]]:
-        by_name: dict[str, list[Path]] = {}
-        for path in self.image_files:
-            by_name.setdefault(path.name, []).append(path)
-        return by_name
+    def _named(self) -> NamedImages:
+        return NamedImages(self.path, self.image_files)
 
-    def image(self, name: str, near: Sequence[Path] = ()) -> Path | None:
-        """
-        The image that an annotation names.
-
-        Args:
-            name: as it is written there: a path with any slashes, an address, or a name.
-            near: folders in which to look first.
-
-        Returns:
-            the path, always one below this folder, whatever the annotation says; None where there is none, or several
-            that fit alike.
-        """
-        text = unquote(str(name)).replace("\\", "/")
-        text = text.rpartition("?d=")[2].split("?")[0] if "?d=" in text or "://" in text else text
-        wanted = PurePosixPath(text)
-        for folder in (*near, self.path):
-            path = Path(os.path.normpath(folder / wanted.as_posix().lstrip("/")))
-            # the file may be a link that leads elsewhere, which is the user's own doing
-            if path.is_relative_to(self.path) and os.path.isfile(path):
-                return path
-        found = self._by_name.get(wanted.name) or self._by_name.get(re.sub(r"^[0-9a-f]{8}-", "", wanted.name), [])
-        for length in range(1, len(wanted.parts)):
-            end = wanted.parts[-length - 1 :]
-            closer = [path for path in found if path.parts[-len(end) :] == end]
-            found = closer or found
-        beside = [path for path in found if any(path.is_relative_to(folder) for folder in near)]
-        found = beside if len(found) > 1 and beside else found
-        return found[0] if len(found) == 1 else None
+    def image(self, name: str, near: Sequence[Path] = (), split: str = WHOLE) -> Path | None:
+        """The image that an annotation names: see `NamedImages.find`."""
+        return self._named.find(name, near, split)
 
     def name_of(self, path: Path) -> str:
         """What an image is called in the data set: its path below the folder."""
@@ -314,18 +282,6 @@ def kind_of(data: Any) -> str | None:
         return "label_studio"
     results = (one for value in data[0].values() if isinstance(value, list) for one in value)
     return "label_studio" if any(isinstance(one, dict) and "original_width" in one for one in results) else None
-
-
-def split_of(path: Path, root: Path) -> str:
-    """The split that the name of a file, or else that of a folder it lies in, speaks of; else `WHOLE`."""
-    known = {name for group in SPLIT_ALIASES for name in group}
-    parts = path.relative_to(root).parts if path.is_relative_to(root) else path.parts
-    for part in reversed(parts):
-        words = re.split(r"[^a-z]+", Path(part).stem.lower() if part == parts[-1] else part.lower())
-        found = [word for word in words if word in known]
-        if found:
-            return found[-1]
-    return WHOLE
 
 
 def missing_images(what: str, missing: Sequence[str], count: int) -> list[str]:

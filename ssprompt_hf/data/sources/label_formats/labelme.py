@@ -12,8 +12,9 @@ from typing import Any
 from ....errors import LabelFormatError
 from ...classes import IGNORE_INDEX
 from ..shapes import shape
-from .labelled_folder import FolderView, LabelledFolder, kind_of, missing_images, read_json, split_of
+from .labelled_folder import FolderView, LabelledFolder, kind_of, missing_images, read_json
 from .named_classes import named_classes
+from .split_names import split_of
 
 NAME = "LabelMe"
 LOOKS_FOR = "a JSON file with shapes and imagePath for each image"
@@ -56,7 +57,8 @@ def read(folder: FolderView) -> LabelledFolder:
     missing = []
     without_mask: Counter[str] = Counter()
     for path, data in documents:
-        image = folder.image(data.get("imagePath") or path.stem, [path.parent])
+        split = split_of(path.parent, folder.path)
+        image = folder.image(data.get("imagePath") or path.stem, [path.parent], split)
         image = image or next((p for p in folder.image_files if p.with_suffix("") == path.with_suffix("")), None)
         size = (data["imageHeight"], data["imageWidth"]) if data.get("imageHeight") else None
         shapes = _shapes(path, data["shapes"], index_of)
@@ -68,7 +70,7 @@ def read(folder: FolderView) -> LabelledFolder:
         else:
             missing.append(str(data.get("imagePath")))
             continue
-        splits.setdefault(split_of(path, folder.path), []).append(row)
+        splits.setdefault(split, []).append(row)
     problems = missing_images("LabelMe", missing, len(documents))
     problems += [
         f"{n} shapes of the kind {kind!r} have no mask; they are left out" for kind, n in without_mask.items()

@@ -14,7 +14,8 @@ from ...classes import IGNORE_INDEX, ClassInfo, SegmentationClasses
 from ...splits import SPLIT_ALIASES
 from ..folder import IMAGE_SUFFIXES
 from ..shapes import shape
-from .labelled_folder import WHOLE, FolderView, LabelledFolder, split_of
+from .labelled_folder import FolderView, LabelledFolder
+from .split_names import WHOLE, split_of
 
 NAME = "YOLO segmentation"
 LOOKS_FOR = "data.yaml with names, or classes.txt, and labels/*.txt"
