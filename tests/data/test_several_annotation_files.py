@@ -118,3 +118,30 @@ def test_two_names_of_one_image(tmp_path):
     files.write(tmp_path / "a.json", files.coco_document(["left/0.png", "right/0.png"], files.flat_corners))
     with pytest.raises(NoImagesError, match=r"2 of 2 images that a\.json names are not there"):
         load_segmentation_dataset(data_dir=tmp_path)
+
+
+def test_panoptic_data_is_known_again_until_the_classes_of_segments_change(tmp_path):
+    path = write_panoptic(tmp_path, "train", ["crack", "stone"])
+    known = load_segmentation_dataset(data_dir=tmp_path).fingerprint
+    assert load_segmentation_dataset(data_dir=tmp_path).fingerprint == known
+    path.write_text(path.read_text().replace('"category_id": 1', '"category_id": 2'))
+    assert load_segmentation_dataset(data_dir=tmp_path).fingerprint != known
+
+
+def test_panoptic_images_of_one_name_in_two_folders(tmp_path):
+    path = write_panoptic(tmp_path, "train", ["crack", "stone"])
+    (tmp_path / "train").rename(tmp_path / "cam2")
+    text = path.read_text()
+    path.write_text(text.replace('"0.jpg"', '"cam1/0.jpg"'))
+    with pytest.raises(NoImagesError, match=r"1 of 1 images that panoptic_train\.json names are not there"):
+        load_segmentation_dataset(data_dir=tmp_path)
+    path.write_text(text.replace('"0.jpg"', '"cam2/0.jpg"'))
+    assert load_segmentation_dataset(data_dir=tmp_path).file_names == ["cam2/0.jpg"]
+
+
+@pytest.mark.parametrize("number", ['"seven"', "-1", "16777216", "7.5", "null"])
+def test_segments_that_have_no_number(number, tmp_path):
+    path = write_panoptic(tmp_path, "train", ["crack", "stone"])
+    path.write_text(path.read_text().replace('{"id": 7,', f'{{"id": {number},'))
+    with pytest.raises(LabelFormatError, match=r"panoptic_train\.json: not a panoptic JSON file .*of 24 bits"):
+        load_segmentation_dataset(data_dir=tmp_path)

@@ -193,6 +193,8 @@ def _index_layout(
         segments, classes, partners = read_panoptic_json(
             [files.locate(root, name) for name in json_files], classes, layout.category
         )
+        segments = {os.path.basename(name): found for name, found in segments.items()}
+        partners = {os.path.basename(name): os.path.basename(image) for name, image in partners.items()}
         # the JSON files say which image a label belongs to; where they name none that is there, the files' names do
         key_of = {os.path.basename(path): key for key, path in images.items()}
         described = {key: path for key, path in columns["label"].items() if os.path.basename(path) in partners}

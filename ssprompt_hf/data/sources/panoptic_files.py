@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ...errors import ClassListError, LabelFormatError, LabelIdError
+from ...errors import ClassListError, DatasetError, LabelFormatError, LabelIdError
 from ..classes import IGNORE_INDEX, ClassInfo, SegmentationClasses
 from .label_files import Maps, Where, read_rgb_map
 
@@ -45,8 +45,8 @@ def read_panoptic_json(
         category: which class a category is; `category_by_id` when None.
 
     Returns:
-        label file name -> its segments (`SEGMENT_FEATURES`); the classes; label file name -> image file name. All
-        names are without folders.
+        label file name -> its segments (`SEGMENT_FEATURES`); the classes; label file name -> image file name. Names
+        are as they are written there, with folders if any.
 
     Raises:
         LabelFormatError: not such a JSON file, or one that gives an id of the files before another name.
@@ -66,24 +66,32 @@ def read_panoptic_json(
                         f"{name_of[entry['id']]!r}. They must have the same categories."
                     )
             index_of = {entry["id"]: (category or category_by_id)(entry, classes) for entry in data["categories"]}
-            image_names = {image["id"]: Path(image["file_name"]).name for image in data["images"]}
+            image_names = {image["id"]: str(image["file_name"]) for image in data["images"]}
             for annotation in data["annotations"]:
-                name = Path(annotation["file_name"]).name
+                name = str(annotation["file_name"])
                 segments[name] = [
                     {
-                        "id": segment["id"],
+                        "id": _segment_number(segment["id"]),
                         "class_index": IGNORE_INDEX if (i := index_of[segment["category_id"]]) is None else i,
                         "iscrowd": bool(segment.get("iscrowd", 0)),
                     }
                     for segment in annotation["segments_info"]
                 ]
                 partners[name] = image_names[annotation["image_id"]]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        except DatasetError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # of JSON and UTF-8, too
             raise LabelFormatError(
                 f"{file}: not a panoptic JSON file with images, annotations and categories ({type(error).__name__}: "
                 f"{error})."
             ) from error
     return segments, classes, partners
+
+
+def _segment_number(value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value < 2**24:
+        raise ValueError(f"segment {value!r}, where a number of 24 bits should be")
+    return value
 
 
 def classes_of_categories(categories: Sequence[dict[str, Any]]) -> SegmentationClasses:

@@ -1,5 +1,7 @@
 """Which label format a folder is in."""
 
+import hashlib
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -90,11 +92,18 @@ def labelled_dataset(found: LabelledFolder, folder: Path, split: str) -> Segment
     columns = {"image": [_image_value(row["image"]) for row in rows], "file_name": [row["file_name"] for row in rows]}
     for column, feature in found.features.items():
         values = [row[column] for row in rows]
-        columns[column] = [_image_value(value) for value in values] if isinstance(feature, datasets.Image) else values
+        columns[column] = [_image_value(value) for value in values] if _is_image(feature) else values
     features = {"image": image_feature(), "file_name": datasets.Value("string"), **found.features}
     table = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
-    source = ColumnSource(table, found.labels, file_name_column="file_name", identity=str(found.labels))
+    # what annotation files say in addition to label images, such as the classes of segments
+    said = [[row[column] for row in rows] for column, kind in found.features.items() if not _is_image(kind)]
+    digest = hashlib.sha256(json.dumps(said).encode()).hexdigest() if len(said) < len(found.features) else ""
+    source = ColumnSource(table, found.labels, file_name_column="file_name", identity=f"{found.labels} {digest}")
     return SegmentationDataset(found.classes, source, folder.resolve().name)
+
+
+def _is_image(feature: object) -> bool:
+    return isinstance(feature, datasets.Image)
 
 
 def _image_value(value: str | dict) -> dict:
