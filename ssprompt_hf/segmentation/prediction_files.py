@@ -8,7 +8,6 @@ from urllib.parse import unquote, urlsplit
 from ..data.downloads import is_address
 from ..errors import SSPromptError
 from ..utils.files import atomic_path, write_json
-from ..utils.text import printable
 from .files import coco_annotation
 from .prompted import PromptedResult
 from .results import SegmentationResult
@@ -28,8 +27,7 @@ def output_names(images: list[str]) -> list[str]:
     names, taken = [], set()
     for image in images:
         path = unquote(urlsplit(image).path).rstrip("/") if is_address(image) else image
-        # bytes that are no UTF-8 cannot stand in the JSON files
-        stem = os.fsencode(Path(path).stem or "image").decode("utf-8", "replace")
+        stem = _as_text(Path(path).stem or "image")
         stem = name = stem.encode()[:MAX_NAME_BYTES].decode("utf-8", "ignore")
         number = 0
         # in lower case, as some file systems do not tell a.png from A.png
@@ -39,6 +37,11 @@ def output_names(images: list[str]) -> list[str]:
         taken |= files
         names.append(name)
     return names
+
+
+def _as_text(path: str) -> str:
+    """A path as the JSON files can hold it: bytes that are no UTF-8 are replaced."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def spare_inputs(images: list[str], folder: Path, names: list[str]) -> None:
@@ -85,7 +88,7 @@ class PredictionFiles:
                 self.categories |= dict(zip(result.class_ids or range(len(result.class_names)), result.class_names))
         number = len(self.images) + 1
         width, height = result.image.size
-        self.images.append({"id": number, "file_name": printable(image), "width": width, "height": height})
+        self.images.append({"id": number, "file_name": _as_text(image), "width": width, "height": height})
         for annotation in annotations:
             self.annotations.append({"id": len(self.annotations) + 1, "image_id": number, **annotation})
 

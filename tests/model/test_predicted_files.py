@@ -102,12 +102,12 @@ def test_a_class_list_has_an_id_for_nothing():
 def test_masks_are_written_as_coco_reads_them(model, task, tmp_path):
     result = model.predict(image(), task, threshold=0.0)
     files = PredictionFiles(tmp_path)
-    files.add("x", "x.jpg", result)
+    files.add("x", "x\n\u200b.jpg", result)
     files.finish()
     assert np.array_equal(np.asarray(Image.open(tmp_path / "x-instances.png")), result.segments_map)
     mask_of = pytest.importorskip("pycocotools.mask")
     data = json.loads((tmp_path / "coco.json").read_text())
-    assert data["images"] == [{"id": 1, "file_name": "x.jpg", "width": 90, "height": 50}]
+    assert data["images"] == [{"id": 1, "file_name": "x\n\u200b.jpg", "width": 90, "height": 50}]
     assert {one["id"]: one["name"] for one in data["categories"]} == dict(zip(CLASSES.ids, CLASSES.names))
     assert len(data["annotations"]) == len(result.segments) >= 1
     for annotation, segment in zip(data["annotations"], result.segments):
