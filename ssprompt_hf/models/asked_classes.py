@@ -9,7 +9,7 @@ def asked_classes(
     class_indices: list[torch.Tensor] | None, num_images: int, num_classes: int, device: torch.device | str
 ) -> list[torch.Tensor]:
     """
-    Which classes each image is asked about, for models that decode them one by one.
+    `class_indices` of a call, checked and complete.
 
     Args:
         class_indices: the argument of `forward`, one tensor an image; None for all classes.

@@ -111,8 +111,8 @@ def replace_modules(root: nn.Module, replacements: dict[type, Any]) -> None:
 
 
 class AdapterLoadInfo(NamedTuple):
-    """What `from_pretrained` of transformers wants to know of an adapter: nothing was missing or too much, as that
-    would have been an error."""
+    """What `from_pretrained` of transformers wants to know of an adapter: always empty, as missing or unknown tensors
+    raise."""
 
     missing_keys: tuple[str, ...] = ()
     unexpected_keys: tuple[str, ...] = ()

@@ -263,8 +263,8 @@ class PromptConfig(PeftConfig):
 
     @property
     def default_shrinkage(self) -> float:
-        """How far prompts go back after training where nothing else is given; chosen in the same way. There is no
-        reason to go back to what is no better than what was learned."""
+        """How far prompts go back after training where nothing else is given; chosen in the same way. 0 is
+        right where the start is no better than the result."""
         return 0.0
 
     @property
