@@ -49,7 +49,8 @@ class AnswersPrompts:
             tokenizer: of its text encoder; None where there are no phrases.
 
         Returns:
-            one answer for each object, then one for each phrase, in their order.
+            one answer for each object, then one for each phrase, in their order. A model for which boxes are examples
+            of what to find (SAM 3) gives one answer for each phrase or, without phrases, one for all boxes together.
 
         Raises:
             SSPromptError: prompts that the model does not take in this combination.

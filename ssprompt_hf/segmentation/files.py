@@ -39,6 +39,14 @@ def save_ids(path: str | os.PathLike, ids: np.ndarray, colors: Mapping[int, Colo
     image.save(path)
 
 
+def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Left, top, right and bottom of a mask, bool (H, W), the last two behind it; None if it is empty."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 def coco_annotation(mask: np.ndarray, category_id: int, score: float | None) -> dict[str, Any]:
     """
     A mask as COCO has it.
@@ -48,12 +56,11 @@ def coco_annotation(mask: np.ndarray, category_id: int, score: float | None) -> 
         category_id: of its class.
         score: left out if it is None.
     """
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    left, top = int(columns[0]), int(rows[0])
+    left, top, right, bottom = bounding_box(mask)
     annotation = {
         "category_id": category_id,
         "segmentation": coco_rle(mask),
-        "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+        "bbox": [left, top, right - left, bottom - top],
         "area": int(np.count_nonzero(mask)),
         "iscrowd": 0,
     }

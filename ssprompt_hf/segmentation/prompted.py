@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..data.classes import default_palette
 from ..plotting.overlays import outlined, overlay, with_legend, write_on
-from .files import save_ids
+from .files import bounding_box, save_ids
 from .inference import logit
 from .policy import InferencePolicy
 from .tiles import resize_masks
@@ -26,7 +26,8 @@ class PromptedSegment:
         mask: bool `(H, W)`, at the size of the image. Masks may overlap.
         score: of the model, as a rule from 0 to 1.
         label: the phrase that was asked for; None for what was pointed at.
-        object_index: position of the object in the points, boxes or scribbles; None for a phrase.
+        object_index: position of the object in the points, boxes or scribbles; None for a phrase, and where boxes are
+            examples (SAM 3), as what was found then belongs to all of them.
     """
 
     mask: np.ndarray
@@ -42,15 +43,14 @@ class PromptedSegment:
     @property
     def box(self) -> tuple[int, int, int, int] | None:
         """Left, top, right and bottom, the last two behind the mask; None if it is empty."""
-        rows, columns = (np.flatnonzero(self.mask.any(axis=axis)) for axis in (1, 0))
-        if not len(rows):
-            return None
-        return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+        return bounding_box(self.mask)
 
     @property
     def name(self) -> str:
-        """The phrase, or `"object 1"` and so on."""
-        return self.label if self.label is not None else f"object {self.object_index + 1}"
+        """The phrase, or `"object 1"` and so on; `"like the boxes"` where boxes are examples (SAM 3)."""
+        if self.label is not None:
+            return self.label
+        return "like the boxes" if self.object_index is None else f"object {self.object_index + 1}"
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class PromptedResult:
 
     Args:
         segments: for each object that was pointed at, then for each phrase, in their order and the best scored first.
+            Where boxes are examples (SAM 3): for each phrase or, without phrases, for all boxes together.
         image: the image.
         phrases: the best score of each phrase, whether it was found or not.
         path: file of the image, if it came from one.
@@ -138,18 +139,21 @@ def prompted_result(
         answers: of `AnswersPrompts.answer_prompts`.
         image, path: of the result.
         policy: the threshold of masks, and the smallest mask of a phrase. What was pointed at is never too small.
-        threshold: least score of masks; by default each answer's own.
+        threshold: least score of masks; by default those are shown whose score is above their answer's own, as in
+            transformers' post-processing.
     """
     min_area = policy.least_area(image.width * image.height)
     segments, phrases = [], {}
     for answer in answers:
-        least = answer.threshold if threshold is None else threshold
         if answer.phrase is not None:
             phrases[answer.phrase] = max(answer.scores.tolist(), default=0.0)
         limit = logit(policy.mask_threshold) if answer.are_logits else policy.mask_threshold
         for index in answer.scores.argsort(descending=True, stable=True).tolist():
             score = answer.scores[index].item()
-            if least is not None and score <= least:
+            if threshold is not None:
+                if score < threshold:
+                    break
+            elif answer.threshold is not None and score <= answer.threshold:
                 break
             # one by one: a mask at full size takes four bytes a pixel
             mask = (resize_masks(answer.masks[index : index + 1], answer.geometry)[0] > limit).cpu().numpy()

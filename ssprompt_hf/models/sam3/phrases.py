@@ -10,7 +10,7 @@ from ...segmentation.tiles import MaskGeometry, Size
 from ...segmentation.visual_prompts import BOXES, TEXT, PromptAnswer, VisualPrompts
 from ..interactive import AnswersPrompts
 from ..interface import CachedFeatures
-from .text import text_length
+from .text import tokenize
 
 VISUAL = "visual"
 """The phrase that `Sam3Processor` puts in where there are boxes alone."""
@@ -39,11 +39,13 @@ class Sam3Phrases(AnswersPrompts):
     def answer_prompts(
         self, features: CachedFeatures, image_size: Size, prompts: VisualPrompts, tokenizer: Any = None
     ) -> list[PromptAnswer]:
-        """See [`AnswersPrompts.answer_prompts`]: an answer a phrase, or one to the boxes alone. Scores are those of
-        the queries times the presence of the phrase.
+        """See [`AnswersPrompts.answer_prompts`]: one answer for each phrase or, without phrases, one for all boxes
+        together, with neither phrase nor `object_index`. Scores are those of the queries times the presence of the
+        phrase.
 
         Raises:
-            SSPromptError: boxes without torchvision, whose `roi_align` transformers' model calls.
+            SSPromptError: boxes without torchvision, whose `roi_align` transformers' model calls; a phrase that is too
+                long.
         """
         vision = self.vision_output(self.decoder_inputs([features], self.device)["vision_features"][0])
         inputs = {}
@@ -54,17 +56,17 @@ class Sam3Phrases(AnswersPrompts):
             inputs["input_boxes_labels"] = torch.from_numpy(prompts.box_labels)[None].to(self.device)
         answers = []
         for phrase in prompts.text or [VISUAL]:
-            tokens = tokenizer(
-                phrase, return_tensors="pt", padding="max_length", max_length=text_length(self.config.text_config)
-            ).to(self.device)
+            tokens = tokenize(phrase, tokenizer, self.config.text_config).to(self.device)
             inputs |= {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
             output = self(vision_embeds=vision, return_dict=True, **inputs)
             scores = output.pred_logits[0].sigmoid() * output.presence_logits[0].sigmoid()
             masks = output.pred_masks[0].sigmoid()
             size = tuple(masks.shape[-2:])
             geometry = MaskGeometry(size, size, prompts.image_size, "bilinear")
-            told = {"object_index": 0} if prompts.text is None else {"phrase": phrase}
-            answers.append(PromptAnswer(masks, scores, geometry, are_logits=False, threshold=SCORE_THRESHOLD, **told))
+            asked = None if prompts.text is None else phrase
+            answers.append(
+                PromptAnswer(masks, scores, geometry, are_logits=False, phrase=asked, threshold=SCORE_THRESHOLD)
+            )
         return answers
 
     @staticmethod

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import BatchEncoding, PretrainedConfig
 
 from ...errors import SSPromptError
 from ..clip_text import text_states
@@ -24,6 +24,21 @@ def text_length(text_config: PretrainedConfig) -> int:
     if text_config.model_type == "clip_text_model":
         return min(PROCESSOR_LENGTH, text_config.max_position_embeddings)
     return PROCESSOR_LENGTH
+
+
+def tokenize(text: str, tokenizer: Any, text_config: PretrainedConfig) -> BatchEncoding:
+    """
+    `input_ids` and `attention_mask` `(1, L)` of one text, as `Sam3Processor` makes them.
+
+    Raises:
+        SSPromptError: the text has more tokens than the text encoder reads.
+    """
+    length = text_length(text_config)
+    tokens = tokenizer(text, return_tensors="pt", padding="max_length", max_length=length)
+    count = tokens.input_ids.shape[1]
+    if count > length:
+        raise SSPromptError(f"{text!r} has {count} tokens, but SAM 3 reads at most {length}: shorten it")
+    return tokens
 
 
 @torch.no_grad()
@@ -45,14 +60,9 @@ def encode_names(model: nn.Module, names: list[str], tokenizer: Any) -> Tensor:
     Raises:
         SSPromptError: a text has more tokens than the text encoder reads.
     """
-    length, device = text_length(model.config.text_config), model.text_projection.weight.device
     texts = []
     for name in names:
-        tokens = tokenizer(name, return_tensors="pt", padding="max_length", max_length=length).to(device)
-        if tokens.input_ids.shape[1] > length:
-            raise SSPromptError(
-                f"{name!r} has {tokens.input_ids.shape[1]} tokens, but SAM 3 reads at most {length}: shorten it"
-            )
+        tokens = tokenize(name, tokenizer, model.config.text_config).to(model.text_projection.weight.device)
         features = model.get_text_features(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, return_dict=True
         )
