@@ -17,7 +17,7 @@ from .models.registry import ADAPTER_CONFIG, BASE_MODELS, HUB_ID, ModelSource, f
 from .models.transformers_compat import find_adapter_config_file
 from .tuners import PromptConfig, SSPromptConfig
 from .tuners.base.config import ANY_BASE_MODEL, checked_class_names
-from .tuners.text import TextPromptConfig, load_tokenizer
+from .tuners.text import TextPromptConfig, base_tokenizer
 from .utils.hub import checked_downloads
 
 
@@ -29,12 +29,14 @@ class Loaded(NamedTuple):
         model, image_processor: the base model and what prepares its images (None: unknown).
         config: of the adapter.
         files: of the adapter; None for a new one.
+        access: how to read more files of the base model: `revision`, `cache_dir`, `token`, `local_files_only`.
     """
 
     model: nn.Module
     image_processor: PromptableImageProcessor | None
     config: PromptConfig
     files: AdapterFiles | None
+    access: dict[str, Any]
 
 
 def load_model_and_adapter(
@@ -82,12 +84,13 @@ def load_model_and_adapter(
         model, image_processor = load_base_model(
             base, wanted, revision=revision, text_encoder=text_encoder, **access, **kwargs
         )
+    access = {**access, "revision": revision}
     if class_names is not None:
         _set_class_names(model, config, class_names, thing_class_ids, access)
         learns_words = isinstance(config, TextPromptConfig)
         if not keep_prompt_encoders and not isinstance(base, nn.Module) and not learns_words:
             model.drop_text_encoder()
-    return Loaded(model, image_processor, config, files)
+    return Loaded(model, image_processor, config, files, access)
 
 
 def _set_class_names(
@@ -108,7 +111,7 @@ def _set_class_names(
         config.text_encoder = model.borrowed_text_encoder
     # a borrowed tokenizer may have to be downloaded, too
     needs_tokenizer = knows_words or model.word_embeddings() is not None
-    tokenizer = load_tokenizer(model.tokenizer_name, **access) if needs_tokenizer else None
+    tokenizer = base_tokenizer(model, **access) if needs_tokenizer else None
     model.set_class_names(class_names, tokenizer if knows_words or config.starts_from_words else None, thing_class_ids)
     if isinstance(config, TextPromptConfig) and config.tokenizer_name is None and needs_tokenizer:
         config.tokenize(class_names, tokenizer, model.class_template)

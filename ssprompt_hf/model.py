@@ -3,15 +3,15 @@
 import functools
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from peft import PeftModel, set_peft_model_state_dict
 from torch import nn
-from transformers.processing_utils import Unpack
 
 from .adapters.card import write_card
 from .adapters.files import CARD, AdapterFiles, fetch_adapter, read_adapter, replacing_folder
@@ -23,9 +23,8 @@ from .models.interface import PromptableImageProcessor
 from .prediction import predict_classes, predict_prompts
 from .segmentation.prompted import PromptedResult
 from .segmentation.results import SegmentationResult
-from .segmentation.visual_prompts import VisualPromptKwargs
 from .tuners import PromptConfig, PromptTuner
-from .tuners.base.config import ANY_BASE_MODEL
+from .tuners.base.config import ANY_BASE_MODEL, MAX_IMAGE_SIZE, check_range
 from .utils.names import file_name
 
 
@@ -55,6 +54,7 @@ class SSPromptModel(PeftModel):
     _keep_merged = False
     _num_disabling = 0
     image_processor = None
+    _access: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,
@@ -131,6 +131,7 @@ class SSPromptModel(PeftModel):
         if made.files is not None:
             set_peft_model_state_dict(loaded, made.files.tensors, adapter_name)
         loaded.eval()
+        loaded._access = made.access
         loaded._keep_merged = not is_trainable
         loaded._merge_if_kept()
         return loaded
@@ -138,6 +139,10 @@ class SSPromptModel(PeftModel):
     def get_base_model(self) -> nn.Module:
         """As in PEFT, also when no adapter is left."""
         return self.base_model.model
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the token, which is no business of whoever gets a pickled model."""
+        return self.__dict__ | {"_access": {key: value for key, value in self._access.items() if key != "token"}}
 
     # Merging, for inference
 
@@ -374,11 +379,18 @@ class SSPromptModel(PeftModel):
         adapter: str | None = None,
         min_area: int | None = None,
         tile: int | None = None,
-        **prompts: Unpack[VisualPromptKwargs],
+        *,
+        points: Any = None,
+        labels: Any = None,
+        boxes: Any = None,
+        box_labels: Any = None,
+        scribbles: Any = None,
+        scribble_labels: Any = None,
+        text: str | list[str] | None = None,
     ) -> SegmentationResult | PromptedResult | list[SegmentationResult] | list[PromptedResult]:
         """
-        Segment images by classes; or, where there are `prompts`, find what is pointed at or named. Several threads may
-        do so at the same time, with one adapter each.
+        Segment images by classes; or find what is pointed at (`points`, `boxes`, `scribbles`) or named (`text`).
+        Several threads may do so at the same time, with one adapter each.
 
         Args:
             images: a PIL image, an array (H, W, 3) of uint8, a file, a folder (all images in and below it), or a list
@@ -398,9 +410,9 @@ class SSPromptModel(PeftModel):
                 ten-thousandth of the image.
             tile: side in pixels of squares in which large images are looked at one after the other, for more detail
                 and less memory; semantic segmentation only. By default images are looked at as a whole.
-            prompts: `points` (x, y in pixels) and their `labels`, `boxes`, `scribbles`, `text`: see
+            points, labels, boxes, box_labels, scribbles, scribble_labels, text: x, y in pixels, and phrases: see
                 [`~ssprompt_hf.segmentation.visual_prompts.read_prompts`]. The base model answers, with its own
-                prompts, whatever adapter is active; see [`~ssprompt_hf.prediction.predict_prompts`].
+                prompts, whatever adapter is active or named; see [`~ssprompt_hf.prediction.predict_prompts`].
 
         Returns:
             one result for one image, otherwise a list in the order of the images.
@@ -411,8 +423,13 @@ class SSPromptModel(PeftModel):
             SSPromptError: an array that is no image, a size below 1, or a threshold that is no score.
             AdapterError: an unknown task or adapter.
         """
+        if batch_size < 1:
+            raise SSPromptError(f"batch_size is {batch_size}; it must be at least 1")
+        check_range("image_size", image_size, 1, MAX_IMAGE_SIZE)
+        prompts = {"points": points, "labels": labels, "boxes": boxes, "box_labels": box_labels, "text": text}
+        prompts |= {"scribbles": scribbles, "scribble_labels": scribble_labels}
         if asked := {name: value for name, value in prompts.items() if value is not None}:
-            return predict_prompts(self, images, asked, threshold, image_size, min_area, task=task, tile=tile)
+            return predict_prompts(self, images, asked, adapter, threshold, image_size, min_area, task=task, tile=tile)
         with self.base_model.use_adapter(adapter) as call:
             return predict_classes(self, call, images, task, batch_size, threshold, image_size, min_area, tile)
 

@@ -15,8 +15,8 @@ from .segmentation.prompted import PromptedResult, prompted_result
 from .segmentation.results import SegmentationResult, build_result, segment_image
 from .segmentation.visual_prompts import TEXT, read_prompts
 from .tuners.base.calls import Call
-from .tuners.base.config import MAX_IMAGE_SIZE, check_choice, check_range
-from .tuners.text import load_tokenizer
+from .tuners.base.config import check_choice
+from .tuners.text import base_tokenizer
 from .utils.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -39,9 +39,6 @@ def predict_classes(
     config = call.config
     task = task or (config.task if config is not None else "semantic")
     check_choice("task", task, TASKS)
-    check_range("image_size", image_size, 1, MAX_IMAGE_SIZE)
-    if batch_size < 1:
-        raise SSPromptError(f"batch_size is {batch_size}; it must be at least 1")
     processor = model.sized_image_processor(image_size or (config.image_size if config is not None else None))
     policy = processor.inference_policy().with_limits(threshold, min_area)
     if tile is not None and (tile < 2 or task != "semantic"):
@@ -133,6 +130,7 @@ def predict_prompts(
     model: "SSPromptModel",
     images: ImageLike | list[ImageLike],
     prompts: dict[str, Any],
+    adapter: str | None = None,
     threshold: float | None = None,
     image_size: int | None = None,
     min_area: int | None = None,
@@ -140,13 +138,14 @@ def predict_prompts(
 ) -> PromptedResult | list[PromptedResult]:
     """
     Answers of the base model, with its own prompts, whatever adapter is loaded: adapters learn to tell the classes of
-    their data set apart, and what they do to other questions is nobody's intention.
+    their data set apart, and are not trained for other questions.
 
     Args:
         model: whose base model is asked.
         images: as for `SSPromptModel.predict`; clicks, boxes and scribbles need a single one, as their coordinates are
             those of one image.
         prompts: arguments of [`read_prompts`].
+        adapter: as for `SSPromptModel.predict`; changes nothing, but must be there.
         threshold: least score of masks; by default the model's own for phrases, and none for what is pointed at.
         image_size: as for `SSPromptModel.predict`; by default the image processor's.
         min_area: pixels of the smallest mask of a phrase; by default a ten-thousandth of the image.
@@ -157,6 +156,7 @@ def predict_prompts(
 
     Raises:
         SSPromptError: the model does not take these prompts, or they do not fit the image; see [`read_prompts`].
+        AdapterError: an unknown adapter, or no tokenizer for phrases.
     """
     if meant := [name for name, value in of_classes.items() if value is not None]:
         raise SSPromptError(f"{', '.join(prompts)} ask in place of classes: leave out {', '.join(meant)}")
@@ -167,25 +167,25 @@ def predict_prompts(
     processor = model.sized_image_processor(image_size)
     policy = processor.inference_policy().with_limits(threshold, min_area)
     results = []
-    for source in sources:
-        picture = open_image(source)
-        asked = read_prompts((picture.height, picture.width), **prompts)
-        check_prompts(base, asked)
-        tokenizer = _tokenizer(model) if base.reads_text(asked) else None
-        inputs = processor(picture, return_tensors="pt")
-        with model.base_model.zero_shot():
+    with model.base_model.use_adapter(adapter, zero_shot=True):
+        for source in sources:
+            picture = open_image(source)
+            asked = read_prompts((picture.height, picture.width), **prompts)
+            check_prompts(base, asked)
+            tokenizer = kept_tokenizer(model) if base.reads_text(asked) else None
+            inputs = processor(picture, return_tensors="pt")
             features = base.prompted_features(torch.as_tensor(inputs["pixel_values"]).to(model.device))
             size = tuple(torch.as_tensor(inputs["image_sizes"])[0].tolist())
             answers = base.answer_prompts(features, size, asked, tokenizer)
-        path = source if isinstance(source, str) else None
-        results.append(prompted_result(answers, picture, policy, threshold, path))
+            path = source if isinstance(source, str) else None
+            results.append(prompted_result(answers, picture, policy, threshold, path))
     return results[0] if is_single else results
 
 
-def _tokenizer(model: "SSPromptModel") -> Any:
-    """Of the base model; kept, as reading one takes longer than asking."""
-    name = model.get_base_model().name_or_path
+def kept_tokenizer(model: "SSPromptModel") -> Any:
+    """Of the base model; kept, as reading one takes longer than asking. Raises AdapterError if there is none."""
+    name = model.get_base_model().tokenizer_name
     known = getattr(model, "_tokenizer_of", None)
     if known is None or known[0] != name:
-        model._tokenizer_of = known = (name, load_tokenizer(name))
+        model._tokenizer_of = known = (name, base_tokenizer(model.get_base_model(), **model._access))
     return known[1]

@@ -16,11 +16,11 @@ from ..errors import AdapterError, SSPromptError
 from ..loading import base_model_info
 from ..model import SSPromptModel
 from ..plotting.overlays import comparison_picture
+from ..prediction import kept_tokenizer
 from ..training.arguments import SSPromptTrainingArguments
 from ..training.runs import check_adapter_classes, evaluation_trainer
 from ..training.settings import DataArguments
 from ..tuners import PromptConfig
-from ..tuners.text import load_tokenizer
 from ..utils.files import atomic_path, write_json
 from .findings import (
     class_changes,
@@ -151,7 +151,7 @@ def _words(model: SSPromptModel, semantic: Prompts, extra: list[str]) -> dict[st
     """See `explain_words`; frees the text encoder, which nothing else needs."""
     base = model.get_base_model()
     try:
-        tokenizer = load_tokenizer(base.name_or_path)
+        tokenizer = kept_tokenizer(model)
     except AdapterError as error:
         return {"missing": str(error)}
     words = distinct_words(semantic.names, extra, built_in_words())

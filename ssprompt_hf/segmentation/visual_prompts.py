@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -12,18 +12,6 @@ from .tiles import MaskGeometry
 
 POINTS, BOXES, SCRIBBLES, TEXT = "points", "boxes", "scribbles", "text"
 KINDS = (POINTS, BOXES, SCRIBBLES, TEXT)
-
-
-class VisualPromptKwargs(TypedDict, total=False):
-    """The arguments of [`read_prompts`], for functions that hand them on."""
-
-    points: Any
-    labels: Any
-    boxes: Any
-    box_labels: Any
-    scribbles: Any
-    scribble_labels: Any
-    text: str | list[str] | None
 
 
 @dataclass(frozen=True)
@@ -88,8 +76,8 @@ class PromptAnswer:
         scores: `(n,)` float.
         geometry: how they become masks of the image.
         are_logits: which of the two.
-        object_index: of the object in the prompts; None for a phrase.
-        phrase: that was asked for; None for an object.
+        object_index: of the object in the prompts; None for a phrase, and for what is like the boxes (SAM 3).
+        phrase: that was asked for; None for what was pointed at.
         threshold: masks with a score above it are shown, where the user gives no other; None for all, as of what was
             pointed at.
     """
@@ -147,6 +135,8 @@ def read_prompts(
         (box_labels,) = _label_sets(box_labels, [len(boxes)], "box_labels", BOXES)
     if scribbles is not None:
         nested = _nested(scribbles, 2, 4, SCRIBBLES)
+        if not all(isinstance(one, list) for one in nested):
+            raise SSPromptError(f"scribbles is {scribbles!r}; each object must have a list of lines")
         lines = [[_rows(line, 2, SCRIBBLES, image_size) for line in one] for one in nested]
         line_labels = _label_sets(scribble_labels, [len(one) for one in lines], "scribble_labels", SCRIBBLES)
     prompts = VisualPrompts(
@@ -208,9 +198,13 @@ def _label_sets(labels: Any, counts: list[int], name: str, of: str) -> list[np.n
     given = given if isinstance(given, list) else [given]
     if given and not isinstance(given[0], list):
         given = [given]
-    sets = [np.asarray(one) for one in given]
-    fits = [one.shape for one in sets] == [(count,) for count in counts]
-    if not fits or not all(np.isin(one, (0, 1)).all() for one in sets):
+    try:
+        sets = [np.asarray(one) for one in given]
+        fits = [one.shape for one in sets] == [(count,) for count in counts]
+        fits = fits and all(np.isin(one, (0, 1)).all() for one in sets)
+    except (TypeError, ValueError):  # nested unevenly, or neither numbers nor lists
+        fits = False
+    if not fits:
         raise SSPromptError(
             f"{name} is {labels!r}; it must hold a number for each of {of}, nested as they are: 1 (on the object) or "
             "0 (not on it)"

@@ -1,5 +1,7 @@
 """Clicks, boxes and phrases: the answers are those of transformers' own model and processor, bit for bit."""
 
+import copy
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,8 +18,11 @@ from transformers.models.sam3 import modeling_sam3
 from transformers.utils import is_torchvision_available
 
 from ssprompt_hf import SSPromptModel
-from ssprompt_hf.errors import SSPromptError
-from ssprompt_hf.segmentation.visual_prompts import read_prompts
+from ssprompt_hf.errors import AdapterError, SSPromptError, UnknownNameError
+from ssprompt_hf.segmentation.policy import InferencePolicy
+from ssprompt_hf.segmentation.prompted import prompted_result
+from ssprompt_hf.segmentation.tiles import MaskGeometry
+from ssprompt_hf.segmentation.visual_prompts import PromptAnswer, read_prompts
 
 POINTS = [[(30.0, 12.0)], [(10.5, 20.25), (70, 40)]]
 LABELS = [[1], [1, 0]]
@@ -174,6 +179,8 @@ def test_sam3_finds_what_transformers_finds(sam3, picture, boxes, monkeypatch):
         assert [segment.score for segment in result.segments] == found["scores"][order].tolist()
         assert np.array_equal(result.masks, found["masks"][order].bool().numpy())
         assert {segment.label for segment in result.segments} == {phrase}
+        assert {segment.object_index for segment in result.segments} == {None}
+        assert {segment.name for segment in result.segments} == {phrase or "like the boxes"}
 
 
 def test_phrases_may_be_missing(sam3, picture):
@@ -184,6 +191,76 @@ def test_phrases_may_be_missing(sam3, picture):
     worse = min(scores, key=scores.get)
     assert result.missing == [worse] and result.phrases == scores
     assert worse in repr(result) and {segment.label for segment in result.segments} == set(scores) - {worse}
+
+
+@pytest.mark.parametrize("kind", ["sam3", "sam3_lite_text"])
+def test_phrases_that_are_too_long(kind, words, picture):
+    base = tiny_sam3.tiny_sam3(kind)
+    base.name_or_path = str(words / "sam3")
+    model = SSPromptModel.from_pretrained(base)
+    with pytest.raises(SSPromptError, match=r"'x+' has 42 tokens, but SAM 3 reads at most 32: shorten it"):
+        model.predict(picture, text="x" * 40)
+
+
+def test_a_score_that_equals_the_threshold_is_kept(sam3, picture):
+    model, _ = sam3
+    scores = [one.score for one in model.predict(picture, text="car", threshold=0, min_area=0).segments]
+    kept = model.predict(picture, text="car", threshold=scores[1], min_area=0).segments
+    assert [one.score for one in kept] == [score for score in scores if score >= scores[1]]
+
+
+def test_a_score_that_equals_the_threshold_of_the_model_is_dropped(picture):
+    """As in `post_process_instance_segmentation` of transformers."""
+    geometry = MaskGeometry((4, 4), (4, 4), (50, 90), "bilinear")
+    answer = PromptAnswer(torch.ones(2, 4, 4), torch.tensor([0.75, 0.5]), geometry, phrase="car", threshold=0.5)
+    found = [prompted_result([answer], picture, InferencePolicy(), value).segments for value in (None, 0.5)]
+    assert [[one.score for one in segments] for segments in found] == [[0.75], [0.75, 0.5]]
+
+
+def test_settings_are_checked_before_anything_is_asked(sam3, picture):
+    model, _ = sam3
+    for prompts in ({"text": "car"}, {}):
+        for image_size in (0, 10**9):
+            with pytest.raises(AdapterError, match=f"image_size is {image_size}; it must be at least 1"):
+                model.predict(picture, image_size=image_size, **prompts)
+        with pytest.raises(SSPromptError, match="batch_size is 0"):
+            model.predict(picture, batch_size=0, **prompts)
+        with pytest.raises(AdapterError, match="there is no adapter 'nope'; there are 'default'"):
+            model.predict(picture, adapter="nope", **prompts)
+    for value in ((1, 2), None):
+        with pytest.raises(TypeError, match=r"predict\(\) got an unexpected keyword argument 'pionts'"):
+            model.predict(picture, pionts=value)
+
+
+def test_the_tokenizer_is_read_as_the_model_was(picture, tmp_path, monkeypatch):
+    tiny_sam3.tiny_sam3().save_pretrained(tmp_path / "base")
+    access = {"cache_dir": str(tmp_path / "cache"), "token": "secret", "local_files_only": True, "revision": "v1"}
+    model = SSPromptModel.from_pretrained(tmp_path / "base", keep_prompt_encoders=True, **access)
+    asked = {}
+
+    def from_pretrained(name, **given):
+        asked[name] = given
+        return tiny_sam3.tokenizer()
+
+    def find_source(name, **_):
+        raise UnknownNameError(name)
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", from_pretrained)
+    model.get_base_model().name_or_path = "somebody/words"
+    monkeypatch.setattr("ssprompt_hf.tuners.text.tokenizer.find_source", find_source)
+    model.predict(picture, text="car")
+    assert asked == {"somebody/words": access}
+    assert "secret" not in repr(copy.deepcopy(model)._access)
+    assert b"secret" not in pickle.dumps(model)
+
+
+def test_a_base_model_without_a_name_can_be_given_one(picture, words):
+    base = tiny_sam3.tiny_sam3()
+    model = SSPromptModel.from_pretrained(base)
+    with pytest.raises(AdapterError, match=r"does not say where its tokenizer is: .*set its name_or_path"):
+        model.predict(picture, text="car")
+    base.name_or_path = str(words / "sam3")
+    assert model.predict(picture, text="car", threshold=0, min_area=0).segments
 
 
 def test_text_needs_the_text_encoder(sam3, picture):
@@ -246,6 +323,9 @@ def test_forms_of_prompts():
         ({"points": (1, float("nan"))}, r"must hold \(x, y\)"),
         ({"points": (1, 2), "labels": 2}, "labels is 2"),
         ({"points": [(1, 2), (3, 4)], "labels": [1]}, "a number for each of points"),
+        ({"points": (3, 3), "labels": [1, [0]]}, r"labels is \[1, \[0\]\]; it must hold a number for each of points"),
+        ({"points": (3, 3), "labels": [None]}, r"labels is \[None\]"),
+        ({"scribbles": [[[(1, 1), (5, 5)]], 5]}, "each object must have a list of lines"),
         ({"labels": [1]}, "labels were given without points"),
         ({"boxes": (5, 5, 1, 9)}, r"box \(5, 5, 1, 9\) must be left, top, right, bottom"),
         ({"boxes": (1, 2)}, "left, top, right, bottom"),

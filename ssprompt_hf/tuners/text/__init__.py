@@ -3,6 +3,6 @@
 from .config import TextPromptConfig
 from .layer import TextPromptLayer
 from .model import TextPromptTuner
-from .tokenizer import load_tokenizer
+from .tokenizer import base_tokenizer, load_tokenizer
 
-__all__ = ["TextPromptConfig", "TextPromptLayer", "TextPromptTuner", "load_tokenizer"]
+__all__ = ["TextPromptConfig", "TextPromptLayer", "TextPromptTuner", "base_tokenizer", "load_tokenizer"]
