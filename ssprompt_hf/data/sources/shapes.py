@@ -104,7 +104,10 @@ def _brush(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
     return values.reshape(*size, 4)[..., 3] > 0
 
 
-DAMAGED = (ValueError, TypeError, KeyError, IndexError, OverflowError, OSError, Image.DecompressionBombError)
+DAMAGED = (
+    *(ValueError, TypeError, KeyError, IndexError, OverflowError, OSError, MemoryError),
+    *(SyntaxError, EOFError, Image.DecompressionBombError),  # of PNGs, by Pillow
+)
 
 FORMS: dict[str, Callable[[dict[str, Any], tuple[int, int]], np.ndarray]] = {
     "polygons": _polygons,

@@ -135,10 +135,10 @@ def _classes(
     documents: list[tuple[Path, Any]],
 ) -> tuple[SegmentationClasses, list[dict[Any, int]], list[str]]:
     """The class list; for each document category id -> class index; and what the user should know."""
-    used, groups, count = set(), set(), 0
+    is_used, groups, count = False, set(), 0  # whether an annotation is of category 0
     for path, data in documents:
         try:
-            used |= {one["category_id"] for one in data["annotations"]}
+            is_used |= any(isinstance(one, dict) and one.get("category_id") == 0 for one in data["annotations"])
             groups |= {entry.get("supercategory") for entry in data["categories"]}
             count = max(count, len(data["categories"]))
         except (KeyError, TypeError, AttributeError) as error:
@@ -146,7 +146,7 @@ def _classes(
 
     def is_above_all(entry: dict[str, Any]) -> bool:
         # Roboflow writes the name of the project as a category that is above all others and has no annotation
-        return entry.get("id") == 0 and 0 not in used and entry.get("name") in groups and count > 1
+        return entry.get("id") == 0 and not is_used and entry.get("name") in groups and count > 1
 
     kept, indices, problems = join_categories(
         [(path, [entry for entry in data["categories"] if not is_above_all(entry)]) for path, data in documents]

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from ....errors import LabelFormatError
 from ..polygons import ellipse_points
 from ..shapes import shape
-from .labelled_folder import FolderView, LabelledFolder, missing_images
+from .labelled_folder import FolderView, LabelledFolder, missing_images, pixel_size
 from .named_classes import named_classes
 from .split_names import split_of
 
@@ -46,6 +46,7 @@ def read(folder: FolderView) -> LabelledFolder:
         images = root.findall("image")
         for image in images:
             shapes, skipped = _shapes(path, image, index_of)
+            size = _size(path, image)
             left_out += skipped
             empty += not shapes
             subset = (image.get("subset") or "").lower()
@@ -54,8 +55,7 @@ def read(folder: FolderView) -> LabelledFolder:
             if file is None:
                 missing.append(image.get("name", ""))
                 continue
-            size = [int(image.get(key, 0)) for key in ("height", "width")]
-            splits.setdefault(split, []).append(folder.row(file, shapes, size if all(size) else None))
+            splits.setdefault(split, []).append(folder.row(file, shapes, size))
         problems += missing_images(path.name, missing, len(images))
         if left_out:
             problems.append(f"{path.name}: {left_out} boxes, lines, points or tags have no mask; they are left out")
@@ -85,6 +85,18 @@ def _drawn(root: ElementTree.Element) -> list[ElementTree.Element]:
     return [one for image in root.iterfind("image") for one in image if one.tag in ("polygon", "mask", "ellipse")]
 
 
+def _size(path: Path, image: ElementTree.Element) -> tuple[int, int] | None:
+    sides = [image.get(side) for side in ("height", "width")]
+    if None in sides or "0" in sides:
+        return None
+    try:
+        return pixel_size(*sides)
+    except ValueError as error:
+        raise LabelFormatError(
+            f"{path}: the size of {image.get('name')} is not as CVAT writes it ({error}). Export it again."
+        ) from error
+
+
 def _shapes(path: Path, image: ElementTree.Element, index_of: dict[str, int]) -> tuple[list[dict[str, Any]], int]:
     """The shapes of an image, bottom first, and how many elements have no mask."""
     found, groups, skipped = [], {}, 0
@@ -96,7 +108,7 @@ def _shapes(path: Path, image: ElementTree.Element, index_of: dict[str, int]) ->
             made = _shape(one)
             order = int(one.get("z_order", 0))
             class_index = index_of[one.get("label", "")]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise LabelFormatError(
                 f"{path}: shape {number} of {image.get('name')} is not as CVAT writes it ({error!r}). Export it again."
             ) from error

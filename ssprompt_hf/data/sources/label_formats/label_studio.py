@@ -9,7 +9,7 @@ from typing import Any
 from ....errors import LabelFormatError
 from ..polygons import ellipse_points
 from ..shapes import shape
-from .labelled_folder import FolderView, LabelledFolder, missing_images
+from .labelled_folder import FolderView, LabelledFolder, missing_images, pixel_size
 from .named_classes import named_classes
 from .split_names import split_of
 
@@ -40,7 +40,7 @@ def read(folder: FolderView) -> LabelledFolder:
         for number, task in enumerate(data, start=1):
             try:
                 address, results = _image_and_results(task)
-            except (KeyError, TypeError, AttributeError, StopIteration) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
                 raise LabelFormatError(
                     f"{path}: task {number} is not as Label Studio writes it ({error!r}). Export it again."
                 ) from error
@@ -66,9 +66,9 @@ def read(folder: FolderView) -> LabelledFolder:
                 )
             further += len(labels) > 1
             try:
-                size = (int(one["original_height"]), int(one["original_width"]))
+                size = pixel_size(one["original_height"], one["original_width"])
                 made = _shape(one, size)
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 raise LabelFormatError(
                     f"{path}: a result of task {number} is not as Label Studio writes it ({error!r}). Export it again."
                 ) from error
@@ -102,6 +102,10 @@ def _image_and_results(task: dict[str, Any]) -> tuple[str, list[dict] | None]:
         results = [one if "value" in one else one | {"value": one} for one in results]
     texts = [value for key, value in values.items() if isinstance(value, str) and key in ("image", "img", "photo")]
     texts += [value for value in values.values() if isinstance(value, str) and _looks_like_image(value)]
+    for one in results or ():
+        labels = _labels(one) if isinstance(one, dict) else None
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise ValueError("a result without a list of labels" if labels else "a result that is no object of JSON")
     return next(iter(texts)), results
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from ....errors import LabelFormatError
 from ...classes import IGNORE_INDEX
 from ..shapes import shape
-from .labelled_folder import FolderView, LabelledFolder, kind_of, missing_images, read_json
+from .labelled_folder import FolderView, LabelledFolder, kind_of, missing_images, pixel_size, read_json
 from .named_classes import named_classes
 from .split_names import split_of
 
@@ -60,7 +60,7 @@ def read(folder: FolderView) -> LabelledFolder:
         split = split_of(path.parent, folder.path)
         image = folder.image(data.get("imagePath") or path.stem, [path.parent], split)
         image = image or next((p for p in folder.image_files if p.with_suffix("") == path.with_suffix("")), None)
-        size = (data["imageHeight"], data["imageWidth"]) if data.get("imageHeight") else None
+        size = _size(path, data)
         shapes = _shapes(path, data["shapes"], index_of)
         without_mask.update(kind for kind in map(_kind, data["shapes"]) if kind not in LEAST_POINTS)
         if image is not None:
@@ -86,6 +86,18 @@ def _label(path: Path, one: Any) -> str:
     if not isinstance(one, dict) or not isinstance(one.get("label"), str) or not one["label"].strip():
         raise LabelFormatError(f"{path}: a shape has no label. Give it one in LabelMe, or remove it.")
     return one["label"].strip()
+
+
+def _size(path: Path, data: dict[str, Any]) -> tuple[int, int] | None:
+    height, width = data.get("imageHeight"), data.get("imageWidth")
+    if not height or not width:
+        return None
+    try:
+        return pixel_size(height, width)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise LabelFormatError(
+            f"{path}: imageHeight and imageWidth are no size of an image ({error}). Save it again in LabelMe."
+        ) from error
 
 
 def _embedded(path: Path, text: str) -> dict[str, Any]:

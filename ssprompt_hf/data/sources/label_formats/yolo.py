@@ -27,7 +27,7 @@ def detect(folder: FolderView) -> str | None:
     """The YAML file; or a text file of outlines in a folder called labels, where there is none."""
     for path in _yaml_files(folder):
         data = _read_yaml(path)
-        if isinstance(data, dict) and "names" in data and {"train", "val", "test", "path", "nc"} & data.keys():
+        if "names" in data and {"train", "val", "test", "path", "nc"} & data.keys():
             return folder.name_of(path)
     texts = [path for path in folder.ending(".txt") if "labels" in path.parent.relative_to(folder.path).parts]
     text = next((path for path in texts if _is_label(path)), None)
@@ -45,7 +45,7 @@ def read(folder: FolderView) -> LabelledFolder:
         ClassListError: no class names, or an outline of a class that has none.
         NoImagesError: no image is there.
     """
-    config_file = next((p for p in _yaml_files(folder) if "names" in (_read_yaml(p) or {})), None)
+    config_file = next((p for p in _yaml_files(folder) if "names" in _read_yaml(p)), None)
     data = {} if config_file is None else _read_yaml(config_file)
     classes = _classes(folder, data, config_file)
     splits: dict[str, list[dict[str, Any]]] = {}
@@ -63,11 +63,13 @@ def _yaml_files(folder: FolderView) -> list[Path]:
     return sorted((p for p in folder.path.glob("*.y*ml") if p.is_file()), key=lambda path: path.name != "data.yaml")
 
 
-def _read_yaml(path: Path) -> Any:
+def _read_yaml(path: Path) -> dict[Any, Any]:
+    """The entries of a YAML file; none where it holds something else."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of dates, numbers and UTF-8
         raise LabelFormatError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from error
+    return data if isinstance(data, dict) else {}
 
 
 def _is_label(path: Path) -> bool:
@@ -99,7 +101,14 @@ def _classes(folder: FolderView, data: dict[str, Any], file: Path | None) -> Seg
         raise ClassListError(f"{file}: `names` must be a list of class names, or numbers with names; found {names!r}.")
     if any(not str(key).isdecimal() for key in names):
         raise ClassListError(f"{file}: `names` must have the numbers of classes as keys, not {list(names)!r}.")
-    infos = tuple(ClassInfo(str(name), int(key), thing=True) for key, name in sorted(names.items()))
+    for key, name in names.items():
+        # lists in lists by YAML's aliases may be endless as text
+        if isinstance(name, bool) or not isinstance(name, (str, int)):
+            raise ClassListError(
+                f"{file}: the name of class {key} must be text, not {type(name).__name__}: write it in quotes."
+            )
+    numbered = sorted((int(key), str(name)) for key, name in names.items())
+    infos = tuple(ClassInfo(name, number, thing=True) for number, name in numbered)
     return SegmentationClasses(infos, tuple({IGNORE_INDEX} - {info.id for info in infos}))
 
 
@@ -110,7 +119,8 @@ def _images(folder: FolderView, data: dict[str, Any], config: Path | None) -> di
         for entry in data.get(split) if isinstance(data.get(split), list) else [data.get(split)]:
             if not isinstance(entry, str) or config is None:
                 continue
-            place = _place(config.parent, data.get("path"), entry)
+            root = data.get("path")
+            place = _place(config.parent, root if isinstance(root, str) else "", entry)
             if place is None:
                 continue
             if place.suffix == ".txt":
@@ -134,10 +144,10 @@ def _images(folder: FolderView, data: dict[str, Any], config: Path | None) -> di
     return found
 
 
-def _place(beside: Path, root: Any, entry: str) -> Path | None:
+def _place(beside: Path, root: str, entry: str) -> Path | None:
     """Where an entry of the YAML file is: the paths in it are often those of another machine."""
     tail = entry.lstrip("./").replace("\\", "/")
-    candidates = [beside / str(root or "") / entry, beside / entry, beside / tail]
+    candidates = [beside / root / entry, beside / entry, beside / tail]
     places = (Path(os.path.normpath(path)) for path in candidates)
     return next((path for path in places if path.exists() and path.is_relative_to(beside)), None)
 
