@@ -356,6 +356,10 @@ def test_folders_named_as_those_of_voc_keep_their_splits(how, classes, objects, 
         assert [int(name.rpartition("/")[2].partition(".")[0]) for name in dataset.file_names] == numbers
         assert (dataset[0]["label"] == files.truth(numbers[0])[0]).all()
         assert ("instance" in dataset[0]) == objects
+    if how == "lists":
+        (tmp_path / "SegmentationClass" / "2.png").unlink()
+        with pytest.raises(MissingLabelError, match=r"no label"):
+            load_segmentation_dataset(data_dir=tmp_path, split="val")
 
 
 def test_object_255_of_maps_of_16_bits(tmp_path):

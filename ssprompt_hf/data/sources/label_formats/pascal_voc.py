@@ -191,10 +191,12 @@ def _lists(root: Path, labelled: list[str]) -> dict[str, list[str]]:
 
 
 def _parts(root: Path, labelled: list[str]) -> dict[str, list[str]]:
-    """Names by split, where these are folders of `JPEGImages` or lists beside it; images without label are in none."""
+    """Names by split, where these are folders of `JPEGImages` or lists beside it. Images without label are in none,
+    unless a list names them."""
     images, known = root / "JPEGImages", set(labelled)
     if not images.is_dir():
         return {}
     parts = {split: _by_stem(split_images(root, split), images) for split in folder_splits(root)}
-    parts = {split: [name for name in names if name in known] for split, names in parts.items()}
+    listed = {split for split in parts if (root / f"{split}.txt").is_file()}
+    parts = {split: [n for n in names if n in known or split in listed] for split, names in parts.items()}
     return {split: names for split, names in parts.items() if names}
