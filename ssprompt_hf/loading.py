@@ -19,6 +19,7 @@ from .tuners import PromptConfig, SSPromptConfig
 from .tuners.base.config import ANY_BASE_MODEL, checked_class_names
 from .tuners.text import TextPromptConfig, base_tokenizer
 from .utils.hub import checked_downloads
+from .utils.memory import is_out_of_memory
 
 
 class Loaded(NamedTuple):
@@ -227,7 +228,7 @@ class _told_errors:
             raise AdapterError(
                 f"{self.name!r} is an adapter and no base model: pass it as adapter={self.name!r}"
             ) from error
-        is_damage = isinstance(error, DAMAGE) and not is_told and not isinstance(error, torch.OutOfMemoryError)
+        is_damage = isinstance(error, DAMAGE) and not is_told and not is_out_of_memory(error)
         if is_damage and os.path.isdir(self.name):
             raise CheckpointError(
                 f"the model in {self.name!r} cannot be loaded, as its files do not belong together or are damaged "

@@ -86,16 +86,18 @@ def run(options: argparse.Namespace):
     """
     Run `predict`: see [`~ssprompt_hf.segmentation.prediction_files.PredictionFiles`] for what is written.
 
-    Images are read, segmented and written one by one; those that cannot be read are told and left out.
+    Images are read, segmented and written one by one; those that cannot be read, or do not fit into memory, are told
+    and left out.
 
     Raises:
         SSPromptError: a model, adapter or image cannot be found or read; no class names; an image would be
             overwritten; as the subclass says.
     """
-    from ..data.image_inputs import image_sources
+    from ..data.image_inputs import image_description, image_sources
     from ..loading import base_model_info
     from ..model import SSPromptModel
     from ..segmentation.prediction_files import PredictionFiles, output_names, spare_inputs
+    from ..utils.memory import is_out_of_memory
 
     options.class_names = split_class_names(options.class_names, options.images)
     prompts = _visual_prompts(options)
@@ -119,18 +121,28 @@ def run(options: argparse.Namespace):
         base, options.adapter, class_names=options.class_names, keep_prompt_encoders=bool(prompts)
     )
     output.mkdir(parents=True, exist_ok=True)
-    files, unreadable = PredictionFiles(output), []
+    files, unreadable, too_large = PredictionFiles(output), [], []
     settings = {name: getattr(options, name) for name in ("threshold", "image_size", "min_area", "tile")}
     for image, name in zip(images, names):
         try:
-            result = model.predict(image, options.task, **settings, **prompts)
-        except (UnreadableFileError, NoImagesError, OSError) as error:  # damaged, or gone since the folder was listed
-            unreadable.append(printable(image))
-            if len(unreadable) == len(images):  # nothing to write
+            try:
+                result = model.predict(image, options.task, **settings, **prompts)
+            except (UnreadableFileError, NoImagesError, OSError) as error:  # damaged, or gone since it was listed
+                unreadable.append(printable(image))
+                if len(unreadable) == len(images):  # nothing to write
+                    raise
+                print(printable(f"warning: {error}"), file=sys.stderr, flush=True)
+                continue
+            files.add(name, image, result)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
                 raise
-            print(printable(f"warning: {error}"), file=sys.stderr, flush=True)
+            too_large.append(printable(image))
+            told = (
+                f"{image_description(image)} does not fit into memory: look at it in --tile, or a smaller --image_size"
+            )
+            print(printable(f"warning: {told}"), file=sys.stderr, flush=True)
             continue
-        files.add(name, image, result)
         renamed = "" if name == Path(image).stem else f" (as {name}.png)"
         found = ", ".join(segment.name for segment in result.segments[:6]) or "nothing"
         missing = getattr(result, "missing", None)
@@ -138,8 +150,16 @@ def run(options: argparse.Namespace):
         print(printable(f"{image}{renamed}: {found}{absent}"))
     files.finish()
     print(f"wrote {len(files.found)} label maps and overlays to {output}")
+    left_out = []
     if unreadable:
-        raise UnreadableFileError(
+        left_out.append(
             f"{len(unreadable)} of {len(images)} images cannot be read: {', '.join(unreadable)}. Replace or remove "
-            "them; the others are done"
+            "them"
         )
+    if too_large:
+        left_out.append(
+            f"{len(too_large)} of {len(images)} images do not fit into memory: {', '.join(too_large)}. Use --tile, or "
+            "a smaller --image_size, for them"
+        )
+    if left_out:
+        raise UnreadableFileError(f"{'. '.join(left_out)}; the others are done")

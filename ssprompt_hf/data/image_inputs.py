@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import NoImagesError, SSPromptError
+from ..errors import NoImagesError, SSPromptError, UnreadableFileError
 from .downloads import download, is_address
 from .sources.folder import IMAGE_SUFFIXES, list_files
-from .sources.image_files import read_image, upright_pixels
+from .sources.image_files import image_size, read_upright, upright_image
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
@@ -64,12 +64,22 @@ def open_image(source: Any) -> Image.Image:
         SSPromptError: an array that is no image by its type, shape or values.
     """
     if isinstance(source, Image.Image):
-        return Image.fromarray(upright_pixels(source))
+        upright = upright_image(source)
+        return upright.copy() if upright is source else upright  # the caller may go on to draw on it
     if is_address(source):
-        return Image.fromarray(read_image({"path": None, "bytes": download(source)}, source))
+        return read_upright({"path": None, "bytes": download(source)}, source)
     if isinstance(source, str):
-        return Image.fromarray(read_image({"path": source, "bytes": None}, source))
+        return read_upright({"path": source, "bytes": None}, source)
     return Image.fromarray(_image_array(source)).convert("RGB")
+
+
+def image_description(source: str) -> str:
+    """An image's path, and its size as far as its file tells that without being decoded."""
+    try:
+        height, width = image_size({"path": source, "bytes": None}, source)
+    except (UnreadableFileError, MemoryError):  # an address, say
+        return source
+    return f"{source} ({width}x{height} pixels)"
 
 
 def _image_array(source: Any) -> np.ndarray:

@@ -88,17 +88,18 @@ class SegmentationResult:
             alpha: weight of the colours.
             legend: whether a legend of the classes is added below; the picture is larger than the image then.
         """
-        pixels = overlay(np.asarray(self.image), self.class_indices, self.colors, alpha)
-        if self.task == "semantic":
-            picture = Image.fromarray(pixels)
-        else:
-            picture = Image.fromarray(outlined(pixels, self.segments_map))
+        picture = Image.fromarray(self._colored(alpha))
+        if self.task != "semantic":
             texts = {segment.id: f"{segment.name} {segment.score:.2f}" for segment in self.segments}
             picture = write_on(picture, self.segments_map, texts)
         if not legend:
             return picture
         present = dict.fromkeys(segment.name for segment in self.segments)
         return with_legend(picture, [(name, self.colors[self.class_names.index(name)]) for name in present])
+
+    def _colored(self, alpha: float) -> np.ndarray:
+        pixels = overlay(np.asarray(self.image), self.class_indices, self.colors, alpha)
+        return pixels if self.task == "semantic" else outlined(pixels, self.segments_map)
 
     def save(self, path: str | os.PathLike) -> None:
         """
@@ -147,14 +148,14 @@ def segment_image(
     What is seen in one image, without overlaps.
 
     Returns:
-        `(segmentation, segments_info)`: class indices and None for semantic segmentation; else ids of segments, 0
-        where there is none, and dicts of `id`, `label_id`, `was_fused` and `score`.
+        `(segmentation, segments_info)`: class indices (uint8) and None for semantic segmentation; else ids of
+        segments, 0 where there is none, and dicts of `id`, `label_id`, `was_fused` and `score`.
 
     Raises:
         SSPromptError: a task that the base model has no masks of single objects for.
     """
     if task == "semantic":
-        return inference.class_map(prediction, index, geometry), None
+        return inference.class_map(prediction, index, geometry).to(torch.uint8), None  # an eighth of its memory
     if not prediction.supports_instances:
         raise SSPromptError(f"the base model has no masks of single objects: task={task!r} needs another one")
     if task == "panoptic":
@@ -201,7 +202,7 @@ def build_result(
     if task == "semantic":
         class_indices = segmentation.to(torch.uint8).cpu().numpy()
         infos = [{"id": index + 1, "label_id": index, "score": None} for index in counts.nonzero().flatten().tolist()]
-        segments_map = class_indices.astype(np.int32) + 1
+        segments_map = np.add(class_indices, 1, dtype=np.int32)
         areas = [0, *counts.tolist()]
     else:
         segments_map = segmentation.int().cpu().numpy()

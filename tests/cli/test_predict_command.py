@@ -153,6 +153,29 @@ def test_nothing_that_can_be_read(base, count, tmp_path, capsys):
     assert files(tmp_path / "out") == {}
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to")]
+)
+@pytest.mark.parametrize("where", [(SSPromptModel, "predict"), (SegmentationResult, "overlay")])
+def test_images_that_do_not_fit_into_memory_are_left_out(base, error, where, tmp_path, capsys, monkeypatch):
+    for name in "abc":
+        save(tmp_path / "photos" / f"{name}.jpg")
+    original, calls = getattr(*where), iter(range(3))
+
+    def scarce(*arguments, **options):
+        if next(calls) == 1:
+            raise error
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(*where, scarce)
+    assert predict(base, [tmp_path / "photos"], tmp_path / "out") == 2
+    warning, last = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert warning.startswith(f"warning: {tmp_path / 'photos' / 'b.jpg'} (48x32 pixels) does not fit into memory")
+    assert "--tile" in warning and "--image_size" in warning
+    assert "1 of 3 images do not fit into memory" in last and "the others are done" in last
+    assert set(json.loads((tmp_path / "out" / "segments.json").read_text())) == {"a", "c"}
+
+
 # What to look for
 
 

@@ -39,7 +39,12 @@ def open_image(value: Any, source: str, decode: bool = True) -> Image.Image:
 
 
 def read_image(value: Any, source: str, bits: int | None = None) -> np.ndarray:
-    """uint8 (H, W, 3), RGB, of an image file; see `upright_pixels`."""
+    """uint8 (H, W, 3), RGB, of an image file; see `upright_image`."""
+    return np.asarray(read_upright(value, source, bits))
+
+
+def read_upright(value: Any, source: str, bits: int | None = None) -> Image.Image:
+    """An RGB image of an image file; see `upright_image`."""
     image = open_image(value, source)
     deep = _deep_colors(value, image, source)
     if deep is not None:
@@ -47,7 +52,7 @@ def read_image(value: Any, source: str, bits: int | None = None) -> np.ndarray:
         eight = Image.fromarray(np.minimum(deep >> bits - 8, 255).astype(np.uint8))
         eight.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
         image = eight
-    return upright_pixels(image, source, bits)
+    return upright_image(image, source, bits)
 
 
 def significant_bits(pixels: np.ndarray) -> int:
@@ -92,8 +97,9 @@ def _deep_colors(value: Any, image: Image.Image, source: str) -> np.ndarray | No
     return np.asarray(image)[..., :3].astype(np.uint16) << 8 | lower
 
 
-def upright_pixels(image: Image.Image, source: str = "image", bits: int | None = None) -> np.ndarray:
-    """uint8 (H, W, 3), RGB, turned upright as its EXIF data says.
+def upright_image(image: Image.Image, source: str = "image", bits: int | None = None) -> Image.Image:
+    """An RGB image, turned upright as its EXIF data says; the very same one where that changes nothing, as copies of
+    large images take much memory.
 
     Args:
         image: of any mode.
@@ -104,7 +110,8 @@ def upright_pixels(image: Image.Image, source: str = "image", bits: int | None =
     Raises:
         UnreadableFileError: pixels of floating point or of more than 16 bits.
     """
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # Pillow would clip at 255
         pixels = np.asarray(image)
         if image.mode == "F" or pixels.min() < 0 or pixels.max() >= 2**16:
@@ -114,7 +121,7 @@ def upright_pixels(image: Image.Image, source: str = "image", bits: int | None =
             )
         bits = bits or significant_bits(pixels)
         image = Image.fromarray(np.minimum(pixels >> bits - 8, 255).astype(np.uint8))
-    return np.asarray(image.convert("RGB"))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def image_size(value: Any, source: str) -> tuple[int, int]:

@@ -194,13 +194,20 @@ class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, Promp
                     "between 0 and 1 pass `do_rescale=True`."
                 )
             if image.shape[-2:] != (height, width):
-                image = self.resize(image, SizeDict(height=height, width=width), resample=kwargs["resample"])
+                image = self._resized(image, height, width, kwargs["resample"])
             if kwargs["do_rescale"]:
                 image = self.rescale(image, kwargs["rescale_factor"])
             if kwargs["do_normalize"]:
                 image = self.normalize(image, kwargs["image_mean"], kwargs["image_std"])
             pixel_values[index, :, :height, :width] = image
         return pixel_values
+
+    def _resized(self, image: np.ndarray, height: int, width: int, resample) -> np.ndarray:
+        if image.dtype != np.uint8 or image.shape[0] != 3 or not isinstance(resample, int):
+            return self.resize(image, SizeDict(height=height, width=width), resample=resample)
+        # the same, without two more copies of what may be a very large image
+        picture = Image.fromarray(np.moveaxis(image, 0, -1)).resize((width, height), resample)
+        return np.moveaxis(np.asarray(picture), -1, 0)
 
     @staticmethod
     def _resized_size(original_size: tuple[int, int], size: SizeDict) -> tuple[int, int]:
