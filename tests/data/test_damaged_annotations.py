@@ -121,3 +121,27 @@ def test_lists_of_yaml_that_would_never_end_as_text(tmp_path):
     files.write(tmp_path / "data.yaml", "\n".join([*lines[:-1], "names: [crack, *a11]"]))
     with pytest.raises(ClassListError, match="name of class 1 must be text, not list"):
         load_segmentation_dataset(data_dir=tmp_path)
+
+
+def test_damaged_json_files_that_are_no_annotations(tmp_path, caplog):
+    """They are told of where nothing else is found; else the folder is read without them."""
+    comments = '{\n  // options of a compiler\n  "compilerOptions": {}\n}\n'
+    files.write_image(tmp_path / "masks" / "images" / "0.png")
+    files.write(tmp_path / "masks" / "tsconfig.json", comments)
+    with pytest.raises(LabelFormatError, match=r"tsconfig\.json: not valid JSON"):
+        load_segmentation_dataset(data_dir=tmp_path / "masks")
+    files.write_image(tmp_path / "masks" / "labels" / "0.png")
+    with pytest.raises(ClassListError, match=r"classes\.json"):
+        load_segmentation_dataset(data_dir=tmp_path / "masks")
+    for write in (files.write_coco, files.write_labelme):
+        folder = tmp_path / write.__name__
+        write(folder)
+        files.write(folder / "tsconfig.json", comments)
+        assert len(load_segmentation_dataset(data_dir=folder)) == 3
+    assert "tsconfig.json: not valid JSON; it does not look like annotations" in caplog.text
+    files.write(tmp_path / "write_labelme" / "2.json", "")
+    with pytest.raises(LabelFormatError, match=r"2\.json: not valid JSON"):
+        load_segmentation_dataset(data_dir=tmp_path / "write_labelme")
+    files.write(tmp_path / "write_coco" / "cut.json", '{"images": [')
+    with pytest.raises(LabelFormatError, match=r"cut\.json: not valid JSON"):
+        load_segmentation_dataset(data_dir=tmp_path / "write_coco")

@@ -33,7 +33,7 @@ def find_format(folder: FolderView) -> tuple[ModuleType, str] | None:
     which need no annotation file (`load_segmentation_folder`), and for a folder in no format known here.
 
     Raises:
-        LabelFormatError: an annotation file is damaged.
+        LabelFormatError: an annotation file is damaged; or another JSON file is, and nothing else is found.
     """
     evidence = pascal_voc.detect(folder)
     if evidence is not None:
@@ -41,11 +41,12 @@ def find_format(folder: FolderView) -> tuple[ModuleType, str] | None:
     has_classes = folder.classes is not None or SegmentationClasses.file_in(folder.path) is not None
     if has_classes and has_label_images(folder.path):
         return None
-    for module in FORMATS:
-        evidence = module.detect(folder)
-        if evidence:
-            return module, evidence
-    return None
+    found = next(((module, evidence) for module in FORMATS if (evidence := module.detect(folder))), None)
+    if found is None and folder.unreadable and not has_label_images(folder.path):
+        raise next(iter(folder.unreadable.values()))
+    for path in folder.unreadable:
+        logger.warning_once(f"{path}: not valid JSON; it does not look like annotations and is left out")
+    return found
 
 
 def read_labelled_folder(

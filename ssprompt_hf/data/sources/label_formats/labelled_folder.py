@@ -28,6 +28,8 @@ PROBED_IMAGES = 50
 DOCUMENTS_PER_FOLDER = 3
 NO_ANNOTATIONS = ("metadata.json", "notes.json", "package.json", "metrics.json", *CLASS_FILE_NAMES)
 
+ANNOTATION_WORDS = ("images", "annotations", "categories", "shapes", "imagePath", "original_width")
+
 
 @dataclass
 class LabelledFolder:
@@ -73,6 +75,9 @@ class FolderView:
         if unlabelled not in ("background", "ignore"):
             raise DatasetError(f"`unlabelled` must be 'background' or 'ignore', not {unlabelled!r}.")
         self.path, self.classes, self.unlabelled = Path(os.path.abspath(path)), classes, unlabelled
+        self._parsed: dict[Path, Any] = {}
+        self.unreadable: dict[Path, LabelFormatError] = {}
+        """JSON files that are damaged, or written in a dialect with comments, and do not look like annotations."""
 
     @cached_property
     def files(self) -> list[Path]:
@@ -88,7 +93,7 @@ class FolderView:
         """JSON files of annotations by their kind, parsed: the first few of every folder, which tell what it holds.
 
         Raises:
-            LabelFormatError: one of them is no JSON.
+            LabelFormatError: as of `parsed`.
         """
         found: dict[str, list[tuple[Path, Any]]] = {}
         seen: dict[Path, int] = {}
@@ -99,11 +104,27 @@ class FolderView:
             # files that annotate whole data sets are few in a folder, those of single images many
             if seen[path.parent] > DOCUMENTS_PER_FOLDER and path.with_suffix("").name in self._image_stems:
                 continue
-            data = read_json(path)
+            data = self.parsed(path)
             kind = kind_of(data)
             if kind is not None:
                 found.setdefault(kind, []).append((path, data))
         return found
+
+    def parsed(self, path: Path) -> Any:
+        """
+        What a JSON file holds; None for one of `unreadable`.
+
+        Raises:
+            LabelFormatError: one that looks like annotations, or is called like an image, is no JSON.
+        """
+        if path not in self._parsed and path not in self.unreadable:
+            try:
+                self._parsed[path] = read_json(path)
+            except LabelFormatError as error:
+                if path.stem in self._image_stems or looks_like_annotations(path):
+                    raise
+                self.unreadable[path] = error
+        return self._parsed.get(path)
 
     @cached_property
     def _image_stems(self) -> set[str]:
@@ -247,11 +268,17 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of UTF-8, and of numbers of too many digits, too
         raise LabelFormatError(
             f"{path}: not valid JSON ({error}). Export it again, or move it out of the folder if it holds no "
             "annotations."
         ) from error
+
+
+def looks_like_annotations(path: Path) -> bool:
+    """Whether a file that is no JSON has words of annotations in it, as one that was cut off."""
+    content = path.read_bytes()
+    return any(f'"{word}"'.encode() in content for word in ANNOTATION_WORDS)
 
 
 def pixel_size(height: Any, width: Any) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import Any
 from ....errors import LabelFormatError
 from ...classes import IGNORE_INDEX
 from ..shapes import shape
-from .labelled_folder import FolderView, LabelledFolder, kind_of, missing_images, pixel_size, read_json
+from .labelled_folder import FolderView, LabelledFolder, kind_of, missing_images, pixel_size
 from .named_classes import named_classes
 from .split_names import split_of
 
@@ -47,7 +47,7 @@ def read(folder: FolderView) -> LabelledFolder:
     for path in folder.ending(".json"):
         if path.parent.name == "images" and path.name == "metadata.json":
             continue
-        data = read_json(path)
+        data = folder.parsed(path)
         if kind_of(data) == "labelme":
             documents.append((path, data))
     names = {_label(path, one) for path, data in documents for one in data["shapes"]} - {IGNORED}
