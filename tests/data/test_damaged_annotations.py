@@ -145,3 +145,15 @@ def test_damaged_json_files_that_are_no_annotations(tmp_path, caplog):
     files.write(tmp_path / "write_coco" / "cut.json", '{"images": [')
     with pytest.raises(LabelFormatError, match=r"cut\.json: not valid JSON"):
         load_segmentation_dataset(data_dir=tmp_path / "write_coco")
+
+
+def test_yaml_files_of_other_programs(tmp_path):
+    files.write_coco(tmp_path / "coco")
+    files.write_yolo(tmp_path / "yolo")
+    (tmp_path / "yolo" / "data.yaml").rename(tmp_path / "yolo" / "walls.yaml")
+    for name, count in (("coco", 3), ("yolo", 2)):
+        files.write(tmp_path / name / "mkdocs.yml", "format: !!python/name:somewhere.fence\n")
+        assert len(load_segmentation_dataset(data_dir=tmp_path / name)) == count
+    files.write(tmp_path / "yolo" / "walls.yaml", "names: [crack\n")
+    with pytest.raises(LabelFormatError, match=r"walls\.yaml: not valid YAML"):
+        load_segmentation_dataset(data_dir=tmp_path / "yolo")

@@ -64,10 +64,12 @@ def _yaml_files(folder: FolderView) -> list[Path]:
 
 
 def _read_yaml(path: Path) -> dict[Any, Any]:
-    """The entries of a YAML file; none where it holds something else."""
+    """The entries of a YAML file; none where it holds something else, such as the settings of another program."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of dates, numbers and UTF-8
+        if path.name != "data.yaml" and b"names:" not in path.read_bytes():
+            return {}
         raise LabelFormatError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from error
     return data if isinstance(data, dict) else {}
 
