@@ -23,9 +23,9 @@ def write_split(root, split, numbers, names=files.NAMES, **more):
     return files.write(root / f"{split}.json", document)
 
 
-def labels_are_true(dataset, truths):
-    names = np.array(dataset.classes.names)
-    for example, number in zip(dataset, truths, strict=True):
+def labels_are_true(examples, names, truths):
+    names = np.array(names)
+    for example, number in zip(examples, truths, strict=True):
         assert (names[example["label"]] == np.array(["background", *files.NAMES])[files.truth(number)[0]]).all()
 
 
@@ -36,7 +36,7 @@ def test_categories_are_joined_by_name(tmp_path, caplog):
     for split in ("train", "val"):
         dataset = load_segmentation_dataset(data_dir=tmp_path, split=split)
         assert dataset.classes.names == [*files.NAMES, "moss", "background"]
-        labels_are_true(dataset, [0])
+        labels_are_true(dataset, dataset.classes.names, [0])
     assert "train.json, val.json number their categories differently" in caplog.text
 
 
@@ -104,7 +104,7 @@ def test_what_several_files_say_of_an_image(tmp_path):
         files.write(tmp_path / f"{name}.json", document | {"annotations": chosen})
     dataset = load_segmentation_dataset(data_dir=tmp_path)
     assert len(dataset) == 1
-    labels_are_true(dataset, [0])
+    labels_are_true(dataset, dataset.classes.names, [0])
     assert len(np.unique(dataset[0]["instance"])) == 4
     document["images"][0]["height"] = 99
     files.write(tmp_path / "other.json", document)
@@ -144,4 +144,20 @@ def test_segments_that_have_no_number(number, tmp_path):
     path = write_panoptic(tmp_path, "train", ["crack", "stone"])
     path.write_text(path.read_text().replace('{"id": 7,', f'{{"id": {number},'))
     with pytest.raises(LabelFormatError, match=r"panoptic_train\.json: not a panoptic JSON file .*of 24 bits"):
+        load_segmentation_dataset(data_dir=tmp_path)
+
+
+def test_jobs_of_cvat_about_one_image(tmp_path):
+    files.write_cvat(tmp_path)
+    text = (tmp_path / "annotations.xml").read_text()
+    shape = files.cvat_shape("stone", (14, 2, 22, 8), "mask")
+    (tmp_path / "annotations.xml").write_text(text.replace(shape, ""))
+    image = f'<image id="0" name="0.jpg" width="30" height="20">{shape}</image>'
+    files.write(tmp_path / "job2.xml", f"{text.partition('<image ')[0]}{image}</annotations>")
+    dataset = load_segmentation_dataset(data_dir=tmp_path)
+    assert dataset.file_names == [f"images/{number}.jpg" for number in range(3)]
+    labels_are_true([dataset[0]], dataset.classes.names, [0])
+    assert len(np.unique(dataset[0]["instance"])) == 4
+    files.write(tmp_path / "job3.xml", (tmp_path / "job2.xml").read_text().replace('width="30"', 'width="60"'))
+    with pytest.raises(LabelFormatError, match=r"0\.jpg: annotated with 30x20 pixels and with 60x20"):
         load_segmentation_dataset(data_dir=tmp_path)

@@ -200,10 +200,14 @@ class FolderView:
         Pixels without shape are of a class called background, which is added as the last one if no class is and the
         shapes of one of the first images leave some; where a class list was given, its classes are those that count.
 
+        What several rows of a split say of an image belongs together, the last on top.
+
         Raises:
             NoImagesError: no image of any row.
+            LabelFormatError: an image was annotated with two sizes.
         """
         problems = list(problems)
+        splits = {split: _one_row_an_image(rows) for split, rows in splits.items()}
         splits = self.sorted_splits(name, splits, problems)
         if self.classes is not None:
             classes = self._given(classes, splits)
@@ -250,6 +254,29 @@ class FolderView:
             if np.count_nonzero(label == len(classes)) > (1 - COVERED) * label.size:
                 return True
         return False
+
+
+def _one_row_an_image(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of shapes, one for each image; the objects of those that are joined are numbered on."""
+    of_image: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        first = of_image.setdefault(row["file_name"], row)
+        if first is row or first[SHAPES_COLUMN] == row[SHAPES_COLUMN]:  # twice in a list
+            continue
+        sizes = [tuple(one[SIZE_COLUMN]) for one in (first, row) if one[SIZE_COLUMN]]
+        if len(set(sizes)) > 1:
+            raise LabelFormatError(
+                f"{row['image']}: annotated with {sizes[0][1]}x{sizes[0][0]} pixels and with {sizes[1][1]}x"
+                f"{sizes[1][0]}. Export its annotations again."
+            )
+        below, above = ([json.loads(text) for text in one[SHAPES_COLUMN]] for one in (first, row))
+        last = max((one["instance"] for one in below), default=0)
+        above = [one | {"instance": one["instance"] and one["instance"] + last} for one in above]
+        of_image[row["file_name"]] = first | {
+            SHAPES_COLUMN: [json.dumps(one) for one in below + above],
+            SIZE_COLUMN: list(sizes[0]) if sizes else [],
+        }
+    return list(of_image.values())
 
 
 def _free_id(ids: Sequence[int]) -> int:
