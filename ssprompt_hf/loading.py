@@ -155,7 +155,7 @@ def load_base_model(
             model that has its own.
     """
     access = {key: kwargs.pop(key) for key in ("cache_dir", "token", "local_files_only") if key in kwargs}
-    with _told_errors(name, access):
+    with _told_errors(name, access, kwargs):
         source = _find(name, revision, access)
         if text_encoder is not None:
             if not source.family.borrows_text_encoder:
@@ -210,12 +210,17 @@ DAMAGE = (
 """What libraries raise that believe what the files of a model say."""
 
 
+MISTAKES = (TypeError, ValueError)
+"""Those of them that it also raises about arguments, where the user has given some."""
+
+
 class _told_errors:
     """What transformers raises when files cannot be had, as one of our errors; one of its own where an adapter was
     taken for a base model."""
 
-    def __init__(self, name: str | os.PathLike, access: dict[str, Any]):
+    def __init__(self, name: str | os.PathLike, access: dict[str, Any], options: dict[str, Any] | None = None):
         self.name, self.access = os.fspath(name), access
+        self.options = dict(options or {})  # of the user, for transformers
 
     def __enter__(self):
         return self
@@ -229,6 +234,8 @@ class _told_errors:
                 f"{self.name!r} is an adapter and no base model: pass it as adapter={self.name!r}"
             ) from error
         is_damage = isinstance(error, DAMAGE) and not is_told and not is_out_of_memory(error)
+        if is_damage and self.options and isinstance(error, MISTAKES) and not isinstance(error, StrictDataclassError):
+            return  # the library says what it does not take
         if is_damage and os.path.isdir(self.name):
             raise CheckpointError(
                 f"the model in {self.name!r} cannot be loaded, as its files do not belong together or are damaged "

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from ssprompt_hf import SSPromptModel
 from ssprompt_hf.errors import CheckpointError, SSPromptError
+from ssprompt_hf.loading import load_base_model
 
 WEIGHTS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 INDEX = "model.safetensors.index.json"
@@ -87,3 +88,10 @@ def test_what_is_not_damaged(good, tmp_path, caplog):
     (folder / PROCESSOR).unlink()
     SSPromptModel.from_pretrained(folder)
     assert "no file for its image processor" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "value"), [("foo", 1), ("dtype", "floot"), ("device_map", "nowhere")])
+def test_wrong_arguments_are_no_damage(good, name, value):
+    with pytest.raises((TypeError, ValueError), match=name) as caught:
+        load_base_model(good, **{name: value})
+    assert not isinstance(caught.value, CheckpointError)
