@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import weakref
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -12,6 +13,7 @@ from ..utils.digests import tensor_bytes
 
 SAMPLES_PER_TENSOR = 64
 PIECE = 1 << 18
+SMALL = 1 << 16
 # Precisions in which a float32 model still has the same bits after rounding to bfloat16. Rounding twice, by float16
 # first, is not the same, so of a float16 model only the architecture can be told.
 _EXACT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -112,6 +114,29 @@ def _pieces(tensor: torch.Tensor, dtype: torch.dtype) -> Iterator[torch.Tensor]:
         yield buffer[: len(piece)].copy_(piece)
 
 
+_KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[tuple, dict[str, str]]] = weakref.WeakKeyDictionary()
+
+
+def _known_digests(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
+    """
+    What has been computed of these very tensors, by precision, to be added to: every adapter that is loaded asks.
+
+    Large tensors are the same where their memory, PyTorch's count of changes and the samples of the fingerprint are;
+    small ones, among them those that adapters are merged into, where all their values are.
+    """
+    key: list = [model_fingerprint(model)]
+    for name, tensor in tensors.items():
+        if tensor.is_inference():  # whose changes are not counted
+            return {}
+        is_small = tensor.numel() <= SMALL
+        state = xxhash.xxh3_128_digest(tensor_bytes(tensor)) if is_small else (tensor.data_ptr(), tensor._version)
+        key.append((name, tensor.shape, tensor.dtype, tensor.device, state))
+    found = _KNOWN.get(model)
+    if found is None or found[0] != tuple(key):
+        found = _KNOWN[model] = (tuple(key), {})
+    return found[1]
+
+
 @torch.no_grad()
 def weight_digests(model: nn.Module) -> dict[str, str]:
     """
@@ -130,7 +155,11 @@ def weight_digests(model: nn.Module) -> dict[str, str]:
     """
     tensors = _floating_tensors(model)
     dtypes = {tensor.dtype for tensor in tensors.values()}
-    return {name: _digest(tensors, getattr(torch, name)) for name, exact in _DIGESTED.items() if dtypes <= {*exact}}
+    known = _known_digests(model, tensors)
+    names = [name for name, exact in _DIGESTED.items() if dtypes <= {*exact}]
+    for name in names:
+        known[name] = known.get(name) or _digest(tensors, getattr(torch, name))
+    return {name: known[name] for name in names}
 
 
 @torch.no_grad()
@@ -143,13 +172,15 @@ def has_weights(model: nn.Module, digests: dict[str, str]) -> bool:
     dtypes = {tensor.dtype for tensor in tensors.values()}
     known = [name for name, exact in _DIGESTED.items() if name in digests and dtypes <= {*exact}]
     finest = next((name for name in _DIGESTED if name in digests), None)
+    computed = _known_digests(model, tensors)
     comparable = False
     for name in known:
         dtype = getattr(torch, name)
         # a float32 model may come from files in half precision; then there is nothing finer in it
         if name == finest or dtype in dtypes or _is_rounded(tensors.values(), dtype):
             comparable = True
-            if _digest(tensors, dtype) == digests[name]:
+            computed[name] = computed.get(name) or _digest(tensors, dtype)
+            if computed[name] == digests[name]:
                 return True
     return not comparable
 

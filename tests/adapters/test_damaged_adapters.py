@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from ssprompt_hf import SSPromptModel
 from ssprompt_hf.adapters.files import read_adapter
 from ssprompt_hf.errors import AdapterError, StorageError
+from ssprompt_hf.models import fingerprint
 from ssprompt_hf.models.fingerprint import has_weights, weight_digests
 from ssprompt_hf.tuners import SSPromptConfig
 
@@ -203,3 +204,20 @@ def test_a_folder_where_a_file_is_to_be(good, tmp_path):
     with pytest.raises(StorageError, match=FOLDER):
         model.save_pretrained(tmp_path / "taken")
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_base_model_is_digested_once(good, monkeypatch):
+    """Until one of its weights changes, however that is done."""
+    monkeypatch.setattr(fingerprint, "SMALL", 8)  # those of the model are small
+    calls, digest = [], fingerprint._digest
+    monkeypatch.setattr(fingerprint, "_digest", lambda *arguments: calls.append(1) or digest(*arguments))
+    model = SSPromptModel.from_pretrained(small_seem(), good)
+    first = len(calls)
+    for number in range(4):
+        model.load_adapter(good, f"adapter{number}")
+    assert first and len(calls) <= first + 1
+    weight = max(model.get_base_model().model.parameters(), key=torch.numel)
+    with torch.no_grad():
+        weight.view(-1)[1] += 1e-3
+    with pytest.raises(AdapterError, match="some weights of this base model"):
+        model.load_adapter(good, "late")
