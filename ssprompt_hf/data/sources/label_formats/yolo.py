@@ -60,7 +60,8 @@ def read(folder: FolderView) -> LabelledFolder:
 
 
 def _yaml_files(folder: FolderView) -> list[Path]:
-    return sorted((p for p in folder.path.glob("*.y*ml") if p.is_file()), key=lambda path: path.name != "data.yaml")
+    files = sorted(path for path in folder.path.glob("*.y*ml") if path.is_file())
+    return sorted(files, key=lambda path: path.name != "data.yaml")
 
 
 def _read_yaml(path: Path) -> dict[Any, Any]:
