@@ -61,7 +61,7 @@ def _predict_batch(
     processor: PromptableImageProcessor,
     policy: InferencePolicy,
 ) -> list[SegmentationResult]:
-    pictures = [open_image(source) for source in sources]
+    pictures = [open_image(source, call.image_bits) for source in sources]
     # the network sees padding: only images that need the same go together, and see what they would see alone
     inputs = [processor(picture, return_tensors="pt") for picture in pictures]
     groups: dict[tuple, list[int]] = {}
@@ -89,7 +89,7 @@ def _predict_in_tiles(
 ) -> SegmentationResult:
     """The class map of a large image, square by square. Neighbours overlap by a quarter, of which each gives the half
     that is farther from its own border."""
-    picture = open_image(source)
+    picture = open_image(source, call.image_bits)
     class_map = torch.empty(picture.height, picture.width, dtype=torch.uint8)
     for rows in tile_spans(picture.height, side):
         for columns in tile_spans(picture.width, side):

@@ -1,5 +1,6 @@
 """The one form in which training and evaluation see every data set."""
 
+import copy
 import hashlib
 import json
 import operator
@@ -113,6 +114,19 @@ class SegmentationDataset(Dataset):
     def file_names(self) -> list[str]:
         """One unique name an image."""
         return [self.source.file_names[row] for row in self.rows]
+
+    @property
+    def image_bits(self) -> int | None:
+        """Of images with more than 8 bits, how many are in use in this data set; None for other images."""
+        return getattr(self.source, "bits", None)
+
+    def with_image_bits(self, bits: int | None) -> "SegmentationDataset":
+        """The same images, those with more than 8 bits scaled as if so many of them were in use; as it is for None."""
+        if bits is None or self.image_bits is None:
+            return self
+        source = copy.copy(self.source)
+        source.bits = bits
+        return SegmentationDataset(self.classes, source, self.name, self.rows)
 
     @property
     def fingerprint(self) -> str:

@@ -53,10 +53,11 @@ def _expand(item: ImageLike) -> list:
     return [str(path)]
 
 
-def open_image(source: Any) -> Image.Image:
+def open_image(source: Any, bits: int | None = None) -> Image.Image:
     """An RGB image of a path, an http(s) address, an image, or an array of uint8: (H, W, 3), or (H, W) or (H, W, 1) in
     grey.
 
+    `bits` says how many are in use in images with more than 8; by default the image itself tells, as far as it can.
     Files and images in memory are turned upright as their EXIF data says; an array is taken as it is.
 
     Raises:
@@ -64,12 +65,12 @@ def open_image(source: Any) -> Image.Image:
         SSPromptError: an array that is no image by its type, shape or values.
     """
     if isinstance(source, Image.Image):
-        upright = upright_image(source)
+        upright = upright_image(source, bits=bits)
         return upright.copy() if upright is source else upright  # the caller may go on to draw on it
     if is_address(source):
-        return read_upright({"path": None, "bytes": download(source)}, source)
+        return read_upright({"path": None, "bytes": download(source)}, source, bits)
     if isinstance(source, str):
-        return read_upright({"path": source, "bytes": None}, source)
+        return read_upright({"path": source, "bytes": None}, source, bits)
     return Image.fromarray(_image_array(source)).convert("RGB")
 
 

@@ -290,6 +290,7 @@ def _untrained_model(
         ignore_index=classes.none_id,
         colors=[list(color) for color in classes.colors],
         image_size=data.image_size,
+        image_bits=chosen.image_bits,
         dataset=chosen.name,
         shots=None if selection is None else selection.shots,
         seed=args.seed,

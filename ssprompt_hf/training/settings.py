@@ -127,6 +127,8 @@ class DataArguments:
         """The images to evaluate on, with the labels that `task` needs. Where the data set has no split for it, these
         are the training images, without those that an `adapter` of this data set was trained on, if any are left."""
         dataset = self.load(self.evaluation_split, task)
+        if adapter is not None:
+            dataset = dataset.with_image_bits(adapter.image_bits)
         if adapter is not None and adapter.dataset == dataset.name and not self.has_evaluation_split():
             learned = set(adapter.chosen_images or ())
             rest = [index for index, name in enumerate(dataset.file_names) if name not in learned]

@@ -11,6 +11,8 @@ from PIL import Image
 
 from ssprompt_hf.data import load_segmentation_dataset
 from ssprompt_hf.data.sources.image_files import file_bits, read_image
+from ssprompt_hf.training.settings import DataArguments
+from ssprompt_hf.tuners import SSPromptConfig
 
 
 def deep_png(pixels: np.ndarray) -> bytes:
@@ -55,4 +57,12 @@ def test_a_data_set_is_scaled_by_its_own_range(tmp_path):
     files.write(tmp_path / "classes.txt", "wall\ncrack\nstone\n")
     dataset = load_segmentation_dataset(data_dir=tmp_path)
     assert dataset[0]["image"].max() == 900 >> 4 and dataset[1]["image"].max() == 4000 >> 4
-    assert dataset.source.bits == 12
+    assert dataset.image_bits == 12
+    # what an adapter was trained with counts, for the images that it is scored on as well
+    data = DataArguments(data_dir=tmp_path)
+    for config, bits in ((SSPromptConfig(image_bits=16), 16), (SSPromptConfig(), 12)):
+        assert [row["image"].max() for row in data.load_evaluation(adapter=config)] == [
+            900 >> bits - 8,
+            4000 >> bits - 8,
+        ]
+    assert dataset[1]["image"].max() == 4000 >> 4

@@ -276,6 +276,14 @@ def test_damaged_files(damage, message, base, adapter):
     assert same(logits(model), logits(small_seem()))
 
 
+@pytest.mark.parametrize(("bits", "tile"), [(12, None), (12, 24), (None, None)])
+def test_deep_images_are_scaled_as_those_of_training(bits, tile, base, adapter, tmp_path):
+    Image.fromarray(np.full((32, 48), 900, np.uint16)).save(tmp_path / "dark.png")
+    edit(image_bits=bits)(adapter)
+    result = SSPromptModel.from_pretrained(base, adapter).predict(tmp_path / "dark.png", "semantic", tile=tile)
+    assert np.asarray(result.image).max() == 900 >> (2 if bits is None else bits - 8)
+
+
 def test_another_base_model_can_be_insisted_on(adapter, tmp_path):
     small_seem(seed=1).save_pretrained(tmp_path / "another")
     with pytest.raises(AdapterError, match="another set of weights"):

@@ -43,6 +43,11 @@ class Call(NamedTuple):
         return self.config if self.config is not None and self.config.class_names == self.class_names else None
 
     @property
+    def image_bits(self) -> int | None:
+        """As of the adapter's training images."""
+        return None if self.config is None else self.config.image_bits
+
+    @property
     def colors(self) -> list | None:
         """The adapter's colours of these classes."""
         return None if self._records is None else self._records.colors

@@ -115,6 +115,8 @@ def _combined_config(base: PromptConfig, configs: dict[str, PromptConfig]) -> Pr
     config.seed = config.chosen_images = config.training = config.metrics = None
     if len({one.dataset for one in configs.values()}) > 1:
         config.dataset = None
+    if len({one.image_bits for one in configs.values()}) > 1:
+        config.image_bits = None
     if len({one.shots for one in configs.values()}) > 1:
         config.shots = None
     config.versions = current_versions()

@@ -24,6 +24,7 @@ from .config_types import check_types
 SSPROMPT_PAPER = "Learning to Prompt Segment Anything Models"
 RECORDS = (
     "image_size",
+    "image_bits",
     "dataset",
     "shots",
     "seed",
@@ -157,6 +158,9 @@ class PromptConfig(PeftConfig):
             In label files, of pixels that belong to no class.
         image_size (`int`, *optional*):
             Shorter side of the training images, in pixels.
+        image_bits (`int`, *optional*):
+            Of training images with more than 8 bits, how many are in use: 8, 10, 12 or 16. Images to predict are
+            scaled alike. None for images of 8 bits, and in adapters of earlier versions.
         dataset (`str`, *optional*), shots (`int`, *optional*), seed (`int`, *optional*):
             What the adapter was trained on.
         chosen_images (`list[str]`, *optional*):
@@ -189,6 +193,7 @@ class PromptConfig(PeftConfig):
     colors: list[list[int]] | None = None
     ignore_index: int = 255
     image_size: int | None = None
+    image_bits: int | None = None
     dataset: str | None = None
     shots: int | None = None
     seed: int | None = None
@@ -230,6 +235,7 @@ class PromptConfig(PeftConfig):
             if wrong := [c for c in self.colors if len(c) != 3 or not all(0 <= value <= 255 for value in c)]:
                 raise AdapterError(f"colors holds {wrong[0]}; a color is red, green and blue, each 0 to 255")
         check_range("image_size", self.image_size, 1, MAX_IMAGE_SIZE)
+        check_range("image_bits", self.image_bits, 8, 16)
         if self.shots is not None and self.shots < 1:
             raise AdapterError(f"shots is {self.shots}; it must be at least 1")
 
