@@ -125,16 +125,30 @@ class DataArguments:
 
     def load_evaluation(self, task: str | None = None, adapter: PromptConfig | None = None):
         """The images to evaluate on, with the labels that `task` needs. Where the data set has no split for it, these
-        are the training images, without those that an `adapter` of this data set was trained on, if any are left."""
+        are the training images, without those that an `adapter` of this data set was trained on, if any are left. It
+        is this data set if it has the adapter's name and all images that the adapter names."""
         dataset = self.load(self.evaluation_split, task)
         if adapter is not None:
             dataset = dataset.with_image_bits(adapter.image_bits)
         if adapter is not None and adapter.dataset == dataset.name and not self.has_evaluation_split():
-            learned = set(adapter.chosen_images or ())
-            rest = [index for index, name in enumerate(dataset.file_names) if name not in learned]
-            if rest:
+            names, learned = dataset.file_names, set(adapter.chosen_images or ())
+            shared = learned & set(names)
+            if shared != learned:  # of another data set of this name, whose images may be called alike
+                if shared:
+                    logger.warning(
+                        f"{len(shared)} of the {len(learned)} images that the adapter was trained on are called like "
+                        f"some of {dataset.name}, the others are not there: it is taken for another data set. If it "
+                        "is the same one, the scores tell little about other images"
+                    )
+                learned = set()
+            rest = [index for index, name in enumerate(names) if name not in learned]
+            if rest and learned:
+                logger.warning(
+                    f"{len(names) - len(rest)} of the {len(names)} images of {dataset.name} are left out: the "
+                    f"adapter was trained on images of a data set {dataset.name} that are called like them"
+                )
                 dataset = dataset.select(rest)
-            else:
+            elif learned:
                 logger.warning(
                     f"the adapter was trained on all images of {dataset.name}: its scores say "
                     "little about other images"

@@ -15,6 +15,7 @@ from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.training.data_choice import choose_data
 from ssprompt_hf.training.runs import evaluate_adapter, train_adapter
 from ssprompt_hf.training.settings import DataArguments, PromptArguments
+from ssprompt_hf.tuners import SSPromptConfig
 
 QUICK = {"max_steps": 2, "per_device_train_batch_size": 2, "use_cpu": True, "report_to": "none", "save_strategy": "no"}
 
@@ -152,3 +153,16 @@ def test_early_stopping(base, photos, tmp_path):
         arguments(early_stopping_patience=2, eval_strategy="no")
     with pytest.raises(SSPromptError, match="early_stopping_patience is 0; it must be at least 1"):
         arguments(early_stopping_patience=0)
+
+
+@pytest.mark.parametrize(("chosen", "left"), [([0, 1], 8), ([0, 20], 10), (range(10), 10)])
+def test_images_that_were_learned_from_are_left_out(chosen, left, photos, caplog):
+    """Unless the adapter names images that are not there: then its data set is another one of the same name."""
+    data = DataArguments(data_dir=photos)
+    names = dict(enumerate(data.load("train").file_names))
+    adapter = SSPromptConfig(
+        dataset=data.load("train").name, chosen_images=[names.get(n, "other.png") for n in chosen]
+    )
+    assert len(data.load_evaluation(adapter=adapter)) == left
+    told = {2: "2 of the 10 images" if left == 8 else "1 of the 2 images", 10: "trained on all images"}
+    assert told[len(chosen)] in caplog.text
