@@ -72,6 +72,7 @@ BASE_MODELS = {
     model.name: model
     for model in (
         BaseModel("seem-nano", "seem", "small, trained by this project, in the package", embedded=True),
+        BaseModel("seem-lite", "seem", "the same on a backbone that knows ImageNet, for photographs", embedded=True),
         BaseModel(
             "seem-t",
             "seem",
