@@ -8,6 +8,6 @@ from ssprompt_hf.models.registry import get_base_model
 
 def test_unknown_base_model_lists_names():
     with pytest.raises(
-        UnknownNameError, match=r"'seem-x' is no base model; the names are seem-nano, seem-lite, seem-t"
+        UnknownNameError, match="is no base model; the names are seem-nano, seem-lite, seem-t"
     ):
         get_base_model("seem-x")
