@@ -53,7 +53,7 @@ def tuner_class(peft_type: str) -> type[BaseTuner]:
 
 def config_class(peft_type: str | None) -> type | None:
     """The configuration of one of our methods; None for anything else."""
-    if peft_type not in PromptPeftType._value2member_map_:
+    if not isinstance(peft_type, str) or peft_type not in PromptPeftType._value2member_map_:
         return None
     return PEFT_TYPE_TO_CONFIG_MAPPING.get(peft_type)
 

@@ -260,6 +260,7 @@ def edit(**values):
         (not_finite, "not finite"),
         (lambda folder: (folder / "adapter_config.json").write_text('{"peft_ty'), "not JSON"),
         (edit(peft_type="LORA"), "'LORA'; this package reads COOP, LOCN, SSPROMPT, VSPL"),
+        (edit(peft_type=["SSPROMPT"]), r"\['SSPROMPT'\]; this package reads COOP"),
         (edit(class_names=["one"], thing_class_ids=None, colors=None), r"has shape \(4,.* need \(2,"),
         (edit(weight_range="odd"), "'unit', 'free'"),
         (edit(base_model_fingerprint="0-0"), "made for another base model"),
