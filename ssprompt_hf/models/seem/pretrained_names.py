@@ -2,9 +2,8 @@
 
 import os
 
+from ..model_files import ACCESS, access_of
 from ..registry import family
-
-_ACCESS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 
 
 class ResolvesPretrainedNames:
@@ -15,9 +14,8 @@ class ResolvesPretrainedNames:
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
         if pretrained_model_name_or_path is None:  # the weights come as `state_dict`
             return super().from_pretrained(None, *args, **kwargs)
-        access = {name: kwargs[name] for name in _ACCESS if kwargs.get(name) is not None}
-        path = family("seem").resolve(pretrained_model_name_or_path, **access)
+        path = family("seem").resolve(pretrained_model_name_or_path, **access_of(kwargs))
         if path != os.fspath(pretrained_model_name_or_path):
             # The folder is on this machine: how to reach the Hub has been used up.
-            kwargs = {name: value for name, value in kwargs.items() if name not in _ACCESS}
+            kwargs = {name: value for name, value in kwargs.items() if name not in ACCESS}
         return super().from_pretrained(path, *args, **kwargs)
