@@ -9,7 +9,7 @@ WORKERS ?= 2
 .PHONY: demo test test-oldest test-newest campaign lint clean
 
 # torch first, with its pin, so that nothing that merely asks for a range of torch brings another build
-$(INSTALLED): setup.cfg pyproject.toml
+$(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$(TORCH)"
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[dev]"
@@ -25,7 +25,7 @@ lint: $(INSTALLED)
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-# The oldest versions that setup.cfg declares, and the newest that are released, each in an environment of its own; of
+# The oldest versions that pyproject.toml declares, and the newest that are released, each in an environment of its own; of
 # TESTS alone, if given: make test-oldest TESTS=tests/tuners
 TESTS ?=
 test-oldest: RESOLUTION = lowest-direct
