@@ -20,7 +20,7 @@ from .data.image_inputs import ImageLike
 from .errors import AdapterError, SSPromptError
 from .loading import load_model_and_adapter
 from .models.interface import PromptableImageProcessor
-from .prediction import predict_classes, predict_prompts
+from .prediction import EncodedImage, encode_image, predict_classes, predict_prompts
 from .segmentation.prompted import PromptedResult
 from .segmentation.results import SegmentationResult
 from .tuners import PromptConfig, PromptTuner
@@ -371,7 +371,7 @@ class SSPromptModel(PeftModel):
     @torch.no_grad()
     def predict(
         self,
-        images: ImageLike | list[ImageLike],
+        images: ImageLike | EncodedImage | list[ImageLike],
         task: str | None = None,
         batch_size: int = 1,
         threshold: float | None = None,
@@ -394,7 +394,7 @@ class SSPromptModel(PeftModel):
 
         Args:
             images: a PIL image, an array (H, W, 3) of uint8, a file, a folder (all images in and below it), or a list
-                of these. Files and PIL images are turned upright as their EXIF data says.
+                of these; or an `EncodedImage`. Files and PIL images are turned upright as their EXIF data says.
             task: `"semantic"`, `"instance"` or `"panoptic"`; by default the adapter's. Instances, and panoptic
                 segments that stay apart, are those of the thing classes (`thing_class_ids`): of the adapter, or of
                 the base model. Where class names were given without, every class is a thing, as `set_class_names`
@@ -432,6 +432,8 @@ class SSPromptModel(PeftModel):
             return predict_prompts(self, images, asked, adapter, threshold, image_size, min_area, task=task, tile=tile)
         with self.base_model.use_adapter(adapter) as call:
             return predict_classes(self, call, images, task, batch_size, threshold, image_size, min_area, tile)
+
+    encode_image = encode_image
 
     def sized_image_processor(self, image_size: int | None) -> PromptableImageProcessor:
         """

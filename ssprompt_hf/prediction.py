@@ -1,15 +1,17 @@
 """What `SSPromptModel.predict` does: with classes, and with clicks, boxes, scribbles and phrases."""
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from PIL import Image
 
 from .data.image_inputs import ImageLike, image_sources, open_image
 from .errors import SSPromptError
 from .models.interactive import check_prompts
-from .models.interface import PromptableImageProcessor
+from .models.interface import CachedFeatures, PromptableImageProcessor
 from .segmentation.policy import InferencePolicy
 from .segmentation.prompted import PromptedResult, prompted_result
 from .segmentation.results import SegmentationResult, build_result, segment_image
@@ -36,6 +38,8 @@ def predict_classes(
     tile: int | None,
 ) -> SegmentationResult | list[SegmentationResult]:
     """`SSPromptModel.predict` by classes, whose arguments and errors these are; `call` says which."""
+    if isinstance(images, EncodedImage):
+        raise SSPromptError("an encoded image is for points, boxes, scribbles and text: give the image itself")
     config = call.config
     task = task or (config.task if config is not None else "semantic")
     check_choice("task", task, TASKS)
@@ -125,10 +129,58 @@ def tile_spans(length: int, side: int) -> list[TileSpan]:
     return [TileSpan(start, start + side, *cuts[index : index + 2]) for index, start in enumerate(starts)]
 
 
+@dataclass(frozen=True)
+class EncodedImage:
+    """
+    An image and what the frozen part of a base model says of it: any number of clicks, boxes, scribbles and phrases
+    can be asked of it without running the image encoder again. Made by `SSPromptModel.encode_image`.
+
+    Args:
+        image: upright RGB.
+        features: of `AnswersPrompts.prompted_features`, on the model's device.
+        size: (height, width) of the image within the pixel values.
+        processor: that made the pixel values.
+        base_model: that the features are of; no other one can read them.
+        path: file of the image, if it came from one.
+    """
+
+    image: Image.Image
+    features: CachedFeatures
+    size: tuple[int, int]
+    processor: PromptableImageProcessor
+    base_model: torch.nn.Module
+    path: str | None = None
+
+
+@torch.no_grad()
+def encode_image(model: "SSPromptModel", source: ImageLike, image_size: int | None = None) -> EncodedImage:
+    """
+    Run the image encoder once, for several calls of `predict` with clicks, boxes, scribbles or phrases; their answers
+    are those for the image itself, bit for bit.
+
+    Args:
+        model: a `SSPromptModel`, which has this function as a method.
+        source: one image, as for `SSPromptModel.predict`.
+        image_size: shorter side in pixels to which it is resized; by default the processor's.
+
+    Raises:
+        SSPromptError: the base model takes no such prompts, or the image cannot be read; subclasses say which.
+    """
+    base = model.get_base_model()
+    if not getattr(base, "visual_prompts", None):
+        raise SSPromptError(f"{type(base).__name__} takes no clicks, boxes, scribbles or phrases")
+    processor = model.sized_image_processor(image_size)
+    picture = open_image(source)
+    inputs = processor(picture, return_tensors="pt")
+    features = base.prompted_features(torch.as_tensor(inputs["pixel_values"]).to(model.device))
+    size = tuple(torch.as_tensor(inputs["image_sizes"])[0].tolist())
+    return EncodedImage(picture, features, size, processor, base, source if isinstance(source, str) else None)
+
+
 @torch.no_grad()
 def predict_prompts(
     model: "SSPromptModel",
-    images: ImageLike | list[ImageLike],
+    images: ImageLike | EncodedImage | list[ImageLike],
     prompts: dict[str, Any],
     adapter: str | None = None,
     threshold: float | None = None,
@@ -161,23 +213,23 @@ def predict_prompts(
     if meant := [name for name, value in of_classes.items() if value is not None]:
         raise SSPromptError(f"{', '.join(prompts)} ask in place of classes: leave out {', '.join(meant)}")
     base = model.get_base_model()
-    sources, is_single = image_sources(images)
+    encoded = images if isinstance(images, EncodedImage) else None
+    if encoded is not None and (encoded.base_model is not base or image_size is not None):
+        raise SSPromptError("the image was encoded by another model or at another size: encode it again")
+    sources, is_single = ([encoded], True) if encoded is not None else image_sources(images)
     if not is_single and set(prompts) != {TEXT}:
         raise SSPromptError(f"{', '.join(prompts)} belong to one image, but there is a list or folder: give one image")
-    processor = model.sized_image_processor(image_size)
-    policy = processor.inference_policy().with_limits(threshold, min_area)
+    policy = model.sized_image_processor(image_size).inference_policy().with_limits(threshold, min_area)
     results = []
     with model.base_model.use_adapter(adapter, zero_shot=True):
         for source in sources:
-            picture = open_image(source)
+            picture = open_image(source) if encoded is None else encoded.image
             asked = read_prompts((picture.height, picture.width), **prompts)
             check_prompts(base, asked)
             tokenizer = kept_tokenizer(model) if base.reads_text(asked) else None
-            inputs = processor(picture, return_tensors="pt")
-            features = base.prompted_features(torch.as_tensor(inputs["pixel_values"]).to(model.device))
-            size = tuple(torch.as_tensor(inputs["image_sizes"])[0].tolist())
-            answers = base.answer_prompts(features, size, asked, tokenizer)
-            path = source if isinstance(source, str) else None
+            seen = encoded or encode_image(model, picture, image_size)
+            answers = base.answer_prompts(seen.features, seen.size, asked, tokenizer)
+            path = seen.path if encoded is not None else source if isinstance(source, str) else None
             results.append(prompted_result(answers, picture, policy, threshold, path))
     return results[0] if is_single else results
 

@@ -131,6 +131,22 @@ def test_one_object_does_not_depend_on_the_others(sam, picture):
         assert np.array_equal(alone.mask, segment.mask) and alone.score == segment.score
 
 
+def test_the_image_encoder_runs_once(sam, picture, tmp_path, monkeypatch):
+    model, base = sam[0], sam[0].get_base_model()
+    picture.save(tmp_path / "a.png")
+    direct = model.predict(str(tmp_path / "a.png"), points=POINTS, labels=LABELS)
+    encoded = model.encode_image(str(tmp_path / "a.png"))
+    monkeypatch.setattr(type(base), "encode_image", None)  # whoever runs it again fails
+    for _ in range(2):
+        result = model.predict(encoded, points=POINTS, labels=LABELS)
+        assert np.array_equal(result.masks, direct.masks) and result.path == direct.path
+        assert [one.score for one in result.segments] == [one.score for one in direct.segments]
+    with pytest.raises(SSPromptError, match="points, boxes, scribbles and text"):
+        model.predict(encoded)
+    with pytest.raises(SSPromptError, match="encode it again"):
+        SSPromptModel.from_pretrained(tiny_sam.tiny_sam()).predict(encoded, points=POINTS[0])
+
+
 def test_sam_says_what_it_takes(sam, picture):
     with pytest.raises(SSPromptError, match=r"takes no text\. It takes points \(.*boxes"):
         sam[0].predict(picture, text="a car")
