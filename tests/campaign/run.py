@@ -26,7 +26,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import torch
-from cases import CASES, Damage, Prepared, Refused, half_written, prepare
+from cases import CASES
+from judging import Damage, Prepared, Refused, half_written, prepare
 from transformers.utils import logging
 
 from ssprompt_hf.errors import SSPromptError

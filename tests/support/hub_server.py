@@ -348,8 +348,7 @@ class _HubHandler(_Handler):
             flags = {"private": repo.private, "gated": repo.gated, "tags": [], "downloads": 0, "likes": 0}
             return self.reply(200, {"id": repo_id, "modelId": repo_id, "sha": oid, "siblings": siblings, **flags})
         if action == "tree":
-            inside = {p: c for p, c in files.items() if not rest or p.startswith(rest.rstrip("/") + "/")}
-            return self.reply(200, [self.entry(path, content) for path, content in sorted(inside.items())])
+            return self.reply(200, self.tree(files, rest))
         if action == "paths-info":
             asked = self.asked_paths()
             return self.reply(200, [self.entry(path, files[path]) for path in asked if path in files])
@@ -363,6 +362,16 @@ class _HubHandler(_Handler):
         if action == "commit":
             return self.commit(repo, kind, repo_id, revision, files)
         return self.error(404, "EntryNotFound")
+
+    def tree(self, files: dict[str, bytes], folder: str) -> list[dict]:
+        prefix = folder.rstrip("/") + "/" if folder else ""
+        inside = sorted(path for path in files if path.startswith(prefix))
+        if self.query.get("recursive", ["false"])[0].lower() == "true":
+            return [self.entry(path, files[path]) for path in inside]
+        # the folder itself, without what is below its folders
+        folders = sorted({prefix + rest.partition("/")[0] for path in inside if "/" in (rest := path[len(prefix) :])})
+        entries = [{"type": "directory", "path": path, "size": 0, "oid": blob_id(path.encode())} for path in folders]
+        return entries + [self.entry(path, files[path]) for path in inside if "/" not in path[len(prefix) :]]
 
     def asked_paths(self) -> list[str]:
         if "json" in self.headers.get("Content-Type", ""):

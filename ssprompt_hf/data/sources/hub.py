@@ -1,6 +1,7 @@
 """Data sets of the Hub, and any `datasets.Dataset` with an image and a label column."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -11,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import HTTPError
 
 from ...errors import ClassListError, DatasetError, DownloadError, NoImagesError
-from ...utils.hub import checked_downloads, within_time_limit
+from ...utils.files import FULL
+from ...utils.hub import checked_downloads, tried_again
 from ..classes import CLASS_FILE_NAMES, ClassesLike, SegmentationClasses, resolve_classes
 from ..dataset import SegmentationDataset
 from ..splits import SPLIT_FLAGS, split_aliases
@@ -38,6 +42,7 @@ LABEL_COLUMNS = (
 INSTANCE_COLUMNS = ("instance", "instances", "instance_mask")
 FILE_NAME_COLUMNS = ("file_name", "filename")
 TABLES = ("metadata.jsonl", "metadata.csv")
+OF_THIS_MACHINE = {*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 COLUMN_OPTIONS = ("image_column", "label_column", "instance_column")
 
 
@@ -121,17 +126,18 @@ def load_hub_dataset(
     """
     saved = _is_saved(Path(path))
     if saved:
-        loaded = datasets.load_from_disk(path)
+        loaded = _load_saved(path)
         splits = list(loaded) if isinstance(loaded, datasets.DatasetDict) else None
     else:
-        with _hub_errors(path, (OSError, ValueError, RuntimeError)):  # no such configuration; made by a script
+        # no such configuration; made by a script; a connection that breaks
+        with _hub_errors(path, (OSError, ValueError, RuntimeError, HTTPError)):
             asked = partial(datasets.get_dataset_split_names, path, config_name, revision=revision)
-            splits = asked() if os.path.isdir(path) else within_time_limit(asked, f"the data set {path!r}")
+            splits = asked() if os.path.isdir(path) else tried_again(asked, f"the data set {path!r}")
     chosen = split if splits is None else next((name for name in split_aliases(split) if name in splits), None)
     if chosen is None:
         raise NoImagesError(f"{path}: no split {split!r}; there are {', '.join(splits)}. {SPLIT_FLAGS}")
     if not saved:
-        with _hub_errors(path, OSError):
+        with _hub_errors(path, (OSError, DatasetsError, HTTPError)):
             loaded = None
             try:
                 with checked_downloads(path, kind="datasets"):
@@ -154,7 +160,7 @@ def hub_folder_splits(path: str) -> list[str]:
         NoImagesError: it cannot be read.
     """
     if _is_saved(Path(path)):
-        loaded = datasets.load_from_disk(path)
+        loaded = _load_saved(path)
         return list(loaded) if isinstance(loaded, datasets.DatasetDict) else []
     with _hub_errors(path, (OSError, ValueError, RuntimeError)):
         return datasets.get_dataset_split_names(path)
@@ -199,7 +205,6 @@ def _hub_class_file(path: str, revision: str | None) -> str | None:
     if os.path.isdir(path):
         return next((str(Path(path) / name) for name in CLASS_FILE_NAMES if (Path(path) / name).is_file()), None)
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HTTPError
 
     with _hub_errors(path, (OSError, HTTPError)):
         files = HfApi().list_repo_files(path, repo_type="dataset", revision=revision)
@@ -213,7 +218,7 @@ def _hub_errors(path: str, errors: type[Exception] | tuple[type[Exception], ...]
     try:
         yield
     except errors as error:
-        if getattr(error, "errno", None) is not None:  # of this machine: no space left, no right to write
+        if getattr(error, "errno", None) in OF_THIS_MACHINE:
             raise
         text = " ".join(str(error).split()).rstrip(".")
         fix = "Check its files."
@@ -252,6 +257,12 @@ def _class_names(feature: Any, min_depth: int) -> list[str] | None:
     while isinstance(feature, datasets.List):
         feature, depth = feature.feature, depth + 1
     return feature.names if isinstance(feature, datasets.ClassLabel) and depth >= min_depth else None
+
+
+def _load_saved(path: str) -> datasets.Dataset | datasets.DatasetDict:
+    """What `save_to_disk` wrote; a damaged folder makes the library stumble over anything."""
+    with _hub_errors(path, Exception):
+        return datasets.load_from_disk(path)
 
 
 def _is_saved(folder: Path) -> bool:
