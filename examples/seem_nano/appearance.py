@@ -24,6 +24,14 @@ def grey_of(images: torch.Tensor) -> torch.Tensor:
     return images.mean(1, keepdim=True)
 
 
+def coarse(images: torch.Tensor) -> torch.Tensor:
+    """Made smaller and large again, all of a batch by the same factor: as an image of fewer pixels is enlarged."""
+    scale = 0.5 + 0.4 * float(torch.rand(()))
+    small = [max(int(side * scale), 8) for side in images.shape[2:]]
+    small = F.interpolate(images, small, mode="bilinear", antialias=True, align_corners=False)
+    return F.interpolate(small, images.shape[2:], mode="bilinear", align_corners=False)
+
+
 def _veil(images, strength):
     """Contrast lost to a pale colour, more so towards a random height of the image."""
     rows = torch.linspace(0, 1, images.shape[2], device=images.device)[:, None]

@@ -18,9 +18,17 @@ OTHER_LABEL_SETS = {
     "pole": ("pole", "Column_Pole", "utility pole", "streetlight", "street light", "polegroup", "pillar", "lamp"),
     "sign": ("signboard", "traffic signs", "Sign", "billboard", "traffic sign (front)", "signs", "banner"),
     "fence": ("fence, fencing", "rail", "gate", "guard rail", "Fence", "wall or fence", "bannister"),
-    "car": ("car, auto", "truck", "bus", "SUVPickupTruck", "Truck_Bus", "caravan", "taxi", "machine", "lorry"),
+    "car": ("car, auto", "truck", "bus", "SUVPickupTruck", "Truck_Bus", "caravan", "taxi", "train", "lorry"),
     "person": ("person, individual", "Child", "man", "woman", "pedestrians", "walkers", "somebody", "Person"),
-    "rider": ("riders", "MotorcycleScooter", "Bicyclist", "cyclists", "other rider", "person on a bicycle"),
+    "rider": (
+        "riders",
+        "MotorcycleScooter",
+        "Bicyclist",
+        "cyclists",
+        "other rider",
+        "person on a bicycle",
+        "motorcycle",
+    ),
 }
 NAMES = {name: (*STREET_SYNONYMS[name], *OTHER_LABEL_SETS[name]) for name in STREET_CLASSES}
 

@@ -13,15 +13,27 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ssprompt_hf.data.street_scenes.buildings import add_fence, fence_style
 from ssprompt_hf.data.street_scenes.classes import Part
 from ssprompt_hf.data.street_scenes.drawing import Camera, rasterise
 from ssprompt_hf.data.street_scenes.layout import Scene, compose_scene
-from ssprompt_hf.data.street_scenes.objects import add_car, add_person, add_rider
+from ssprompt_hf.data.street_scenes.objects import (
+    add_car,
+    add_person,
+    add_post,
+    add_rider,
+    add_sign,
+    add_traffic_light,
+    add_tree,
+    pick_color,
+)
+from ssprompt_hf.data.street_scenes.road import LAMP_COLORS, LEAF_COLORS
 from ssprompt_hf.data.street_scenes.weather import render
 from ssprompt_hf.utils.files import atomic_path
 
 SIZE = (256, 448)
 SCENES_A_FILE = 32
+PLAIN_SCENES = 7  # of twenty: they are like those of the data set
 PRETRAINING_SEED = 7919  # few-shot experiments draw their scenes from seeds 0, 1, 2, ...
 
 
@@ -62,6 +74,48 @@ def add_traffic(scene: Scene, rng: np.random.Generator) -> None:
             z += rng.uniform(2.4, 3.2) if across else rng.uniform(4.8, 6.5)
 
 
+def add_clutter(scene: Scene, rng: np.random.Generator) -> None:
+    """What photographs are full of beside the road: fences, posts, signs and trees in front of façades, near ones."""
+    start, yaw, curve = scene.tracks
+
+    def x(lateral: float, z: float) -> float:
+        return start + lateral + yaw * z + curve * z * z
+
+    primitives = scene.primitives
+    for sign in (-1, 1):
+        edge = rng.uniform(3.5, 9)  # from the centre line
+        if rng.random() < 0.3:
+            style = fence_style(rng)
+            if rng.random() < 0.4:
+                style |= {"height": rng.uniform(1.6, 2.8), "railing": False}  # a garden wall
+            z, length = rng.uniform(1, 12), rng.uniform(4, 9)
+            lateral = sign * (edge + rng.uniform(0.5, 4))
+            for _ in range(int(rng.integers(2, 7))):
+                add_fence(primitives, rng, (x(lateral, z), z), (x(lateral, z + length), z + length), style)
+                z += length
+        if rng.random() < 0.4:
+            for _ in range(int(rng.integers(1, 4))):
+                z = 4 + 18 * rng.random()
+                add_sign(primitives, rng, x(sign * (edge + rng.uniform(-0.5, 1.5)), z), z)
+        if rng.random() < 0.25:
+            z = 5 + 20 * rng.random()
+            add_traffic_light(primitives, rng, x(sign * edge, z), z)
+        if rng.random() < 0.4:
+            for _ in range(int(rng.integers(1, 4))):
+                z = 3.5 + 25 * rng.random()
+                side = x(sign * (edge + rng.uniform(-0.3, 2)), z)
+                primitives.begin(math.hypot(side, z))
+                color = pick_color(rng, LAMP_COLORS, 0.05)
+                add_post(primitives, side, z, rng.uniform(1, 10), rng.uniform(0.08, 0.3), color)
+        if rng.random() < 0.3:
+            season = int(rng.integers(len(LEAF_COLORS)))
+            for _ in range(int(rng.integers(1, 4))):
+                z = 5 + 25 * rng.random()
+                side = x(sign * (edge + rng.uniform(0.5, 5)), z)
+                color = pick_color(rng, LEAF_COLORS[season], 0.05)
+                add_tree(primitives, rng, side, z, color, season == 2 and rng.random() < 0.5, rng.uniform(0.7, 1.5))
+
+
 def vary_colors(scene: Scene, rng: np.random.Generator) -> None:
     """Another palette: colours of a kind of part drift together, then each polygon's by itself."""
     colors = np.array(scene.primitives.colors)
@@ -76,13 +130,21 @@ def vary_colors(scene: Scene, rng: np.random.Generator) -> None:
     scene.primitives.colors[:] = np.clip(colors, 0.01, 1.2).tolist()
 
 
+def is_plain(index: int) -> bool:
+    """Whether scene `index` is composed and coloured as those of the data set."""
+    return index * PLAIN_SCENES % 20 < PLAIN_SCENES
+
+
 def draw(index: int, seed: int = PRETRAINING_SEED) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image `(3, H, W)`, parts `(H, W)` and instances `(H, W)` of scene `index`, all uint8."""
     rng = np.random.default_rng([seed, index])
     scene = compose_scene(rng, SIZE)
-    add_traffic(scene, rng)
-    vary_camera(scene, rng)
-    vary_colors(scene, rng)
+    if not is_plain(index):
+        add_traffic(scene, rng)
+        if rng.random() < 0.5:
+            add_clutter(scene, rng)
+        vary_camera(scene, rng)
+        vary_colors(scene, rng)
     raster = rasterise(scene.camera, scene.primitives, scene.shadows)
     image = render(scene, raster, "clear", rng)
     # more than 255 instances: the farthest share their numbers, and are too small to be learned from
@@ -97,10 +159,11 @@ def _draw_files(folder: Path, worker: int, workers: int, num_files: int, parent:
             continue
         if os.getppid() != parent:
             return
-        scenes = [draw(number * SCENES_A_FILE + row) for row in range(SCENES_A_FILE)]
-        image, part, instance = (np.stack(arrays) for arrays in zip(*scenes))
+        indices = range(number * SCENES_A_FILE, (number + 1) * SCENES_A_FILE)
+        image, part, instance = (np.stack(arrays) for arrays in zip(*map(draw, indices)))
+        plain = np.array([is_plain(index) for index in indices])
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, image=image, part=part, instance=instance)
+            np.savez(file, image=image, part=part, instance=instance, plain=plain)
 
 
 def start_drawing(folder: Path, num_scenes: int, workers: int) -> list[Process]:
@@ -129,6 +192,7 @@ class ScenePool:
     Attributes:
         size: how many scenes there are by now.
         image: uint8 `(capacity, 3, H, W)`; part, instance: uint8 `(capacity, H, W)`.
+        plain: bool `(capacity,)`, see [`is_plain`].
     """
 
     folder: Path
@@ -140,6 +204,7 @@ class ScenePool:
         self.image = torch.zeros(self.capacity, 3, *SIZE, dtype=torch.uint8, device=self.device)
         self.part = torch.zeros(self.capacity, *SIZE, dtype=torch.uint8, device=self.device)
         self.instance = torch.zeros_like(self.part)
+        self.plain = torch.zeros(self.capacity, dtype=torch.bool, device=self.device)
         self._read: set[str] = set()
 
     def read_new(self, most: int = 2) -> None:
@@ -153,7 +218,7 @@ class ScenePool:
             with np.load(self.folder / name) as arrays:
                 count = min(len(arrays["part"]), self.capacity - self.size)
                 rows = slice(self.size, self.size + count)
-                for field in ("image", "part", "instance"):
+                for field in ("image", "part", "instance", "plain"):
                     getattr(self, field)[rows] = torch.from_numpy(arrays[field][:count]).to(self.device)
             self.size += count
             self._read.add(name)

@@ -7,7 +7,7 @@ import torch
 from ssprompt_hf.data.street_scenes.classes import IGNORE_INDEX, Part
 from ssprompt_hf.training.losses import label_shares
 
-from .appearance import Textures, change_appearance, change_colors, resemble, uniform
+from .appearance import Textures, change_appearance, change_colors, coarse, resemble, uniform
 from .names import StepClasses
 from .photographs import Photographs
 from .scenes import ScenePool
@@ -18,6 +18,8 @@ IMAGE_SIZES = ((288, 384), (256, 512), (224, 352), (288, 512))
 PIXEL_MEAN, PIXEL_STD = 127.0, 128.0  # of EfficientNet-Lite
 MOST_SEGMENTS = 32
 CHANGED_SHARE = 0.4
+UNCHANGED_SHARE = 0.6  # of the plain scenes: they look as the data set's do
+COARSE_SHARE = 0.35  # images that come from a smaller one
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
@@ -91,12 +93,16 @@ def drawn_batch(
     images = cut(pool.image[index], grid, "bilinear")
     layers = torch.stack([pool.part[index], pool.instance[index]], dim=1)
     parts, instances = cut(layers, grid, "nearest").long().unbind(1)
+    images = torch.where(uniform(images, 0, 1) < COARSE_SHARE, coarse(images), images)
+    drawn = images
     images = textures.cover(images, parts, len(Part))
     if photographs is not None:
         images = resemble(images, photographs.cut(count, size, smallest=0.4))
     images = change_colors(images)
     changed = uniform(images, 0, 1) < CHANGED_SHARE
     images = torch.where(changed, change_appearance(images), images)
+    unchanged = pool.plain[index][:, None, None, None] & (uniform(images, 0, 1) < UNCHANGED_SHARE)
+    images = torch.where(unchanged, drawn, images)
     labels, base_labels = classes.of_part.to(device)[parts], base.of_part.to(device)[parts]
     masks, segment_classes = segments_of(labels, instances, classes.things)
     batch = Batch(normalise(images), labels, base_labels, classes.names, masks, segment_classes)
