@@ -22,14 +22,17 @@ import copy
 import json
 import math
 import os
+import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from seem_nano.appearance import Textures, change_appearance, change_colors
 from seem_nano.architecture import LITE, nano_config, published_backbone
-from seem_nano.convolutions import leave_cudnn_out
-from seem_nano.losses import PROMPTED_IMAGES, match, phrase_loss, pixel_loss, set_loss, stroke_loss
+from seem_nano.clicks import click_loss, drawn_objects, labelled_parts
+from seem_nano.convolutions import CUDNN_FORMAT, WAYS, choose_convolutions, time_convolutions
+from seem_nano.losses import PROMPTED_IMAGES, match, phrase_loss, pixel_loss, set_loss
 from seem_nano.names import base_classes, draw_classes
 from seem_nano.photographs import Photographs, paste_classes, pseudo_labels
 from seem_nano.scenes import PRETRAINING_SEED, ScenePool, start_drawing
@@ -50,8 +53,8 @@ from ssprompt_hf.utils.files import atomic_path
 
 SHORTER_SIDE = 288  # for use
 WARMUP_STEPS = 40
-SELF_TRAINING_FROM = 0.45  # of the time
 FIRST_SCENES = 512  # to begin with
+PHOTOGRAPHED_CLICKS = 0.5  # weight: what a model labels is no object for sure
 
 
 class Pretraining(nn.Module):
@@ -64,13 +67,17 @@ class Pretraining(nn.Module):
         self.semantic = [SemanticLoss("dice"), SemanticLoss("nll")]
 
     def start(self, lite: int, init_from: str | None) -> None:
-        """ImageNet weights for the backbone; for the rest those of another model, as far as they fit."""
+        """Weights of another model, as far as they fit; for the backbone those of ImageNet, unless the other model has
+        the same backbone."""
+        fitting = {}
         if init_from is not None:
             known = self.model.state_dict()
             weights = SeemForUniversalSegmentation.from_pretrained(init_from).state_dict()
             fitting = {n: x for n, x in weights.items() if n in known and known[n].shape == x.shape}
             self.model.load_state_dict(fitting, strict=False)
-        self.model.model.backbone.load_state_dict(published_backbone(lite))
+        backbone = self.model.model.backbone
+        if not all(f"model.backbone.{name}" in fitting for name in backbone.state_dict()):
+            backbone.load_state_dict(published_backbone(lite))
 
     def decode(self, features: SeemImageFeatures) -> list[SeemQueryStates]:
         """What the queries answer before each layer and at last."""
@@ -120,6 +127,10 @@ class Pretraining(nn.Module):
             )
             share = (len(pixel_values) - drawn) / drawn
             loss = loss + 3.0 * share * sum(form(prediction, photographs["labels"]).mean() for form in self.semantic)
+            if step % 2:
+                few = _rows(features, slice(drawn, drawn + PROMPTED_IMAGES))
+                objects, known = labelled_parts(photographs["labels"][:PROMPTED_IMAGES])
+                loss = loss + PHOTOGRAPHED_CLICKS * click_loss(model, few, objects, known)
             features, answers = _rows(features, slice(drawn)), [_rows(states, slice(drawn)) for states in answers]
         class_logits = [model.class_logits(states.class_embeds, class_embeddings) for states in answers]
         matching = match(answers, class_logits, features.mask_features, batch)
@@ -130,11 +141,11 @@ class Pretraining(nn.Module):
         loss = loss + sum(matched) / len(answers)
         prediction = self.predict(features, answers[-1], class_embeddings)
         loss = loss + 3.0 * sum(form(prediction, batch.labels).mean() for form in self.semantic)
+        few = _rows(features, slice(PROMPTED_IMAGES))
         if step % 2:
-            few = _rows(features, slice(PROMPTED_IMAGES))
-            loss = loss + (
-                stroke_loss(model, few, batch) if step % 4 == 1 else phrase_loss(model, tokenizer, few, batch)
-            )
+            loss = loss + click_loss(model, few, drawn_objects(batch, len(few.mask_features)))
+        elif step % 4 == 2:
+            loss = loss + phrase_loss(model, tokenizer, few, batch)
         return loss
 
 
@@ -201,14 +212,24 @@ def train(args):
     torch.manual_seed(PRETRAINING_SEED + args.seed)  # of what starts at random
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    if device.type == "cuda":
-        leave_cudnn_out()
-    began = time.time()
+    began, limit = time.time(), 60 * args.max_minutes
     workers = start_drawing(args.scenes_dir, args.num_scenes, args.workers) if args.workers else []
+    memory_format = torch.contiguous_format
+    if device.type == "cuda":  # while others draw
+        way = args.convolutions
+        if way == "auto":
+            way = choose_convolutions(
+                [sys.executable, __file__, "--work_dir", str(args.work_dir), "--time_convolutions",
+                 "--lite", str(args.lite), "--batch_size", str(args.batch_size)],
+                limit,
+            )  # fmt: skip
+            print(f"convolutions: {way}, after {time.time() - began:.0f} s", flush=True)
+        WAYS[way]()
+        memory_format = CUDNN_FORMAT if way == "cudnn" else memory_format
     tokenizer = byte_tokenizer()
     training = Pretraining(args.lite)
     training.start(args.lite, args.init_from)
-    training = training.to(device).train()
+    training = training.to(device, memory_format=memory_format).train()
     training.model.model.backbone.eval()  # running statistics stay those of ImageNet
     optimizer, learned = optimizer_of(training, args)
     teacher = copy.deepcopy(training).eval().requires_grad_(False)
@@ -225,7 +246,7 @@ def train(args):
     pool = ScenePool(args.scenes_dir, args.num_scenes, device)
     pool.wait_for(FIRST_SCENES)
     print(f"ready after {time.time() - began:.0f} s with {pool.size} scenes", flush=True)
-    base, limit = base_classes(), 60 * args.max_minutes
+    base = base_classes()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
     losses, first_step, saved = [], step, time.time()
     while True:
@@ -247,7 +268,7 @@ def train(args):
         batch, images = drawn_batch(pool, photographs, textures, draw_classes(generator), base, args.batch_size, size)
         with autocast:
             taught = None
-            if photographs is not None and args.num_photographs and progress > SELF_TRAINING_FROM:
+            if photographs is not None and args.num_photographs and progress > args.self_training_from:
                 taught = taught_photographs(
                     teacher, tokenizer, photographs, images, batch, args.num_photographs, generator
                 )
@@ -269,6 +290,25 @@ def train(args):
             losses = []
     for worker in workers:
         worker.terminate()
+
+
+def convolution_steps(args, way: str) -> list:
+    """A round of steps of image encoders alone, one an image size, as `time_convolutions` wants them."""
+    device = torch.device(args.device)
+    model = SeemForUniversalSegmentation(nano_config(args.lite)).train()
+    model.model.backbone.eval()
+    if way == "cudnn":
+        model = model.to(memory_format=CUDNN_FORMAT)
+    model = model.to(device)
+
+    def step(size: tuple[int, int]) -> None:
+        pixel_values = torch.randn(args.batch_size, 3, *size, device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            features = model.model.get_image_features(pixel_values, prepare=False)
+        features.mask_features.float().square().mean().backward()
+        model.zero_grad()
+
+    return [partial(step, size) for size in IMAGE_SIZES]
 
 
 def learned_in_order(training: Pretraining) -> list[nn.Parameter]:
@@ -334,6 +374,7 @@ if __name__ == "__main__":
     parser.add_argument("--num_photographs", type=int, default=10, help="a batch; 0: no self-training")
     parser.add_argument("--export", type=Path, help="write the model of the checkpoint to this folder, and stop")
     parser.add_argument("--weights_file", type=Path, help="also write, or export, the mean weights in half precision")
+    parser.add_argument("--self_training_from", type=float, default=0.45, help="share of the time before it begins")
     parser.add_argument("--init_from", help="start from what fits of an exported model, such as seem-nano itself")
     parser.add_argument("--lite", type=int, choices=list(LITE), default=2, help="which EfficientNet-Lite")
     parser.add_argument("--max_minutes", type=float, default=120.0, help="length of the schedule")
@@ -344,11 +385,16 @@ if __name__ == "__main__":
     parser.add_argument("--num_scenes", type=int, default=16000)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that draw; 0: others do")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--convolutions", choices=["auto", *WAYS], default="auto", help="auto: what is faster here")
+    parser.add_argument("--time_convolutions", action="store_true", help="measure that, and stop")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log_every", type=int, default=100)
     parser.add_argument("--save_seconds", type=float, default=60.0)
     arguments = parser.parse_args()
+    if arguments.time_convolutions:
+        time_convolutions(partial(convolution_steps, arguments))
+        sys.exit()
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
     arguments.scenes_dir = arguments.scenes_dir or arguments.work_dir / "scenes"
     (export if arguments.export else train)(arguments)

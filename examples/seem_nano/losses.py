@@ -1,4 +1,4 @@
-"""Losses of pretraining: sets of segments, semantic inference, strokes and phrases; all of a batch at once."""
+"""Losses of pretraining: sets of segments, phrases and pixels; all of a batch at once."""
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -9,7 +9,7 @@ from ssprompt_hf.training.losses import label_shares
 from .views import Batch
 
 CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT, NO_OBJECT_WEIGHT = 2.0, 5.0, 5.0, 0.1  # as SEEM and Mask2Former
-# Strokes and phrases are learned from the first images of a batch: each asks the decoder once more.
+# Clicks and phrases are learned from the first images of a batch: each asks the decoder once more, or several times.
 PROMPTED_IMAGES = 12
 
 
@@ -85,37 +85,9 @@ def _some_segments(batch: Batch, count: int, images: int) -> torch.Tensor:
     return torch.multinomial(used, count, replacement=True)
 
 
-def stroke_loss(model, features, batch: Batch, num_objects: int = 4) -> torch.Tensor:
-    """A few random pixels of random segments must give these segments back: trains the visual sampler. `features` are
-    those of the first images of the batch."""
-    images, (height, width) = len(features.mask_features), batch.labels.shape[-2:]
-    device, (rows, columns) = features.mask_features.device, batch.masks.shape[-2:]
-    chosen = _some_segments(batch, num_objects, images)
-    targets = batch.masks[:images].flatten(2)
-    targets = targets.gather(1, chosen[..., None].expand(-1, -1, targets.shape[2])).flatten(0, 1)
-    # inside if it can be; every object's first pixel counts, and up to five more
-    inside = (targets > 0.5) + 1e-4 * targets + 1e-9
-    cells = torch.multinomial(inside, 6, replacement=True)
-    counts = torch.randint(1, 7, (len(cells), 1), device=device)
-    cells = torch.where(torch.arange(6, device=device) < counts, cells, cells[:, :1])
-    strokes = torch.zeros(len(cells), height, width, dtype=torch.bool, device=device)
-    objects = torch.arange(len(cells), device=device)[:, None].expand_as(cells)
-    strokes[objects, cells // columns * (height // rows) + 1, cells % columns * (width // columns) + 1] = True
-    strokes = strokes.unflatten(0, (images, num_objects))
-    states = model.model(image_features=features, positive_prompt_masks=strokes, output_objects=False)
-    copies = model.config.queries_per_object
-    logits = states.spatial_states.mask_embeds @ features.mask_features.flatten(2)
-    logits = logits.unflatten(1, (num_objects, copies)).flatten(0, 1)
-    losses = mask_losses(logits, targets[:, None].expand(-1, copies, -1))
-    fit = states.spatial_states.mask_embeds.unflatten(1, (num_objects, copies))
-    fit = (fit * states.spatial_prompts.mask_embeds[:, :, None]).sum(-1).flatten(0, 1).float()
-    return losses.min(1).values.mean() + 0.5 * F.cross_entropy(
-        fit / states.spatial_states.mask_embeds.shape[-1] ** 0.5, losses.argmin(1)
-    )
-
-
 def phrase_loss(model, tokenizer, features, batch: Batch, num_phrases: int = 2) -> torch.Tensor:
-    """A class name must be answered by the union of its segments: trains grounding. `features` as of strokes."""
+    """A class name must be answered by the union of its segments: trains grounding. `features`
+    are those of the first images of the batch."""
     images = len(features.mask_features)
     chosen = _some_segments(batch, num_phrases, images)
     classes = batch.classes[:images].gather(1, chosen)

@@ -31,7 +31,7 @@ def modules(pretraining):
     return SimpleNamespace(
         **{
             name: importlib.import_module(f"seem_nano.{name}")
-            for name in ("appearance", "convolutions", "losses", "names", "photographs", "scenes", "views")
+            for name in ("appearance", "clicks", "convolutions", "losses", "names", "photographs", "scenes", "views")
         }
     )
 
@@ -167,6 +167,53 @@ def test_convolutions_without_cudnn_are_the_same(modules, kernel, padding, strid
         torch.testing.assert_close(modules.convolutions.conv2d(features, weight, *arguments), expected)
 
 
+def test_the_way_of_convolving_that_does_more_in_the_time_that_is_left(modules):
+    lines = '{"way": "products", "first": 1, "later": 0.2}\n{"way": "cudnn", "first": 30, "later": 0.1}\n'
+    assert modules.convolutions.fastest(lines, 400) == "cudnn"
+    assert modules.convolutions.fastest(lines, 50) == "products"
+    assert modules.convolutions.fastest("", 400) == "products"  # a process that was stopped
+    slow = [sys.executable, "-c", f"import time; print({lines.splitlines()[0]!r}, flush=True); time.sleep(60)"]
+    assert modules.convolutions.choose_convolutions(slow, 400, limit=1.0) == "products"
+
+
+def test_parts_of_labels_are_connected_and_known(modules):
+    labels = torch.full((2, 32, 64), IGNORE_INDEX)
+    labels[0, :, :20], labels[0, :, 40:60] = 3, 3
+    masks, known = modules.clicks.labelled_parts(labels, generator=np.random.default_rng(0))
+    assert masks.shape == (2, 4, 8, 16) and not masks[1].any()  # nothing is known of the second
+    assert known[0, 0].sum() == 8 * 10 and not known[1].any()
+    assert {tuple(mask.any(0).nonzero().flatten().tolist()) for mask in masks[0]} <= {
+        tuple(range(5)),
+        tuple(range(10, 15)),
+    }
+
+
+def test_corrections_lie_where_the_answer_is_wrong(modules, pretraining, batch, monkeypatch):
+    torch.manual_seed(0)
+    model, clicks = pretraining.Pretraining(0).model, modules.clicks
+    monkeypatch.setattr(clicks, "CORRECTIONS", (0.0, 0.0, 1.0))
+    asked = []
+    forward = model.model.forward
+
+    def recorded(**arguments):
+        asked.append((arguments["positive_prompt_masks"].clone(), arguments["negative_prompt_masks"].clone()))
+        return forward(**arguments)
+
+    monkeypatch.setattr(model.model, "forward", recorded)
+    objects = clicks.drawn_objects(batch[0], 2)
+    known = torch.ones(2, 1, *objects.shape[2:], dtype=torch.bool)
+    features = model.model.get_image_features(batch[0].pixel_values, prepare=False)
+    assert torch.isfinite(clicks.click_loss(model, features, objects, known))
+    assert not clicks.click_loss(model, features, torch.zeros_like(objects), known).any()  # nothing to be found
+    (first, none), (_, _), (last, negative) = asked[:3]
+    assert not none.any() and (last >= first).all()
+    cells = torch.nn.functional.max_pool2d(last.flatten(0, 1)[:, None].float(), 4)[:, 0]
+    assert (objects.flatten(0, 1)[cells > 0] > 0).all()  # on the object
+    more = (last ^ first).flatten(2).any(2) | negative.flatten(2).any(2)
+    assert more.all()  # one or the other
+    assert not (negative.flatten(0, 1).float()[:, 2::4, 2::4] * (objects.flatten(0, 1) == 1)).any()
+
+
 def test_matching_finds_the_query_of_each_segment(modules):
     masks = torch.zeros(1, 4, 4, 4)
     masks[0, 0, :2], masks[0, 1, 2:] = 1, 1
@@ -183,7 +230,7 @@ def test_matching_finds_the_query_of_each_segment(modules):
     assert right < wrong
 
 
-@pytest.mark.parametrize("step", [1, 3], ids=["strokes", "phrases"])
+@pytest.mark.parametrize("step", [1, 2], ids=["clicks", "phrases"])
 def test_a_step_reaches_every_part(pretraining, modules, batch, photographs, step):
     torch.manual_seed(0)
     training = pretraining.Pretraining(0).train()
@@ -206,8 +253,8 @@ def test_trained_resumed_and_exported(pretraining, modules, scenes_dir, photogra
     monkeypatch.setattr(pretraining, "Textures", partial(modules.appearance.Textures, count=2, side=128))
     args = SimpleNamespace(
         work_dir=tmp_path, scenes_dir=scenes_dir, photographs=photographs[0], num_photographs=1, weights_file=None,
-        init_from="seem-nano", lite=0, max_minutes=60.0, max_steps=1, batch_size=1, lr=1e-3, backbone_lr=0.0,
-        num_scenes=4, workers=0, device="cpu", threads=1, seed=0, log_every=1, save_seconds=1e9,
+        init_from="seem-nano", self_training_from=0.45, lite=0, max_minutes=60.0, max_steps=1, batch_size=1, lr=1e-3,
+        backbone_lr=0.0, num_scenes=4, workers=0, device="cpu", threads=1, seed=0, log_every=1, save_seconds=1e9,
     )  # fmt: skip
     pretraining.train(args)
     first = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
