@@ -99,7 +99,7 @@ class SquareImageProcessor(PromptableImageProcessor, PilBackend):
             SSPromptError: another resampling, or a size that is given by its sides' lengths.
         """
         if resample not in MODES:
-            raise SSPromptError(f"resample is {resample}; it must be {' or '.join(map(str, MODES))}")
+            raise SSPromptError(f"resample is {resample}; it must be {' or '.join(str(int(mode)) for mode in MODES)}")
         if not (size.height and size.width):
             raise SSPromptError(f"size is {dict(size)}; it must have height and width")
         target, mode = (size.height, size.width), MODES[resample]

@@ -42,7 +42,9 @@ def test_push_and_pull(hub, api, tmp_path):
 
 def test_cards_branches_and_tags(hub, api):
     hub.add("tester/fog", {"a.txt": b"1"})
-    ModelCard("---\nlicense: mit\n---\n# Fog\n").push_to_hub("tester/fog")
+    card = ModelCard("---\nlicense: mit\n---\n# Fog\n")
+    card.validate = lambda **_: None  # older clients ask huggingface.co, whatever the endpoint
+    card.push_to_hub("tester/fog")
     assert ModelCard.load("tester/fog").data.license == "mit"
     api.create_tag("tester/fog", tag="v1")
     api.create_branch("tester/fog", branch="next")

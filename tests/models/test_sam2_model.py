@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from tiny_sam import SIDE, grid_inputs, images, tell_classes_apart
-from tiny_sam2 import tiny_config, tiny_sam2
-from transformers import Sam2VideoConfig, Sam2VideoModel
+from tiny_sam2 import DECODER, tiny_config, tiny_sam2
+from transformers import Sam2VideoConfig, Sam2VideoMaskDecoderConfig, Sam2VideoModel
 
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.models.sam2 import Sam2ImageProcessorPil
@@ -18,7 +18,9 @@ from ssprompt_hf.training.features import weights_digest
 def test_checkpoints_of_video_models_are_read(tmp_path):
     """The published files say `sam2_video`."""
     torch.manual_seed(0)
-    video = Sam2VideoModel(tiny_config(Sam2VideoConfig)).eval()
+    # transformers 5.18 makes another part's configuration of a dict
+    config = tiny_config(Sam2VideoConfig, mask_decoder_config=Sam2VideoMaskDecoderConfig(**DECODER))
+    video = Sam2VideoModel(config).eval()
     video.save_pretrained(tmp_path)
     assert FAMILY.info(tmp_path).model_type == "sam2_video"
     model, processor = FAMILY.load(str(tmp_path))

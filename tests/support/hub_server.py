@@ -73,7 +73,9 @@ class LocalHub:
         self.faults: list[tuple[str, str | None, Callable]] = []
         self.lock = threading.Lock()
         self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), self._handler(c)) for c in (_HubHandler, _CdnHandler)]
-        self.endpoint, self.cdn = (f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers)
+        hub, cdn = (server.server_address[1] for server in self._servers)
+        # by two names, as the client takes what comes from the host of the Hub for an answer of the Hub
+        self.endpoint, self.cdn = f"http://127.0.0.1:{hub}", f"http://localhost:{cdn}"
 
     def _handler(self, base):
         return type(base.__name__, (base,), {"hub": self})
@@ -121,7 +123,7 @@ class LocalHub:
         """Environment of a process that uses this Hub, with its caches under `home`."""
         env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
         env.update(HF_ENDPOINT=self.endpoint, HF_HOME=str(home), HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1")
-        env.update(HF_HUB_DISABLE_PROGRESS_BARS="1", OMP_NUM_THREADS="1", NO_PROXY="127.0.0.1")
+        env.update(HF_HUB_DISABLE_PROGRESS_BARS="1", OMP_NUM_THREADS="1", NO_PROXY="127.0.0.1,localhost")
         if token:
             env["HF_TOKEN"] = TOKEN
         return env
