@@ -5,16 +5,16 @@
     python examples/pretrain_seem_nano.py --work_dir nano --export out/seem-nano
 
 Made for a machine with one GPU and many cores, and without a network. Other processes draw scenes into
-`work_dir/scenes` while the model learns from those that are there. Windows, colours and textures are drawn anew for
-every batch, on the device of training. The rate falls with the time that is left; a run that was interrupted goes on
-from `work_dir/checkpoint.pt`. What is exported is the mean of the weights along the way. As a batch holds the scenes
-that are drawn by then, no two runs are equal to the bit.
+`work_dir/scenes`, some like those of the data set, most of them more varied, while the model learns from those that
+are there. Windows, colours and textures are drawn anew for every batch, on the device of training. The rate falls with
+the time that is left; a run that was interrupted goes on from `work_dir/checkpoint.pt`. What is exported is the mean
+of the weights along the way. As a batch holds the scenes that are drawn by then, no two runs are equal to the bit.
 
-Photographs are optional, and have no labels: drawn images take on some of their statistics, and in the second half of
-the run the mean model labels them for the model in training where it is sure of itself ("DACS", Tranheden et al.,
-2021). The four adverse conditions of the street scenes are never seen: they are what prompts are to be learned for.
-So that prompts can do much, the decoder has only two layers: each further layer asks the image more and the prompt
-less.
+Photographs are optional, and have no labels: drawn images take on some of their statistics, and later in the run the
+mean model labels them for the model in training where it is sure of itself ("DACS", Tranheden et al., 2021). Clicks
+are learned on both, with corrections. The four adverse conditions of the street scenes are never seen: they are what
+prompts are to be learned for. So that prompts can do much, the decoder has only two layers: each further layer asks
+the image more and the prompt less.
 """
 
 import argparse

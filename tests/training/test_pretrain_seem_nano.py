@@ -271,6 +271,10 @@ def test_trained_resumed_and_exported(pretraining, modules, scenes_dir, photogra
     pretraining.export(args)
     model = SSPromptModel.from_pretrained(str(args.export))
     assert model.predict(np.zeros((60, 80, 3), np.uint8)).class_map.shape == (60, 80)
+    monkeypatch.setattr(pretraining, "published_backbone", None)  # which is not asked for
+    again = pretraining.Pretraining(0)
+    again.start(0, str(args.export))
+    assert torch.equal(again.model.model.backbone.stem.conv.weight, backbone["stem.conv.weight"].half().float())
     pixels = model.image_processor(np.full((32, 32, 3), 255, np.uint8), return_tensors="pt")["pixel_values"]
     assert torch.allclose(pixels.max(), torch.tensor(1.0))  # (255 - 127) / 128
 
