@@ -41,7 +41,7 @@ FLOORS: list[dict[str, tuple[str, ...]]] = [
     {"adapters": ("adapters",)},
     {"model": ("loading", "model", "prediction")},
     {"training": ("training",)},
-    {"explain": ("explain",), "reproduce": ("reproduce",)},
+    {"explain": ("explain",), "reproduce": ("reproduce",), "studio": ("studio",)},
     {"cli": ("cli",)},
     {"package": ("", "__main__")},
 ]
