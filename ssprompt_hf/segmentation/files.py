@@ -47,6 +47,27 @@ def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
+class CocoDataset:
+    """Images, masks and categories as the JSON of COCO has them; masks are run-length codes."""
+
+    def __init__(self):
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+        self.categories: dict[int, str] = {}
+
+    def add(self, file_name: str, size: tuple[int, int], annotations: list[dict[str, Any]]) -> None:
+        """An image of a size (width, height) with what [`coco_annotation`] has made of its masks."""
+        number = len(self.images) + 1
+        self.images.append({"id": number, "file_name": file_name, "width": size[0], "height": size[1]})
+        for annotation in annotations:
+            self.annotations.append({"id": len(self.annotations) + 1, "image_id": number, **annotation})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of the file."""
+        categories = [{"id": number, "name": name} for number, name in self.categories.items()]
+        return {"images": self.images, "annotations": self.annotations, "categories": categories}
+
+
 def coco_annotation(mask: np.ndarray, category_id: int, score: float | None) -> dict[str, Any]:
     """
     A mask as COCO has it.

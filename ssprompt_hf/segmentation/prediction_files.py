@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 from ..data.downloads import is_address
 from ..errors import SSPromptError
 from ..utils.files import atomic_path, write_json
-from .files import coco_annotation
+from .files import CocoDataset, coco_annotation
 from .prompted import PromptedResult
 from .results import SegmentationResult
 
@@ -70,9 +70,7 @@ class PredictionFiles:
     def __init__(self, folder: Path):
         self.folder = folder
         self.found: dict[str, Any] = {}
-        self.images: list[dict] = []
-        self.annotations: list[dict] = []
-        self.categories: dict[int, str] = {}
+        self.coco = CocoDataset()
 
     def add(self, name: str, image: str, result: SegmentationResult | PromptedResult) -> None:
         """Write the files of one image; raises OSError if they cannot be written."""
@@ -85,12 +83,9 @@ class PredictionFiles:
             self.found[name] = [vars(segment) for segment in result.segments]
             if result.task != "semantic":
                 self._save(f"{name}-instances.png", result.save_instances)
-                self.categories |= dict(zip(result.class_ids or range(len(result.class_names)), result.class_names))
-        number = len(self.images) + 1
-        width, height = result.image.size
-        self.images.append({"id": number, "file_name": _as_text(image), "width": width, "height": height})
-        for annotation in annotations:
-            self.annotations.append({"id": len(self.annotations) + 1, "image_id": number, **annotation})
+                ids = result.class_ids or range(len(result.class_names))
+                self.coco.categories |= dict(zip(ids, result.class_names))
+        self.coco.add(_as_text(image), result.image.size, annotations)
 
     def _add_prompted(self, name: str, result: PromptedResult) -> list[dict]:
         """Segments under their phrases, or "object"; the annotations of their masks."""
@@ -104,9 +99,9 @@ class PredictionFiles:
         annotations = []
         for one in result.segments:
             label = one.label or "object"
-            known = {text: number for number, text in self.categories.items()}
+            known = {text: number for number, text in self.coco.categories.items()}
             category = known.get(label, len(known) + 1)
-            self.categories[category] = label
+            self.coco.categories[category] = label
             if one.area:
                 annotations.append(coco_annotation(one.mask, category, one.score))
         return annotations
@@ -114,10 +109,8 @@ class PredictionFiles:
     def finish(self) -> None:
         """Write what is about all images."""
         write_json(self.folder / SEGMENTS, self.found)
-        if self.categories:
-            categories = [{"id": number, "name": name} for number, name in self.categories.items()]
-            data = {"images": self.images, "annotations": self.annotations, "categories": categories}
-            write_json(self.folder / COCO, data)
+        if self.coco.categories:
+            write_json(self.folder / COCO, self.coco.to_dict())
 
     def _save(self, name: str, save) -> None:
         with atomic_path(self.folder / name) as temporary:

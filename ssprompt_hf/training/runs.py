@@ -3,11 +3,12 @@
 import dataclasses
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.utils import logging
 
 from ..adapters.files import read_adapter
@@ -46,6 +47,7 @@ def train_adapter(
     prompts: PromptArguments,
     args: SSPromptTrainingArguments,
     start_anew: bool = False,
+    callbacks: Iterable[TrainerCallback] = (),
     **facts: Any,
 ) -> dict[str, Any]:
     """
@@ -58,6 +60,7 @@ def train_adapter(
         data, prompts, args: the settings; each class documents its own.
         start_anew: without `prompts.resume`, throw away the checkpoints of a run in `args.output_dir` that did not
             finish.
+        callbacks: of the trainer, besides its own.
         facts: further entries of `metrics.json`.
 
     Returns:
@@ -79,6 +82,8 @@ def train_adapter(
         logger.warning(choice.note)
     trainer = prepare_training(data, prompts, args, images, selection, evaluation)
     model, chosen = trainer.model, trainer.train_dataset
+    for callback in callbacks:
+        trainer.add_callback(callback)
     if evaluation is not None:
         check_disjoint(chosen, evaluation)
     checkpoint = _checkpoint(output, prompts.resume, args)
