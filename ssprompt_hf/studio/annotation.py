@@ -348,6 +348,16 @@ class Annotation:
         part = np.s_[top:bottom, left:right]
         return _Step(top, left, self.labels.classes[part].copy(), self.labels.objects[part].copy(), self.current)
 
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a stroke to take back."""
+        return bool(self._done)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a stroke to make again."""
+        return bool(self._undone)
+
     def undo(self) -> None:
         """Take the last stroke back, on disk, too."""
         self._go(self._done, self._undone, "there is nothing to undo")
