@@ -9,7 +9,7 @@ import warnings
 from ..errors import SSPromptError
 from ..utils.text import printable
 from ..utils.version import __version__
-from . import combine, convert, data, datasets, demo, evaluate, explain, info, predict, reproduce, train
+from . import combine, convert, data, datasets, demo, evaluate, explain, info, predict, reproduce, studio, train
 from .options import LazyParser
 
 COMMANDS = {
@@ -24,6 +24,7 @@ COMMANDS = {
     "convert": convert,
     "datasets": datasets,
     "data": data,
+    "studio": studio,
 }
 """Name of a sub-command -> its module; `--help` lists them in this order."""
 
