@@ -118,7 +118,7 @@ class SSPromptStudio:
         if progress.state == "running":
             words = f"Step {progress.step} of {progress.max_steps}"
         elif progress.state == "done":
-            words = f"Done after {progress.max_steps} steps. The adapter is in {self.project.folder / ADAPTER}"
+            words = f"Done after {progress.max_steps} steps. The adapter is in {self.project.folder.name}/{ADAPTER}"
         elif progress.state == "idle":
             labelled = len(self.project.labelled)
             words = f"{labelled} labelled photographs. " + (
