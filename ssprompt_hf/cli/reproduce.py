@@ -53,7 +53,14 @@ def fill(parser: argparse.ArgumentParser):
     group.add_argument("--base_models", nargs="+", metavar="NAME", help="other base models than the preset's")
     group.add_argument("--image_size", type=int, metavar="PIXELS", help="shorter side of the images")
     group.add_argument("--max_eval_images", type=int, metavar="N", help="score on the first so many images only")
-    group.add_argument("--dataset_options", metavar="JSON", help="for embedded: num_images, size, seed of the scenes")
+    group.add_argument(
+        "--dataset_options",
+        nargs="+",
+        metavar="JSON",
+        default=[],
+        help='for full: NAME=JSON ..., for instance mapillary_vistas=\'{"version": "1.2"}\'; for embedded: JSON with '
+        "num_images, size, seed of the scenes",
+    )
     add_fields(parser, "training", SSPromptTrainingArguments, only_given=True, without=OWN)
     parser.epilog = (
         "A finished cell is not run again: start the same command anew after an interruption, and tables that share "

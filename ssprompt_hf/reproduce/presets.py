@@ -75,7 +75,7 @@ def make_preset(
     name: str,
     data_dirs: Sequence[str] = (),
     base_models: Sequence[str] | None = None,
-    dataset_options: str | None = None,
+    dataset_options: Sequence[str] = (),
     image_size: int | None = None,
     max_eval_images: int | None = None,
 ) -> Preset:
@@ -86,7 +86,7 @@ def make_preset(
         name: `full`, `embedded` or `camvid`.
         data_dirs: `NAME=FOLDER` texts for `full` (missing ones leave columns empty), one folder for `camvid`.
         base_models: in place of the preset's own.
-        dataset_options: JSON, as of `DataArguments`, on top of those of `embedded`.
+        dataset_options: as of `DataArguments`: `NAME=JSON` texts for `full`, one JSON text for the others.
         image_size, max_eval_images: as of `DataArguments`.
 
     Raises:
@@ -97,15 +97,13 @@ def make_preset(
     preset = {"full": _full, "embedded": _embedded, "camvid": _camvid}[name](list(data_dirs))
     changes: dict[str, Any] = {"image_size": image_size, "max_eval_images": max_eval_images}
     changes = {key: value for key, value in changes.items() if value is not None}
-    options = parse_options("dataset_options", dataset_options)
-    if options and name != "embedded":
-        raise SSPromptError(f"dataset_options are for the drawn scenes of preset embedded; leave them out for {name}")
+    options = _dataset_options(preset, list(dataset_options))
     domains = {}
     for key, domain in preset.domains.items():
         if domain.data is not None:
             data = {**domain.data, **changes}
-            if options:
-                data["dataset_options"] = data["dataset_options"] | options
+            if given := options.get(domain.folder):
+                data["dataset_options"] = data.get("dataset_options", {}) | given
             domain = replace(domain, data=data)
             domain.arguments("")  # a bad value is told before anything runs
         domains[key] = domain
@@ -121,6 +119,29 @@ def make_preset(
         step=step,
         with_sam=tuple(dict.fromkeys((*asked, preset.base_models[0]))),
     )
+
+
+def _dataset_options(preset: Preset, texts: list[str]) -> dict[str | None, dict[str, Any]]:
+    """What users gave, by `Domain.folder`."""
+    if preset.name != "full":
+        if len(texts) > 1:
+            raise SSPromptError(
+                f"dataset_options are {' '.join(texts)!r}; preset {preset.name} takes one JSON object, in quotes"
+            )
+        return {None: parse_options("dataset_options", texts[0])} if texts else {}
+    there = {domain.folder for domain in preset.domains.values() if domain.data is not None}
+    options: dict[str | None, dict[str, Any]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not equals or name not in FULL_FOLDERS:
+            raise SSPromptError(
+                f"dataset_options is {text!r}; preset full takes NAME=JSON, for instance "
+                f'mapillary_vistas=\'{{"version": "1.2"}}\', where NAME is one of {", ".join(FULL_FOLDERS)}'
+            )
+        if name not in there:
+            raise SSPromptError(f"dataset_options is {text!r}, but no folder was given: --data_dir {name}=FOLDER")
+        options[name] = options.get(name, {}) | parse_options(f"dataset_options of {name}", values)
+    return options
 
 
 FULL_FOLDERS = {
@@ -148,8 +169,8 @@ def _full(data_dirs: list[str]) -> Preset:
     domains = {}
     for key, title in FULL_FOLDERS.items():
         info = KNOWN_DATASETS[key]
-        # the nineteen classes of Cityscapes are those of BDD100K and ACDC, too
-        classes = "cityscapes" if key in ("bdd100k", "acdc") else key
+        # the nineteen classes of Cityscapes are those of BDD100K and ACDC, and what Mapillary's are mapped to
+        classes = "cityscapes" if key in ("bdd100k", "acdc", "mapillary_vistas") else key
         for condition in CONDITIONS if key == "acdc" else (None,):
             data = None
             if key in folders:

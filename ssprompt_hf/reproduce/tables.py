@@ -294,7 +294,7 @@ def _table_prompts(preset: Preset, choices: Choices) -> Plan:
 
 def _table_transfer(preset: Preset, choices: Choices) -> Plan:
     plan = Plan("transfer", "Learned on one data set (rows), scored on others (columns)", "mIoU, %")
-    own = _names(preset, full=("cityscapes", "bdd100k", "fog", "night", "rain", "snow"))
+    own = _names(preset, full=("cityscapes", "bdd100k", "mapillary_vistas", "fog", "night", "rain", "snow"))
     domains = _domains(plan, preset, choices, own)
     groups = [domain.classes for domain in domains]
     domains = [domain for domain in domains if groups.count(domain.classes) > 1]

@@ -74,14 +74,20 @@ def test_mapillary_vistas_configuration(shared_dir, version):
 
 
 def test_mapillary_vistas_mapping():
-    """v1.2: the ids that https://github.com/tue-mps/benchmark-vfm-ss maps (`datasets/mappings.py`) and, named apart,
-    ours beyond these; v2.0 agrees wherever a name is in both versions."""
+    """v1.2: the ids that https://github.com/shachoi/RobustNet (`datasets/mapillary.py`) and
+    https://github.com/tue-mps/benchmark-vfm-ss (`datasets/mappings.py`) map and, named apart, those of Cityscapes'
+    definitions and of https://github.com/openseg-group/openseg.pytorch beyond these; v2.0 agrees wherever a name is in
+    both versions."""
     published = {
         13: 0, 24: 0, 41: 0, 2: 1, 15: 1, 17: 2, 6: 3, 3: 4, 45: 5, 47: 5, 48: 6, 50: 7, 30: 8, 29: 9, 27: 10, 19: 11,
         20: 12, 21: 12, 22: 12, 55: 13, 61: 14, 54: 15, 58: 16, 57: 17, 52: 18,
     }  # fmt: skip
     ours = {7: 0, 8: 0, 14: 0, 23: 0, 43: 0, 9: 1, 11: 1, 26: 9}
-    assert mapillary_vistas.ID_TABLES["1.2"].index_of_id == published | ours
+    openseg = {7: 0, 8: 0, 10: 0, 14: 0, 23: 0, 9: 1, 11: 1, 44: 5, 46: 7, 49: 7}
+    tables = {mapping: mapillary_vistas.ID_TABLES["1.2", mapping] for mapping in mapillary_vistas.MAPPINGS}
+    assert tables["robustnet"].index_of_id == published
+    assert tables["cityscapes"].index_of_id == published | ours
+    assert tables["openseg"].index_of_id == {n: index for n, index in published.items() if n != 41} | openseg
     names = {version: [info.name for info in infos] for version, infos in mapillary_vistas.VISTAS_CLASSES.items()}
     both = set(names["1.2"]) & set(names["2.0"])
     assert len(both) == 61
@@ -92,7 +98,7 @@ def test_mapillary_vistas_mapping():
         ]
         assert targets[0] == targets[1], name
     for version, infos in mapillary_vistas.VISTAS_CLASSES.items():
-        table = mapillary_vistas.ID_TABLES[version]
+        table = mapillary_vistas.ID_TABLES[version, "cityscapes"]
         assert set(table.index_of_id.values()) == set(range(19))
         assert set(table.index_of_id) | set(table.ignore_ids) == {*range(len(infos)), 255}
 

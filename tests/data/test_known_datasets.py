@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -251,7 +252,22 @@ def test_mapillary_versions(tmp_path, load):
         assert (row["instance"] > 0).sum() == SIZE[0] * SIZE[1] // 2 and len(np.unique(row["instance"])) == 3
     for version, row in zip(ids, (old, new)):
         assert (load("mapillary_vistas", tmp_path, version=version)[0]["label"] == row["label"]).all()
-    assert (load("mapillary-vistas", tmp_path)[0]["label"] == new["label"]).all()  # the newer where both are
+    with pytest.raises(
+        DatasetError, match=r"(?s)version 2\.0 \(.*v2\.0/.* and in version 1\.2 \(.*v1\.2/.*--dataset_op"
+    ):
+        load("mapillary-vistas", tmp_path)
+    write_map(tmp_path / "training/v1.2/labels/x.png", two_halves(55, 41))  # a car, and a manhole
+    for mapping, other in (("cityscapes", 0), ("robustnet", 0), ("openseg", 255)):
+        labels = load("mapillary_vistas", tmp_path, version="1.2", class_mapping=mapping)
+        assert (labels[0]["label"] == two_halves(13, other)).all()
+    assert (load("mapillary_vistas", tmp_path, class_mapping="openseg")[0]["label"] == two_halves(13, 255)).all()
+    with pytest.raises(DatasetError, match=r"'robustnet' is of the classes of version 1\.2, not 2\.0"):
+        load("mapillary_vistas", tmp_path, version="2.0", class_mapping="robustnet")
+    shutil.move(tmp_path / "training/v1.2", tmp_path / "v1.2")
+    assert (load("mapillary_vistas", tmp_path)[0]["label"] == new["label"]).all()
+    shutil.move(tmp_path / "v1.2", tmp_path / "training/v1.2")  # the kept list of files does not hide it
+    with pytest.raises(DatasetError, match="in version 2"):
+        load("mapillary_vistas", tmp_path)
     with pytest.raises(DatasetError, match=r"version: 2\.0, 1\.2"):
         load("mapillary_vistas", tmp_path, version="3")
 

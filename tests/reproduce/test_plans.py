@@ -109,6 +109,37 @@ def test_columns_without_a_folder_are_left_out(tmp_path):
     assert "bdd100k, mapillary_vistas, ade20k, pascal_context" in plan.notes[0]
 
 
+def test_options_reach_their_data_set(tmp_path):
+    options = ['mapillary_vistas={"version": "1.2"}', 'acdc={"labels": "labelIds"}']
+    options += ['mapillary_vistas={"class_mapping": "openseg"}']
+    full = preset("full", tmp_path, dataset_options=options)
+    given = {name: domain.arguments("").dataset_options for name, domain in full.domains.items()}
+    assert given.pop("mapillary_vistas") == {"version": "1.2", "class_mapping": "openseg"}
+    assert [given.pop(name) for name in ("fog", "night", "rain", "snow")] == [{"labels": "labelIds"}] * 4
+    assert set(given.values()) == {None}
+    rows = plan_table("transfer", full, Choices()).rows
+    assert len(rows) == 8 and "Mapillary Vistas" in rows[3]
+    embedded = preset("embedded", tmp_path, dataset_options=['{"seed": 3}'])
+    assert embedded.domains["fog"].arguments("").dataset_options == {"num_images": 100, "seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("full", ['{"version": "1.2"}'], "takes NAME=JSON, for instance mapillary_vistas="),
+        ("full", ['kitti={"version": "1.2"}'], "where NAME is one of cityscapes, bdd100k"),
+        ("full", ["acdc=3"], "dataset_options of acdc is '3'; it must be a JSON object"),
+        ("full", ['ade20k={"labels": "x"}'], "no folder was given: --data_dir ade20k=FOLDER"),
+        ("embedded", ['{"seed": 3}', '{"seed": 4}'], "preset embedded takes one JSON object"),
+    ],
+)
+def test_wrong_options_of_data_sets(name, options, message, tmp_path):
+    folders = [f"acdc={tmp_path}"] if name == "full" else []
+    with pytest.raises(SSPromptError) as caught:
+        make_preset(name, folders, dataset_options=options)
+    assert message in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "folders", "table", "message"),
     [

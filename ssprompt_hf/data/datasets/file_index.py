@@ -16,14 +16,14 @@ import datasets
 import pyarrow as pa
 from transformers.utils import logging
 
-from ...errors import MissingLabelError, NoImagesError
+from ...errors import DatasetError, MissingLabelError, NoImagesError
 from ...utils.files import atomic_path, file_digest, folder_identity, read_text
 from ..sources.panoptic_files import SEGMENT_FEATURES, read_panoptic_json
 from .layouts import DatasetInfo, Files, Layout, default_cache_dir
 
 logger = logging.get_logger(__name__)
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 """Part of the name of a cached table; another number when tables or mappings change."""
 
 IMAGE_COLUMN, NAME_COLUMN, SEGMENTS_COLUMN = "image", "file_name", "segments"
@@ -60,6 +60,7 @@ def cached_index(
 
     Raises:
         NoImagesError: no layout's files are there, or a list names an image that is not.
+        DatasetError: two variants are there, of which one has to be chosen.
         MissingLabelError: images without label.
         LabelFormatError, ClassListError: as of `read_panoptic_json`.
     """
@@ -166,16 +167,36 @@ def _make_index(info: DatasetInfo, layouts: list[Layout], data_dir: Path, files:
     roots = [data_dir] + [data_dir / name for name in info.roots]
     for root in roots:
         files.exists(root)
+        found: tuple | None = None
         for number, layout in enumerate(layouts):
+            if found is not None and layout.variant in (None, found[0].variant):
+                continue
             if layout.applies is not None and not layout.applies(root):
                 continue
             if not files.all_exist(root, layout.images.folders):
                 continue
             columns = {column: files.by_key(root, wanted) for column, wanted in layout.columns.items()}
             json_files = next((names for names in layout.panoptic_json if files.all_exist(root, names)), None)
-            if all(columns.values()) and (json_files is not None or not layout.panoptic_json):
-                return _index_layout(info, layout, number, root, columns, json_files or (), files)
+            if not all(columns.values()) or (json_files is None and layout.panoptic_json):
+                continue
+            if found is not None:
+                raise DatasetError(_two_variants(info, root, found[0], layout))
+            found = layout, number, root, columns, json_files or ()
+            if layout.variant is None:
+                break
+        if found is not None:
+            return _index_layout(info, *found, files)
     raise NoImagesError(_not_found(info, layouts, data_dir))
+
+
+def _two_variants(info: DatasetInfo, root: Path, first: Layout, second: Layout) -> str:
+    option, value = second.variant
+    places = [layout.columns["label"] for layout in (first, second)]
+    return (
+        f"{root}: {info.title} is there in {option} {first.variant[1]} ({places[0]}) and in {option} {value} "
+        f"({places[1]}), whose labels differ. Choose one by the option {option}: --dataset_options "
+        f'\'{{"{option}": "{value}"}}\', in `ssprompt-hf reproduce` {info.name}=\'{{"{option}": "{value}"}}\'.'
+    )
 
 
 def _index_layout(

@@ -47,6 +47,8 @@ class Layout:
         panoptic_json: alternatives, each a tuple of JSON files that together describe the label files; the first whose
             files are there is read.
         category: index in the class list of an entry of the JSON files' `categories`, None for an ignored one.
+        variant: an option of the data set and its value, where the labels are those of one of several variants. If two
+            are there and the option is not given, that is an error.
     """
 
     labels: str
@@ -59,6 +61,7 @@ class Layout:
     applies: Callable[[Path], bool] | None = None
     panoptic_json: tuple[tuple[str, ...], ...] = ()
     category: Callable[[dict[str, Any], SegmentationClasses], int | None] | None = None
+    variant: tuple[str, str] | None = None
 
     def describe(self) -> list[str]:
         """What the layout needs, one pattern a line."""

@@ -1,6 +1,7 @@
 """Mapillary Vistas v1.2 (66 classes) and v2.0 (124 classes), mapped onto the 19 classes of Cityscapes.
 
-Layout and packing of the files: `demo.py` and the README of the data set (Neuhold et al., 2017).
+Layout and packing of the files: `demo.py` and the README of the data set (Neuhold et al., 2017). The archive of v2.0
+holds the labels of v1.2, too, so that the version has to be chosen where both are there.
 """
 
 import re
@@ -9,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import LabelFormatError
+from ...errors import DatasetError, LabelFormatError
 from ..classes import IGNORE_INDEX, IdTable, SegmentationClasses
 from ..sources.image_files import read_map
 from ..sources.label_files import IdMaps, Maps, Where, keep_things
 from .cityscapes import CLASSES
 from .layouts import DatasetInfo, Files, Layout
-from .mapillary_vistas_classes import V1_2, V2_0
+from .mapillary_vistas_classes import OPENSEG, ROBUSTNET, V1_2, V2_0
 
 VERSIONS = ("2.0", "1.2")
+MAPPINGS = ("cityscapes", "robustnet", "openseg")
+"""What a class is among Cityscapes': by Cityscapes' definitions of its classes, or as a paper has it (v1.2 only)."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,29 @@ VISTAS_CLASSES = {"1.2": _parse(V1_2), "2.0": _parse(V2_0)}
 """Version -> its classes by id."""
 
 
-def _id_table(classes: tuple[VistasClass, ...]) -> IdTable:
+def _targets(table: str) -> dict[str, str]:
+    """Name of a class -> that of Cityscapes."""
+    lines = [line.split(": ") for line in table.strip().split("\n")]
+    return {name: target for target, names in lines for name in names.split(", ")}
+
+
+def _id_table(classes: tuple[VistasClass, ...], targets: dict[str, str | None]) -> IdTable:
     index_of = {
-        number: CLASSES.names.index(info.target) for number, info in enumerate(classes) if info.target is not None
+        number: CLASSES.names.index(target)
+        for number, info in enumerate(classes)
+        if (target := targets.get(info.name)) is not None
     }
     return IdTable(index_of, [*sorted({*range(len(classes))} - {*index_of}), IGNORE_INDEX])
 
 
-ID_TABLES = {version: _id_table(classes) for version, classes in VISTAS_CLASSES.items()}
-"""Version -> what turns the ids of its label files into class indices of Cityscapes."""
+ID_TABLES = {
+    (version, "cityscapes"): _id_table(classes, {info.name: info.target for info in classes})
+    for version, classes in VISTAS_CLASSES.items()
+} | {
+    ("1.2", name): _id_table(VISTAS_CLASSES["1.2"], _targets(table))
+    for name, table in (("robustnet", ROBUSTNET), ("openseg", OPENSEG))
+}
+"""Version and mapping -> what turns the ids of the version's label files into class indices of Cityscapes."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +72,12 @@ class InstanceMaps:
 
     Args:
         version: of the classes.
+        mapping: one of `MAPPINGS`.
         classes: Cityscapes'.
     """
 
     version: str
+    mapping: str = "cityscapes"
     classes: SegmentationClasses = CLASSES
     columns: tuple[str, ...] = ("label",)
     has_instances: bool = True
@@ -69,7 +88,7 @@ class InstanceMaps:
         if numbers.ndim != 2 or numbers.dtype.kind not in "ui":
             raise LabelFormatError(f"{source}: expected a 16-bit map; found shape {numbers.shape}, {numbers.dtype}.")
         numbers = numbers.astype(np.int32)
-        label = ID_TABLES[self.version].encode(numbers // 256, source)
+        label = ID_TABLES[self.version, self.mapping].encode(numbers // 256, source)
         if not instances:
             return label, None
         told_apart = np.zeros(IGNORE_INDEX + 1, bool)
@@ -79,27 +98,30 @@ class InstanceMaps:
         return label, keep_things(label, instance, self.classes)
 
 
-def _layouts(task: str, split: str, condition: str | None, version: str | None = None) -> list[Layout]:
+def _layouts(
+    task: str, split: str, condition: str | None, version: str | None = None, class_mapping: str = "cityscapes"
+) -> list[Layout]:
+    versions = [one for one in VERSIONS if version in (None, one) and (one, class_mapping) in ID_TABLES]
+    if not versions:
+        raise DatasetError(
+            f"Mapillary Vistas: class_mapping={class_mapping!r} is of the classes of version 1.2, not {version}. Give "
+            f'version="1.2", or leave out class_mapping.'
+        )
     layouts = []
-    for number in VERSIONS if version is None else (version,):
+    for number in versions:
         for folder in {"train": ("training", "train"), "val": ("validation", "val")}[split]:
             # v1.2 alone came without the folder of its version
             for parent in (f"{folder}/v{number}",) if number == "2.0" else (f"{folder}/v{number}", folder):
-                images = Files((f"{folder}/images",), ".jpg")
-                semantic = Layout(
-                    "labels",
-                    images,
-                    {"label": Files((f"{parent}/labels",), ".png")},
-                    lambda _, number=number: IdMaps(ID_TABLES[number]),
-                    CLASSES,
-                )
-                instance = Layout(
-                    "instances",
-                    images,
-                    {"label": Files((f"{parent}/instances",), ".png")},
-                    lambda _, number=number: InstanceMaps(number),
-                    CLASSES,
-                )
+
+                def layout(labels: str, label_format, folder: str = folder, parent: str = parent) -> Layout:
+                    images = Files((f"{folder}/images",), ".jpg")
+                    columns = {"label": Files((f"{parent}/{labels}",), ".png")}
+                    variant = ("version", number)
+                    return Layout(labels, images, columns, label_format, CLASSES, variant=variant)
+
+                instance = layout("instances", lambda _, number=number: InstanceMaps(number, class_mapping))
+                table = ID_TABLES[number, class_mapping]
+                semantic = layout("labels", lambda _, table=table: IdMaps(table))
                 layouts += [semantic, instance] if task == "semantic" else [instance]
     return layouts
 
@@ -116,6 +138,6 @@ INFO = DatasetInfo(
     tasks=("semantic", "instance", "panoptic"),
     splits=("train", "val"),
     layouts=_layouts,
-    options={"version": VERSIONS},
+    options={"version": VERSIONS, "class_mapping": MAPPINGS},
     roots=("mapillary_vistas", "mapillary"),
 )

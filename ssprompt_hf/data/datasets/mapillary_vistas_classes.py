@@ -1,7 +1,7 @@
 """The classes of Mapillary Vistas v1.2 and v2.0 in the order of their ids, and what each is among Cityscapes' 19.
 
 Names and `*`, which marks classes whose objects are told apart: `config_v1.2.json` and `config_v2.0.json` of the data
-set. After `->` stands the class of Cityscapes whose definition (https://www.cityscapes-dataset.com/dataset-overview,
+set. After `->` stands the class of Cityscapes, in the mapping `cityscapes`, whose definition (https://www.cityscapes-dataset.com/dataset-overview,
 "class definitions") covers it; without one the class is ignored. What took a decision:
 
 * Lane markings, crosswalks, bike and service lanes, shoulders, manholes and potholes lie in the carriageway: road.
@@ -210,3 +210,55 @@ void--ground
 void--static
 void--unlabeled
 """
+
+# No two public mappings agree. These two are of version 1.2; what they do not name is ignored.
+
+ROBUSTNET = """
+road: construction--flat--road, marking--general, object--manhole
+sidewalk: construction--barrier--curb, construction--flat--sidewalk
+building: construction--structure--building
+wall: construction--barrier--wall
+fence: construction--barrier--fence
+pole: object--support--pole, object--support--utility-pole
+traffic light: object--traffic-light
+traffic sign: object--traffic-sign--front
+vegetation: nature--vegetation
+terrain: nature--terrain
+sky: nature--sky
+person: human--person
+rider: human--rider--bicyclist, human--rider--motorcyclist, human--rider--other-rider
+car: object--vehicle--car
+truck: object--vehicle--truck
+bus: object--vehicle--bus
+train: object--vehicle--on-rails
+motorcycle: object--vehicle--motorcycle
+bicycle: object--vehicle--bicycle
+"""
+"""Choi et al., RobustNet, 2021: `datasets/mapillary.py` of https://github.com/shachoi/RobustNet."""
+
+OPENSEG = """
+road: construction--flat--road, construction--flat--bike-lane, construction--flat--crosswalk-plain
+road: construction--flat--parking, construction--flat--service-lane, marking--crosswalk-zebra, marking--general
+sidewalk: construction--flat--sidewalk, construction--barrier--curb, construction--flat--curb-cut
+sidewalk: construction--flat--pedestrian-area
+building: construction--structure--building
+wall: construction--barrier--wall
+fence: construction--barrier--fence
+pole: object--support--pole, object--support--utility-pole, object--street-light
+traffic light: object--traffic-light
+traffic sign: object--traffic-sign--front, object--traffic-sign--back, object--support--traffic-sign-frame
+vegetation: nature--vegetation
+terrain: nature--terrain
+sky: nature--sky
+person: human--person
+rider: human--rider--bicyclist, human--rider--motorcyclist, human--rider--other-rider
+car: object--vehicle--car
+truck: object--vehicle--truck
+bus: object--vehicle--bus
+train: object--vehicle--on-rails
+motorcycle: object--vehicle--motorcycle
+bicycle: object--vehicle--bicycle
+"""
+"""What the rules on names in `lib/datasets/preprocess/mapillary/mapillary_generator.py` of
+https://github.com/openseg-group/openseg.pytorch come to; Rein (Wei et al., 2024) has them from there
+(`tools/convert_datasets/mapillary2cityscape.py`, https://github.com/w1oves/Rein)."""
