@@ -1,12 +1,13 @@
 """What `predict` returns for clicks, boxes, scribbles and phrases."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from PIL import Image
+from scipy import ndimage
 
 from ..data.classes import default_palette
 from ..plotting.overlays import outlined, overlay, with_legend, write_on
@@ -122,6 +123,24 @@ class PromptedResult:
         found = ", ".join(f"{segment.name} {segment.score:.2f}" for segment in self.segments[:5])
         missing = f"; not there: {', '.join(self.missing)}" if self.missing else ""
         return f"PromptedResult({self.image.height}x{self.image.width}, {len(self.segments)} masks: {found}{missing})"
+
+
+def parts_at(mask: np.ndarray, points: Iterable[tuple[float, float]]) -> np.ndarray:
+    """
+    The connected parts of a mask that points lie on: of one object, where others that look alike are in the mask, too.
+
+    Args:
+        mask: bool `(H, W)`.
+        points: x, y in pixels.
+
+    Returns:
+        bool `(H, W)`; the mask as it is if no point lies on it.
+    """
+    height, width = mask.shape
+    parts, _ = ndimage.label(mask, np.ones((3, 3)))
+    pixels = [(min(height - 1, max(0, round(y))), min(width - 1, max(0, round(x)))) for x, y in points]
+    chosen = {int(parts[pixel]) for pixel in pixels} - {0}
+    return np.isin(parts, list(chosen)) if chosen else mask
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from ..errors import SSPromptError
 from ..segmentation.files import bounding_box
-from ..segmentation.prompted import PromptedResult
+from ..segmentation.prompted import PromptedResult, parts_at
 from ..segmentation.results import SegmentationResult
 from .project import MAX_OBJECTS, NONE, Labels, Project
 
@@ -228,6 +228,8 @@ class Annotation:
             else:
                 self.note = "the model finds nothing there"
             return
+        if asked.number and asked.points:  # a thing is one object, and the mask may have others that look alike
+            masks[0] = parts_at(masks[0], [point for point, on_it in zip(asked.points, asked.labels) if on_it])
         self.note = "" if masks[0].any() else "the model finds nothing there: click again, or use the brush"
         self._show(replace(asked, answer=masks[0]))
 

@@ -182,3 +182,19 @@ def test_wrong_strokes_change_nothing(one, do, words):
 def test_a_class_must_be_chosen(made):
     with pytest.raises(SSPromptError, match="choose a class first"):
         annotation(made).click(20, 20)
+
+
+def test_an_object_is_in_one_piece_around_its_clicks(made):
+    def two_cars(points, labels):
+        mask = disc(15, 20, 6) | disc(45, 20, 6)
+        return PromptedResult([PromptedSegment(mask, 0.9, None, 0)], photograph())
+
+    one = Annotation(made, "a.jpg", "me", two_cars, ("points",))
+    one.choose_class(CAR)
+    one.click(15, 20)
+    assert np.array_equal(is_car(one), disc(15, 20, 6))
+    one.click(45, 20)  # a part behind a pole, say
+    assert np.array_equal(is_car(one), disc(15, 20, 6) | disc(45, 20, 6))
+    one.choose_class(ROAD)  # stuff is wherever it is
+    one.click(15, 20)
+    assert (on_disk(one).classes == ROAD).sum() == 2 * disc(15, 20, 6).sum()
