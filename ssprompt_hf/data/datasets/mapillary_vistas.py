@@ -5,6 +5,7 @@ holds the labels of v1.2, too, so that the version has to be chosen where both a
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +99,11 @@ class InstanceMaps:
         return label, keep_things(label, instance, self.classes)
 
 
+def _layout(labels: str, folder: str, parent: str, version: str, label_format: Callable) -> Layout:
+    images, columns = Files((f"{folder}/images",), ".jpg"), {"label": Files((f"{parent}/{labels}",), ".png")}
+    return Layout(labels, images, columns, label_format, CLASSES, variant=("version", version))
+
+
 def _layouts(
     task: str, split: str, condition: str | None, version: str | None = None, class_mapping: str = "cityscapes"
 ) -> list[Layout]:
@@ -112,16 +118,10 @@ def _layouts(
         for folder in {"train": ("training", "train"), "val": ("validation", "val")}[split]:
             # v1.2 alone came without the folder of its version
             for parent in (f"{folder}/v{number}",) if number == "2.0" else (f"{folder}/v{number}", folder):
-
-                def layout(labels: str, label_format, folder: str = folder, parent: str = parent) -> Layout:
-                    images = Files((f"{folder}/images",), ".jpg")
-                    columns = {"label": Files((f"{parent}/{labels}",), ".png")}
-                    variant = ("version", number)
-                    return Layout(labels, images, columns, label_format, CLASSES, variant=variant)
-
-                instance = layout("instances", lambda _, number=number: InstanceMaps(number, class_mapping))
+                place = folder, parent, number
+                instance = _layout("instances", *place, lambda _, number=number: InstanceMaps(number, class_mapping))
                 table = ID_TABLES[number, class_mapping]
-                semantic = layout("labels", lambda _, table=table: IdMaps(table))
+                semantic = _layout("labels", *place, lambda _, table=table: IdMaps(table))
                 layouts += [semantic, instance] if task == "semantic" else [instance]
     return layouts
 
