@@ -43,7 +43,9 @@ class Prepared:
 
 
 def prepare(home: Path) -> Prepared:
-    base, image = Path(save_tiny_base(home / "base")), tiny_images(1, "validation")[0]["image"]
+    # two channels a group, as the norm of one value, of images of one pixel, is an error
+    base = Path(save_tiny_base(home / "base", feature_size=64))
+    image = tiny_images(1, "validation")[0]["image"]
     adapters, answers = [], []
     for seed in range(2):
         model = adapted(base, seed)

@@ -60,13 +60,14 @@ def tiny_seem(num_classes: int = 11) -> SeemForUniversalSegmentation:
     return model
 
 
-def save_tiny_base(folder) -> str:
+def save_tiny_base(folder, **settings) -> str:
     """A base model as users have it: weights, a tokenizer of bytes, an image processor; no class names yet."""
     torch.manual_seed(0)
     text = {"vocab_size": 514, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     text |= {"num_attention_heads": 2, "bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 513}
     config = tiny_seem().config.to_dict() | {"use_text_model": True, "use_spatial_prompt_encoder": True}
     config |= {"text_config": text | {"model_type": "seem_text"}, "class_names": None, "prompt_templates": ["{}"]}
+    config |= settings
     model = SeemForUniversalSegmentation(SeemConfig.from_dict(config))
     with torch.no_grad():
         for parameter in model.parameters():
