@@ -13,6 +13,8 @@ from judging import Damage, Prepared, Refused, answer, compare, load, run_comman
 from mutations import damage_bytes, damage_json, damage_tensors
 from safetensors import SafetensorError
 
+from ssprompt_hf.errors import SSPromptError
+
 
 def _adapter_copy(rng: random.Random, folder: Path, prepared: Prepared) -> tuple[Path, dict[str, torch.Tensor]]:
     which = rng.randrange(2)
@@ -92,10 +94,15 @@ def overwritten_adapter(rng: random.Random, folder: Path, prepared: Prepared) ->
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     models[0].save_pretrained(folder / "output" / "other")
-    found = answer(load(prepared.base, target), prepared.image)
-    for expected in prepared.answers:
-        if all(torch.equal(found[name], expected[name]) for name in expected):
-            # what a killed process leaves behind is cleared by the next save
-            models[0].save_pretrained(target)
-            return "one of the two"
+    found, refusal = {}, None
+    try:
+        found = answer(load(prepared.base, target), prepared.image)
+    except SSPromptError as error:
+        refusal = error
+    # what a killed process leaves behind is cleared by the next save
+    models[0].save_pretrained(target)
+    if refusal is not None:
+        raise refusal
+    if any(all(torch.equal(found[name], expected[name]) for name in expected) for expected in prepared.answers):
+        return "one of the two"
     raise Damage("silent damage", "a mixture of two adapters")
