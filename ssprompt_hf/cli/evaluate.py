@@ -29,7 +29,9 @@ def fill(parser: argparse.ArgumentParser):
 
     parser.add_argument("--adapter", metavar="NAME", help="folder, Hub id or name; without it zero-shot segmentation")
     parser.add_argument(
-        "--export", metavar="DIR", help="write the predictions as Cityscapes' and COCO's scripts read them"
+        "--export",
+        metavar="DIR",
+        help="write the predictions as Cityscapes' scripts (with numpy below 2.4) and COCO's read them",
     )
     add_fields(parser, "data", DataArguments, unlisted=("train_split",))
     defaults = {"output_dir": "out/evaluation", "task": None}

@@ -25,7 +25,8 @@ class SegmentationSource(Protocol):
 
     A source may have a `table`, a `datasets.Dataset` from whose columns it reads: label statistics of such sources are
     kept between runs. It may have `image_ids(rows)`, a text for each of the rows that is the same in all data sets
-    that show this very image, and differs between images.
+    that show this very image, and differs between images. It may have `coco_image_ids`, one for each row, and
+    `semantic_ids`, one for each class: see `SegmentationDataset`.
     """
 
     file_names: Sequence[str]
@@ -114,6 +115,18 @@ class SegmentationDataset(Dataset):
     def file_names(self) -> list[str]:
         """One unique name an image."""
         return [self.source.file_names[row] for row in self.rows]
+
+    @property
+    def coco_image_ids(self) -> list[int | str] | None:
+        """The `image_id` of each image in the panoptic or instances JSON that describes it, which differ; None where
+        there is no such file."""
+        ids = getattr(self.source, "coco_image_ids", None)
+        return None if ids is None else [ids[row] for row in self.rows]
+
+    @property
+    def semantic_ids(self) -> list[int]:
+        """One for each class: how the official evaluation of semantic segmentation numbers them in predictions."""
+        return list(getattr(self.source, "semantic_ids", None) or self.classes.ids)
 
     @property
     def image_bits(self) -> int | None:

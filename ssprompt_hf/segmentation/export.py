@@ -19,7 +19,8 @@ from ..utils.run_length import coco_rle
 
 SEMANTIC, INSTANCE, PANOPTIC = "semantic", "instance", "panoptic"
 INSTANCES_JSON, PANOPTIC_JSON = "coco_instances.json", "panoptic.json"
-CITYSCAPES_SUFFIX = "_leftImg8bit"
+IMAGE_SUFFIXES = ("_leftImg8bit", "_rgb_anon")
+"""What names of images have and ids have not, in the JSON files of Cityscapes and of ACDC."""
 
 
 def image_stems(file_names: Sequence[str]) -> list[str]:
@@ -43,8 +44,11 @@ def _repeated(stems: Sequence[str]) -> bool:
 
 
 def image_ids(stems: Sequence[str]) -> list[int | str]:
-    """Ids in JSON files: numbers where all names are numbers, as in COCO; else names, as in Cityscapes' own files."""
-    names = [Path(stem).name.removesuffix(CITYSCAPES_SUFFIX) for stem in stems]
+    """Ids in JSON files, where no JSON file of the data set says them: numbers where all names are numbers, as in
+    COCO; else names, as in the files of Cityscapes and ACDC."""
+    names = [Path(stem).name for stem in stems]
+    for suffix in IMAGE_SUFFIXES:
+        names = [name.removesuffix(suffix) for name in names]
     if all(name.isdecimal() for name in names) and len(set(map(int, names))) == len(names):
         return [int(name) for name in names]
     return names if len(set(names)) == len(names) else list(stems)
@@ -54,7 +58,7 @@ class PredictionExporter:
     """
     Writes predictions, image by image, so that memory does not grow with their number.
 
-    * `semantic/<image>.png`: label ids. What the pixel-level script of Cityscapes reads.
+    * `semantic/<image>.png`: label ids. What the pixel-level script of Cityscapes and the server of ACDC read.
     * `instance/<image>.txt` with `instance/masks/`: lines of mask file, label id and score. What the instance-level
       script of Cityscapes reads.
     * `instance/coco_instances.json`: list of `image_id`, `category_id`, `segmentation` (compressed run-length code)
@@ -62,11 +66,17 @@ class PredictionExporter:
     * `panoptic/<image>.png` with `panoptic.json`: ids of segments as colours (R + 256 G + 256**2 B), their label ids.
       What the panoptic scripts of COCO and Cityscapes read.
 
+    The pixel-level and instance-level scripts of Cityscapes (2.3.0, the newest) call `np.in1d`, which numpy 2.4 took
+    away: run them with an earlier numpy. Its panoptic script, panopticapi and pycocotools run with any.
+
     Args:
         directory: to write to.
         file_names: of all images, in the order of the data set.
         label_ids: one id a class, as the benchmark numbers them; the ids of a data set's `classes`.
         num_processes, process_index: who writes; every process adds its own images.
+        ids: `image_id` of each image, as the panoptic or instances JSON of the data set has them; by default made of
+            the names.
+        semantic_ids: one id a class for `semantic/`, where they differ from `label_ids`.
 
     Raises:
         SSPromptError: an id is negative or too large for a label file.
@@ -79,23 +89,28 @@ class PredictionExporter:
         label_ids: Sequence[int],
         num_processes: int = 1,
         process_index: int = 0,
+        ids: Sequence[int | str] | None = None,
+        semantic_ids: Sequence[int] | None = None,
     ):
         self.directory, self.label_ids = Path(directory), [int(number) for number in label_ids]
-        if self.label_ids and not 0 <= min(self.label_ids) <= max(self.label_ids) < 2**16:
-            raise SSPromptError(
-                f"Label ids run from {min(self.label_ids)} to {max(self.label_ids)}; files hold 0 to 65535."
-            )
+        self.semantic_ids = self.label_ids if semantic_ids is None else [int(number) for number in semantic_ids]
+        for numbers in (self.label_ids, self.semantic_ids):
+            if numbers and not 0 <= min(numbers) <= max(numbers) < 2**16:
+                raise SSPromptError(f"Label ids run from {min(numbers)} to {max(numbers)}; files hold 0 to 65535.")
         self.stems = image_stems(file_names)
-        self.ids = image_ids(self.stems)
+        self.ids = image_ids(self.stems) if ids is None else list(ids)
         self.num_processes, self.process_index = num_processes, process_index
         for name in (INSTANCES_JSON, PANOPTIC_JSON):
             self._part(name, process_index).unlink(missing_ok=True)  # of a run that did not end
 
     def add_semantic(self, index: int, class_map: Any) -> None:
-        """Image `index`: (H, W) class indices, 255 for none, which is written as label id 0."""
+        """Image `index`: (H, W) class indices, 255 for none, which is written as 0 or, where that is a class, as 255
+        or 65535."""
         class_map = as_array(class_map)
-        table = np.zeros(IGNORE_INDEX + 1, np.uint8 if max(self.label_ids) < 256 else np.uint16)
-        table[: len(self.label_ids)] = self.label_ids
+        none = next(number for number in (0, IGNORE_INDEX, 2**16 - 1) if number not in self.semantic_ids)
+        is_small = max(none, *self.semantic_ids) < 256
+        table = np.full(IGNORE_INDEX + 1, none, np.uint8 if is_small else np.uint16)
+        table[: len(self.semantic_ids)] = self.semantic_ids
         self._save(f"{SEMANTIC}/{self.stems[index]}.png", table[class_map])
 
     def add_instances(self, index: int, masks: Any, mask_of: Any, labels: Any, scores: Any) -> None:

@@ -167,7 +167,13 @@ def evaluate_adapter(
     model, images = trainer.model, trainer.eval_dataset
     if export is not None:
         trainer.evaluator.exporter = PredictionExporter(
-            export, images.file_names, images.classes.ids, args.world_size, args.process_index
+            export,
+            images.file_names,
+            images.classes.ids,
+            args.world_size,
+            args.process_index,
+            images.coco_image_ids,
+            images.semantic_ids,
         )
     if adapter is None:
         fractions = {"zero_shot": trainer.evaluate_by_class()["adapted"]}

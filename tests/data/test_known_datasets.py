@@ -143,7 +143,10 @@ def test_acdc_panoptic(tmp_path, load):
     # the tree may begin in a folder of its name
     row = load("acdc", root.parent, task="panoptic", condition="night")[0]
     assert (row["label"] == two_halves(0, 13)).all() and (row["instance"] == two_halves(0, 26001, np.int32)).all()
-    assert len(load("acdc", root, "val", task="instance")) == 4
+    rows = load("acdc", root, "val", task="instance")
+    assert len(rows) == 4 and rows.coco_image_ids is None  # each condition's file counts from 0
+    assert load("acdc/fog", root, "val", task="instance").coco_image_ids == [0]
+    assert rows.semantic_ids == list(range(19)) != rows.classes.ids  # as its server numbers them
 
 
 def test_acdc_as_its_readme_describes_it(tmp_path, load):
@@ -174,6 +177,7 @@ def test_acdc_as_its_readme_describes_it(tmp_path, load):
     for task in ("semantic", "panoptic"):
         rows = load("acdc", root, "val", task=task, condition="all")
         assert len(rows) == 4 and all((rows[i]["label"] == two_halves(0, 13)).all() for i in range(4))
+    assert rows.coco_image_ids == [0, 1, 2, 3] and rows.select([2, 1]).coco_image_ids == [2, 1]
     assert (load("acdc/snow", root, "val", task="instance")[0]["instance"] == two_halves(0, 26001, np.int32)).all()
 
 
@@ -380,6 +384,7 @@ def test_coco_panoptic(tmp_path, load):
     panoptic_json(file, categories, [("000000000139.jpg", "000000000139.png", segments)])
     dataset = load("coco_panoptic", tmp_path, "val", task="panoptic")
     assert dataset.classes.names == ["person", "sky"] and dataset.classes.thing_indices == [0]
+    assert dataset.coco_image_ids == [0]  # of the JSON file, not of the image's name
     row = dataset[0]
     assert (row["label"][:4] == 255).all() and (row["label"][8:] == two_halves(1, 0)[8:]).all()
     assert set(np.unique(row["instance"])) == {0, 70000}  # a crowd and stuff are no objects

@@ -103,7 +103,7 @@ def test_what_several_files_say_of_an_image(tmp_path):
         chosen = [one for one in document["annotations"] if one["category_id"] == number]
         files.write(tmp_path / f"{name}.json", document | {"annotations": chosen})
     dataset = load_segmentation_dataset(data_dir=tmp_path)
-    assert len(dataset) == 1
+    assert len(dataset) == 1 and dataset.coco_image_ids == [document["images"][0]["id"]]
     labels_are_true(dataset, dataset.classes.names, [0])
     assert len(np.unique(dataset[0]["instance"])) == 4
     document["images"][0]["height"] = 99

@@ -172,6 +172,7 @@ def test_names_and_ids():
     assert image_stems(["x.png", "x.jpg"]) == ["x.png", "x.jpg"]
     assert image_ids(["000012", "000013"]) == [12, 13]
     assert image_ids(["aachen_000000_000019_leftImg8bit"]) == ["aachen_000000_000019"]
+    assert image_ids(["fog/GOPR0475_frame_000041_rgb_anon"]) == ["GOPR0475_frame_000041"]
 
 
 def test_void_predictions_and_16_bit_ids(tmp_path):
@@ -179,6 +180,14 @@ def test_void_predictions_and_16_bit_ids(tmp_path):
     exporter.add_semantic(0, np.array([[0, 1, 255]], np.uint8))
     with Image.open(tmp_path / "semantic" / "a.png") as image:
         assert np.asarray(image).tolist() == [[5, 300, 0]]
+    exporter = PredictionExporter(tmp_path, ["a.png"], [7, 8], ids=["x"], semantic_ids=[0, 1])
+    exporter.add_semantic(0, np.array([[0, 1, 255]], np.uint8))
+    with Image.open(tmp_path / "semantic" / "a.png") as image:
+        assert np.asarray(image).tolist() == [[0, 1, 255]]
+    exporter.add_panoptic(0, np.ones((1, 1)), [{"id": 1, "label_id": 1}])
+    exporter.finish()
+    (entry,) = json.loads((tmp_path / "panoptic.json").read_text())["annotations"]
+    assert entry["image_id"] == "x" and entry["segments_info"][0]["category_id"] == 8
 
 
 HOSTILE = [

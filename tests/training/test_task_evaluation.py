@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from dataset_files import write_acdc
 from judges import cityscapes_ids, cityscapes_instance_scores, cityscapes_semantic_scores, random_scene, save
+from PIL import Image
 from tiny_training import SCRIPT, run_python, save_tiny_base, tiny_images, tiny_trainer
 
 from ssprompt_hf.cli.main import main
@@ -61,6 +63,23 @@ def test_command_exports_what_official_scripts_score_alike(base, cityscapes, tmp
     )
     assert scores["cityscapes_ap"] == pytest.approx(100 * averages["allAp"], abs=1e-3)
     assert scores["cityscapes_ap50"] == pytest.approx(100 * averages["allAp50%"], abs=1e-3)
+
+
+def test_exported_ids_are_those_of_the_data_set(base, tmp_path):
+    """ACDC: `image_id` as in its panoptic JSON; semantic predictions in train ids, called like the images."""
+    root = write_acdc(tmp_path / "acdc", ("fog",))
+    file = root / "gt_panoptic/fog/fog_val_gt_panoptic.json"
+    described = json.loads(file.read_text())
+    described["images"][0]["id"] = described["annotations"][0]["image_id"] = "GOPR0475_frame_000041"
+    file.write_text(json.dumps(described))
+    command = ["evaluate", "--base_model", base, "--dataset", "acdc/fog", "--data_dir", str(root), "--use_cpu"]
+    command += ["--task", "panoptic", "--output_dir", str(tmp_path), "--export", str(tmp_path / "export")]
+    assert main(command) == 0
+    (entry,) = json.loads((tmp_path / "export/panoptic.json").read_text())["annotations"]
+    assert entry["image_id"] == "GOPR0475_frame_000041"
+    assert {segment["category_id"] for segment in entry["segments_info"]} <= set(CLASSES.ids)
+    with Image.open(tmp_path / "export/semantic/GOPR0475_fog_val_frame_000041_rgb_anon.png") as image:
+        assert np.isin(np.asarray(image), range(19)).all()
 
 
 @pytest.mark.parametrize("task, score", [("semantic", "mean_iou"), ("instance", "coco_ap"), ("panoptic", "pq_things")])

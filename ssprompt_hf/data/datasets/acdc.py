@@ -1,6 +1,9 @@
 """ACDC: the Adverse Conditions Dataset, street scenes in fog, at night, in rain and in snow, with Cityscapes' classes.
 
 Layout: Sakaridis et al., https://acdc.vision.ee.ethz.ch. Reference images in normal conditions (`*_ref`) are left out.
+Its server scores semantic predictions that are called like the images and hold train ids: so write them those who
+publish scores on its test set, for instance https://github.com/brdav/refign (`predict_step`, by authors of ACDC) and
+https://github.com/lhoyer/DAFormer (`imgfile_prefix=labelTrainIds to_label_id=False`).
 """
 
 from ..sources.label_files import IdMaps
@@ -54,4 +57,5 @@ INFO = DatasetInfo(
     conditions=(*CONDITIONS, "all"),
     roots=("acdc", "ACDC"),
     archives=("rgb_anon_trainvaltest", "gt_trainval", "gt_panoptic_trainval"),
+    semantic_ids=tuple(TRAIN_ID_CLASSES.ids),
 )

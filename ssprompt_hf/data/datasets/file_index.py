@@ -26,7 +26,7 @@ logger = logging.get_logger(__name__)
 INDEX_VERSION = 3
 """Part of the name of a cached table; another number when tables or mappings change."""
 
-IMAGE_COLUMN, NAME_COLUMN, SEGMENTS_COLUMN = "image", "file_name", "segments"
+IMAGE_COLUMN, NAME_COLUMN, SEGMENTS_COLUMN, ID_COLUMN = "image", "file_name", "segments", "image_id"
 
 
 @dataclass
@@ -34,7 +34,8 @@ class FileIndex:
     """The files of a split.
 
     Args:
-        table: one row an image: its file, those of its labels, perhaps its segments, and its name.
+        table: one row an image: its file, those of its labels, perhaps its segments and, as JSON, its id in the
+            panoptic JSON file, and its name.
         layout: which of the layouts the files are in.
         classes: the class list as `SegmentationClasses.to_dict` gives it, where the panoptic JSON files bring it.
         json_stamps: times of the last change of these files.
@@ -215,7 +216,8 @@ def _index_layout(
             [files.locate(root, name) for name in json_files], classes, layout.category
         )
         segments = {os.path.basename(name): found for name, found in segments.items()}
-        partners = {os.path.basename(name): os.path.basename(image) for name, image in partners.items()}
+        ids = {os.path.basename(name): json.dumps(image.image_id) for name, image in partners.items()}
+        partners = {os.path.basename(name): os.path.basename(image.file_name) for name, image in partners.items()}
         # the JSON files say which image a label belongs to; where they name none that is there, the files' names do
         key_of = {os.path.basename(path): key for key, path in images.items()}
         described = {key: path for key, path in columns["label"].items() if os.path.basename(path) in partners}
@@ -243,6 +245,8 @@ def _index_layout(
     if segments is not None:
         data[SEGMENTS_COLUMN] = [segments[os.path.basename(path)] for path in data["label"]]
         features[SEGMENTS_COLUMN] = SEGMENT_FEATURES
+        data[ID_COLUMN] = [ids[os.path.basename(path)] for path in data["label"]]
+        features[ID_COLUMN] = datasets.Value("string")
     prefix = len(os.path.join(root, ""))
     data[NAME_COLUMN] = [path[prefix:].replace(os.sep, "/") for path in data[IMAGE_COLUMN]]
     features[NAME_COLUMN] = datasets.Value("string")

@@ -90,6 +90,8 @@ class DatasetInfo:
         options: further keyword arguments and their values, for messages.
         roots: folders below the given one in which the tree may begin.
         archives: folders in which a part of the tree may begin, if archives were unpacked into folders of their own.
+        semantic_ids: of the classes in predictions for its official evaluation of semantic segmentation; by default
+            those of the class list.
     """
 
     name: str
@@ -104,6 +106,7 @@ class DatasetInfo:
     options: dict[str, tuple[str, ...]] = field(default_factory=dict)
     roots: tuple[str, ...] = ()
     archives: tuple[str, ...] = ()
+    semantic_ids: tuple[int, ...] | None = None
 
 
 def default_cache_dir() -> Path:

@@ -10,7 +10,7 @@ from ..classes import SegmentationClasses
 from ..dataset import SegmentationDataset
 from ..sources.columns import ColumnSource
 from ..splits import split_aliases
-from .file_index import IMAGE_COLUMN, INDEX_VERSION, NAME_COLUMN, cached_index
+from .file_index import ID_COLUMN, IMAGE_COLUMN, INDEX_VERSION, NAME_COLUMN, cached_index
 from .layouts import DatasetInfo
 
 
@@ -63,6 +63,7 @@ def load_known_dataset(
     index = cached_index(info, layouts, Path(data_dir), request, cache_dir)
     layout = layouts[index.layout]
     classes = layout.classes if index.classes is None else SegmentationClasses.from_dict(index.classes)
+    has_ids = ID_COLUMN in index.table.column_names
     source = ColumnSource(
         index.table,
         layout.label_format(classes),
@@ -70,6 +71,8 @@ def load_known_dataset(
         NAME_COLUMN,
         instances=task != "semantic",
         identity=json.dumps([INDEX_VERSION, request, layout.labels, index.json_stamps]),
+        coco_image_ids=[json.loads(text) for text in index.table[ID_COLUMN][:]] if has_ids else None,
+        semantic_ids=info.semantic_ids,
     )
     name = info.name if condition is None else f"{info.name}/{condition}"
     return SegmentationDataset(classes, source, name)

@@ -30,6 +30,8 @@ class ColumnSource:
         file_name_column: texts; without it a row is named like `train[12]`.
         instances: hand out instance maps, where the labels have them.
         identity: whatever else than the label files says what the labels are; part of the fingerprint.
+        coco_image_ids: see `SegmentationSource`; not kept if one is None or is there twice.
+        semantic_ids: see `SegmentationSource`.
     """
 
     def __init__(
@@ -40,6 +42,8 @@ class ColumnSource:
         file_name_column: str | None = None,
         instances: bool = True,
         identity: str = "",
+        coco_image_ids: Sequence[Any] | None = None,
+        semantic_ids: Sequence[int] | None = None,
     ):
         self.labels, self.image_column, self.identity = labels, image_column, identity
         self.file_name_column = file_name_column
@@ -58,6 +62,7 @@ class ColumnSource:
                 table = table.cast_column(column, datasets.Image(decode=False))
         self.table = table
         self.bits = self._used_bits()
+        self.coco_image_ids, self.semantic_ids = _unique_ids(coco_image_ids or ()), semantic_ids
 
     def _used_bits(self) -> int | None:
         """Of images with more than 8 bits, how many are in use in some of the first ones; None for other images."""
@@ -123,6 +128,12 @@ class ColumnSource:
         if instances and instance is not None:
             check_size(instance.shape, size, where(self.labels.columns[-1]), name)
         return label, instance if instances else None
+
+
+def _unique_ids(ids: Sequence[Any]) -> list[int | str] | None:
+    """Whole numbers and texts that tell images apart, or None."""
+    plain = all(isinstance(one, (int, str)) and not isinstance(one, bool) for one in ids)
+    return list(ids) if ids and plain and len(set(ids)) == len(ids) else None
 
 
 def _where(values: dict[str, Any], column: str, name: str) -> str:

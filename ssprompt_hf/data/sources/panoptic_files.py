@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -20,6 +20,13 @@ SEGMENT_FEATURES = datasets.List(
     {"id": datasets.Value("int32"), "class_index": datasets.Value("uint8"), "iscrowd": datasets.Value("bool")}
 )
 """Segments of one image: number in the PNG (R + 256 G + 65536 B), class index (255 ignored), group of objects."""
+
+
+class DescribedImage(NamedTuple):
+    """The image that a label file belongs to: the name of its file and its `id` in the JSON file."""
+
+    file_name: str
+    image_id: int | str
 
 
 def category_by_name(category: dict[str, Any], classes: SegmentationClasses) -> int | None:
@@ -36,7 +43,7 @@ def read_panoptic_json(
     files: Sequence[Path],
     classes: SegmentationClasses | None,
     category: Callable[[dict[str, Any], SegmentationClasses], int | None] | None,
-) -> tuple[dict[str, list[dict]], SegmentationClasses, dict[str, str]]:
+) -> tuple[dict[str, list[dict]], SegmentationClasses, dict[str, DescribedImage]]:
     """Reads panoptic JSON files.
 
     Args:
@@ -45,8 +52,8 @@ def read_panoptic_json(
         category: which class a category is; `category_by_id` when None.
 
     Returns:
-        label file name -> its segments (`SEGMENT_FEATURES`); the classes; label file name -> image file name. Names
-        are as they are written there, with folders if any.
+        label file name -> its segments (`SEGMENT_FEATURES`); the classes; label file name -> its image. Names are as
+        they are written there, with folders if any.
 
     Raises:
         LabelFormatError: not such a JSON file, or one that gives an id of the files before another name.
@@ -77,7 +84,7 @@ def read_panoptic_json(
                     }
                     for segment in annotation["segments_info"]
                 ]
-                partners[name] = image_names[annotation["image_id"]]
+                partners[name] = DescribedImage(image_names[annotation["image_id"]], annotation["image_id"])
         except DatasetError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:  # of JSON and UTF-8, too

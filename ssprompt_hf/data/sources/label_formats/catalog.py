@@ -99,7 +99,13 @@ def labelled_dataset(found: LabelledFolder, folder: Path, split: str) -> Segment
     # what annotation files say in addition to label images, such as the classes of segments
     said = [[row[column] for row in rows] for column, kind in found.features.items() if not _is_image(kind)]
     digest = hashlib.sha256(json.dumps(said).encode()).hexdigest() if len(said) < len(found.features) else ""
-    source = ColumnSource(table, found.labels, file_name_column="file_name", identity=f"{found.labels} {digest}")
+    source = ColumnSource(
+        table,
+        found.labels,
+        file_name_column="file_name",
+        identity=f"{found.labels} {digest}",
+        coco_image_ids=[row.get("image_id") for row in rows],
+    )
     return SegmentationDataset(found.classes, source, folder.resolve().name)
 
 

@@ -41,6 +41,7 @@ def read(folder: FolderView) -> LabelledFolder:
     classes, indices, problems = _classes(documents)
     found: dict[str, dict[Path, list[dict[str, Any]]]] = {}
     sizes: dict[Path, tuple[int, int]] = {}
+    ids: dict[tuple[str, Path], Any] = {}
     for (path, data), index_of in zip(documents, indices):
         split = split_of(path, folder.path)
         near = (path.parent, folder.path / "images" / split, folder.path / split, folder.path / "images")
@@ -64,6 +65,7 @@ def read(folder: FolderView) -> LabelledFolder:
                     f"{path}: {name} has {size[1]}x{size[0]} pixels, elsewhere {sizes[image][1]}x{sizes[image][0]}. "
                     "Export the annotations again."
                 )
+            ids.setdefault((split, image), image_id)
             # a copy of a file says the same again
             rows.setdefault(image, []).extend(one for one in shapes[image_id] if one not in others.get(image, ()))
         problems += missing_images(path.name, missing, len(names))
@@ -73,7 +75,10 @@ def read(folder: FolderView) -> LabelledFolder:
         if empty:
             problems.append(f"{path.name}: {empty} of {len(names)} images have no annotation")
     splits = {
-        split: [folder.row(image, _ordered(shapes), sizes.get(image)) for image, shapes in rows.items()]
+        split: [
+            folder.row(image, _ordered(shapes), sizes.get(image)) | {"image_id": ids[split, image]}
+            for image, shapes in rows.items()
+        ]
         for split, rows in found.items()
     }
     if any(splits.values()) and not any(row[SHAPES_COLUMN] for rows in splits.values() for row in rows):

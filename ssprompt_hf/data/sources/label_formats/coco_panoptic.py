@@ -52,14 +52,14 @@ def read(folder: FolderView) -> LabelledFolder:
         near = (path.with_suffix(""), path.parent / f"{path.stem}_semseg", path.parent, folder.path / "masks")
         beside = (folder.path / plain, folder.path / "images" / plain, folder.path / "images", folder.path / split)
         missing = []
-        for label_name, image_name in partners.items():
+        for label_name, (image_name, image_id) in partners.items():
             label = folder.image(label_name, [place for place in near if place.is_dir()], split)
             image = folder.image(image_name, [place for place in beside if place.is_dir()], split)
             if label is None or image is None or image == label:
                 missing.append(image_name)
                 continue
             row = {"image": str(image.absolute()), "file_name": folder.name_of(image)}
-            row |= {"label": str(label.absolute()), "segments": segments[label_name]}
+            row |= {"label": str(label.absolute()), "segments": segments[label_name], "image_id": image_id}
             splits.setdefault(split, []).append(row)
         problems += missing_images(path.name, missing, len(partners))
     found = folder.sorted_splits(NAME, splits, problems)

@@ -40,8 +40,8 @@ class LabelledFolder:
         format: name of the label format.
         classes: the class list.
         labels: reads the label of a row.
-        splits: rows by split, or by `WHOLE`: each a dict of `image` (path, or `{"path", "bytes"}`), `file_name` and
-            what `labels` needs.
+        splits: rows by split, or by `WHOLE`: each a dict of `image` (path, or `{"path", "bytes"}`), `file_name`, what
+            `labels` needs, and in COCO's formats the `image_id`.
         features: types of the columns that `labels` needs.
         problems: what the user should know, a line each.
         evidence: by what the format was recognised.
