@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import urllib.request
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 
 from ssprompt_hf import SSPromptModel
 from ssprompt_hf.errors import SSPromptError
+from ssprompt_hf.studio import space as space_module
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -28,35 +31,29 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
-def space(monkeypatch):
-    spec = importlib.util.spec_from_file_location("space_app", EXAMPLES / "space" / "app.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def make_space(monkeypatch):
+    """The page of the Space, with its settings."""
+
+    def make(**settings):
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        spec = importlib.util.spec_from_file_location("space_app", EXAMPLES / "space" / "app.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.space()
+
+    return make
 
 
 @pytest.fixture
-def image():
-    return np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
-
-
-def test_the_space_segments_by_class_names(space, image):
-    (result,) = space.segment(image, space.BY_NAME, "road, sky , ", "semantic")
-    assert result.class_names == ["road", "sky"]
-    shown, masks = space.annotations(result)
-    assert np.array_equal(shown, image)
-    assert sum(mask.sum() for mask, _ in masks) == image[..., 0].size  # every pixel belongs to one class
-    assert {name for _, name in masks} <= set(space.colors(result))
-
-
-def test_the_space_compares_an_adapter_with_the_base_model(space, image, nano_adapter, monkeypatch):
-    monkeypatch.setenv("ADAPTERS", f" {nano_adapter} ,")
-    assert space.adapters() == [str(nano_adapter)]
-    zero_shot, adapted = space.segment(image, str(nano_adapter), "", "semantic")
-    assert zero_shot.class_names == adapted.class_names == ["road", "sky"]
-    assert not np.array_equal(zero_shot.class_map, adapted.class_map)
-    # the model is left with its adapter
-    assert np.array_equal(space.segment(image, str(nano_adapter), "", "semantic")[1].class_map, adapted.class_map)
+def photographs(tmp_path):
+    """Two to begin with."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for seed in range(2):
+        pixels = np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{seed}.png")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -70,23 +67,67 @@ def nano_adapter(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("image", "names", "words"), [(None, "road", "upload"), ("image", " , ", "class names")])
-def test_the_space_says_what_is_missing(space, image, names, words, request):
-    image = None if image is None else request.getfixturevalue(image)
-    with pytest.raises(SSPromptError, match=words):
-        space.segment(image, space.BY_NAME, names, "semantic")
+def act(space, who="me", **event):
+    view = space.act({"who": who, "event": event})
+    assert view["error"] == "", view["error"]
+    return view
 
 
-def test_the_page_answers(space, image, tmp_path):
-    pytest.importorskip("gradio", reason="the page needs gradio, which is installed on the Space's machine only")
-    client = pytest.importorskip("gradio_client")
-    Image.fromarray(image).save(tmp_path / "image.png")
-    page = space.build()
-    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, share=False)
+def test_visitors_of_the_space_label_apart_and_leave_nothing(make_space, photographs):
+    space = make_space(EXAMPLES=str(photographs))
+    view = act(space, do="look")
+    assert [image["name"] for image in view["images"]] == ["0.png", "1.png"] and view["can_name"]
+    assert {"car", "road"} <= {one["name"] for one in view["classes"]}
+    act(space, do="choose", class_id=0)
+    act(space, do="click", x=30, y=20)
+    act(space, do="phrase", text="car")
+    assert act(space, do="predict")["images"][0]["share"] == 100
+    other = act(space, "somebody", do="look")
+    assert other["images"][0]["share"] == 0 and not other["images"][0]["locked"]
+    with zipfile.ZipFile(space.masks("me")) as archive:
+        assert {"images/0.png", "annotations/0.png", "classes.json"} <= set(archive.namelist())
+    with pytest.raises(SSPromptError, match="nothing is labelled"):
+        space.masks("somebody")
+    assert sorted(path.name for path in photographs.iterdir()) == ["0.png", "1.png"]
+
+
+def test_the_space_compares_an_adapter_with_the_base_model(make_space, photographs, nano_adapter):
+    space = make_space(EXAMPLES=str(photographs), ADAPTERS=f" {nano_adapter} ,")
+    view = act(space, do="look")
+    assert [one["name"] for one in view["classes"]] == ["road", "sky"] and not view["can_name"]
+    assert "there is not" in space.act({"who": "me", "event": {"do": "add_class", "name": "x"}})["error"]
+    before, after = space.compare("me")
+    assert not np.array_equal(np.asarray(before), np.asarray(after))
+    project = space.visitor("me").session.project
+    act(space, do="predict")
+    assert project.pixels_of_classes("0.png")
+    space.choose("me", space_module.NO_ADAPTER, 0.5)  # other classes, and empty labels
+    view = act(space, do="look")
+    assert view["can_name"] and view["labelled"] == 0 and not project.folder.exists()
+    assert space.visitor("me").session.assistant.threshold == 0.5
+    with pytest.raises(SSPromptError, match="choose an adapter"):
+        space.compare("me")
+    with pytest.raises(SSPromptError, match="no adapter '/etc'"):
+        space.choose("me", "/etc", 0)
+
+
+def test_the_space_shows_drawn_scenes_and_uploads(make_space, photographs):
+    space = make_space()
+    view = act(space, do="look")
+    assert len(view["images"]) == 5
+    space.add_images("me", [photographs / "1.png"])
+    assert len(act(space, do="look")["images"]) == 6 and len(act(space, "other", do="look")["images"]) == 5
+    for number in range(space_module.MAX_VISITORS):
+        space.visitor(f"visitor {number}")
+    assert len(space._visitors) == space_module.MAX_VISITORS and "me" not in space._visitors
+
+
+def test_the_space_has_a_page(make_space, photographs):
+    pytest.importorskip("gradio", reason="the page needs gradio: pip install -e '.[studio]'")
+    space = make_space(EXAMPLES=str(photographs))
+    _, address, _ = space.launch(prevent_thread_lock=True, quiet=True, share=False, inbrowser=False)
     try:
-        answers = client.Client(address, verbose=False).predict(
-            client.handle_file(tmp_path / "image.png"), space.BY_NAME, "road, sky", "semantic", api_name="/segment"
-        )
+        page = urllib.request.urlopen(address, timeout=60)
+        assert page.status == 200 and b"Segment with your own classes" in page.read()
     finally:
-        page.close()
-    assert {part["label"] for part in answers[0]["value"]["annotations"]} <= {"road", "sky"}
+        space.page.close()

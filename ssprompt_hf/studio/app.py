@@ -13,7 +13,7 @@ from PIL import Image
 from ..errors import SSPromptError
 from ..models.registry import ADAPTER_WEIGHTS, DEFAULT_BASE_MODEL
 from .assistant import Assistant
-from .page import build, import_gradio
+from .page import build, theme
 from .project import ADAPTER, Project
 from .session import Session
 from .suggest import Suggestions
@@ -200,10 +200,9 @@ class SSPromptStudio:
         """
         password = password or os.environ.get(PASSWORD) or None
         check_reach(host, share, password)
-        gradio = import_gradio()
         self.page = self.build()
         return self.page.launch(
-            theme=gradio.themes.Default(primary_hue="indigo", neutral_hue="slate"),
+            theme=theme(),
             server_name=host,
             server_port=port,
             share=share,

@@ -1,6 +1,7 @@
 """The models behind the page: what is clicked on is asked of the base model, what is predicted of the adapter."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,23 +20,41 @@ ENCODED = 2
 """Images whose features are kept, the last ones: those of SEEM-T take 100 MB each."""
 
 
+def load_model(base_model: str | None, adapter: str | None, classes: tuple[tuple[str, bool], ...]) -> SSPromptModel:
+    """A model with its prompt encoders, and with an adapter, or with classes: names, and whether they are things."""
+    named = {}
+    if classes:
+        things = [index for index, (_, thing) in enumerate(classes) if thing]
+        named = {"class_names": [name for name, _ in classes], "thing_class_ids": things}
+    return SSPromptModel.from_pretrained(base_model, adapter, keep_prompt_encoders=True, **named)
+
+
 class Assistant:
     """
     One base model, with an adapter or without, for any number of people.
 
     Args:
         project: whose classes are predicted.
-        base_model: name, folder or Hub id.
-        adapter: to begin with; by default the newest of the project, if it is for this base model.
+        base_model: name, folder or Hub id; None for that of the adapter.
+        adapter: to begin with; None for classes by their names.
+        load: in place of [`load_model`], for models that several share.
     """
 
-    def __init__(self, project: Project, base_model: str = DEFAULT_BASE_MODEL, adapter: str | Path | None = None):
-        self.project, self.base_model = project, base_model
+    def __init__(
+        self,
+        project: Project,
+        base_model: str | None = DEFAULT_BASE_MODEL,
+        adapter: str | Path | None = None,
+        load: Callable[..., SSPromptModel] = load_model,
+    ):
+        self.project, self.base_model, self._make = project, base_model, load
         self._lock = threading.RLock()
         self._model: SSPromptModel | None = None
         self._classes: tuple | None = None
         self._encoded: dict[str, EncodedImage] = {}
         self.adapter = adapter
+        self.threshold: float | None = None
+        """Least score of phrases and of single objects; None for the base model's own."""
         self.version = 0
         """Grows whenever predictions change."""
 
@@ -50,18 +69,9 @@ class Assistant:
             return self._model
 
     def _load(self) -> None:
-        classes = {}
-        listed = self.project.classes
-        if self.adapter is None and listed:
-            names = [info.name for info in listed]
-            classes = {"class_names": names, "thing_class_ids": [i for i, info in enumerate(listed) if info.thing]}
-        self._model = SSPromptModel.from_pretrained(
-            self.base_model,
-            None if self.adapter is None else str(self.adapter),
-            keep_prompt_encoders=True,
-            **classes,
-        )
-        self._classes = self._class_key() if self.adapter is None else None
+        classes = self._class_key() if self.adapter is None else ()
+        self._model = self._make(self.base_model, None if self.adapter is None else str(self.adapter), classes)
+        self._classes = classes
         self._encoded.clear()
         self.version += 1
 
@@ -83,7 +93,8 @@ class Assistant:
             self._encoded[name] = encoded  # the last one is the newest
             while len(self._encoded) > ENCODED:
                 del self._encoded[next(iter(self._encoded))]
-        return model.predict(encoded, **prompts)
+        threshold = self.threshold if "text" in prompts else None
+        return model.predict(encoded, threshold=threshold, **prompts)
 
     # Classes
 
@@ -125,7 +136,7 @@ class Assistant:
             if not (with_objects and call.things and any(info.thing for info in self.project.classes)):
                 return semantic
             try:
-                panoptic = model.predict(image, "panoptic")
+                panoptic = model.predict(image, "panoptic", threshold=self.threshold)
             except SSPromptError:  # a base model with one mask a class, which the first call could not tell
                 return semantic
         return self._with_objects(semantic, panoptic)

@@ -1,5 +1,7 @@
 """The page itself, in Gradio: three tabs around what `SSPromptStudio` does."""
 
+import html
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     import gradio
 
     from .app import SSPromptStudio
+    from .space import SSPromptSpace
 
 STATIC = Path(__file__).parent / "static"
 LOOK_AGAIN = "() => { window.ssprompt_studio && window.ssprompt_studio.look(); }"
@@ -29,7 +32,7 @@ def import_gradio():
     return gradio
 
 
-def workspace(studio: "SSPromptStudio") -> "gradio.HTML":
+def workspace(studio: "SSPromptStudio | SSPromptSpace") -> "gradio.HTML":
     """The part of the page where photographs are labelled."""
     gr = import_gradio()
     style, body = (STATIC.joinpath(name).read_text(encoding="utf-8") for name in ("workspace.css", "workspace.html"))
@@ -50,21 +53,34 @@ def workspace(studio: "SSPromptStudio") -> "gradio.HTML":
     )
 
 
+def told(function: Callable) -> Callable:
+    """`function`, whose errors are shown on the page."""
+    gr = import_gradio()
+
+    def call(*args):
+        try:
+            return function(*args)
+        except SSPromptError as error:
+            raise gr.Error(str(error), duration=12) from None
+
+    return call
+
+
+def head(*words: str) -> str:
+    """HTML of the top of a page, with its style."""
+    style = STATIC.joinpath("page.css").read_text(encoding="utf-8")
+    marks = "".join(f"<span>{html.escape(word)}</span>" for word in words)
+    return f"<style>{style}</style><div class='st-brand'><b>SSPrompt</b> Studio{marks}</div>"
+
+
+def theme():
+    """Of all pages."""
+    return import_gradio().themes.Default(primary_hue="indigo", neutral_hue="slate")
+
+
 def build(studio: "SSPromptStudio") -> "gradio.Blocks":
     """See [`SSPromptStudio.build`]."""
     gr = import_gradio()
-    style = STATIC.joinpath("page.css").read_text(encoding="utf-8")
-
-    def told(function):
-        """`function`, whose errors are shown on the page."""
-
-        def call(*args):
-            try:
-                return function(*args)
-            except SSPromptError as error:
-                raise gr.Error(str(error), duration=12) from None
-
-        return call
 
     def state():
         """Of the train tab; the timer runs while a training does."""
@@ -82,10 +98,7 @@ def build(studio: "SSPromptStudio") -> "gradio.Blocks":
 
     with gr.Blocks(title="SSPrompt Studio", analytics_enabled=False, fill_width=True) as page:
         with gr.Row(elem_classes="st-head"):
-            gr.HTML(
-                f"<style>{style}</style><div class='st-brand'><b>SSPrompt</b> Studio"
-                f"<span>{studio.project.folder.name}</span><span>{studio.assistant.base_model}</span></div>"
-            )
+            gr.HTML(head(studio.project.folder.name, studio.assistant.base_model))
             add = gr.UploadButton(
                 "Add photographs",
                 file_count="multiple",

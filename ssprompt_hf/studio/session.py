@@ -50,13 +50,20 @@ class Session:
         project, assistant, suggestions: shared by all.
         who: a name that nobody else has.
         can_write: whether labels and classes may be changed.
+        can_name: whether classes may be; False where an adapter brings them.
     """
 
     def __init__(
-        self, project: Project, assistant: Assistant, suggestions: Suggestions, who: str, can_write: bool = True
+        self,
+        project: Project,
+        assistant: Assistant,
+        suggestions: Suggestions,
+        who: str,
+        can_write: bool = True,
+        can_name: bool = True,
     ):
         self.project, self.assistant, self.suggestions = project, assistant, suggestions
-        self.who, self.can_write = who, can_write
+        self.who, self.can_write, self.can_name = who, can_write, can_write and can_name
         self.class_id: int | None = None
         self._open: dict[str, Annotation] = {}
         self._lock = threading.RLock()
@@ -119,7 +126,7 @@ class Session:
                 "predict": self.take_prediction,
             }
         classes = {"add_class": self.add_class, "change_class": self.change_class, "remove_class": self.remove_class}
-        return looking | strokes | classes
+        return looking | strokes | (classes if self.can_name else {})
 
     # Images
 
@@ -228,6 +235,7 @@ class Session:
             "class_id": self.class_id,
             "takes": list(self.assistant.takes),
             "can_write": self.can_write,
+            "can_name": self.can_name,
             "current": None if one is None else self._view_of(one, with_image),
         }
 

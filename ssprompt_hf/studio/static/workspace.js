@@ -116,6 +116,7 @@ function drawImages() {
 
 function drawLists() {
   root.classList.toggle("readonly", !view.can_write);
+  root.classList.toggle("fixed", !view.can_name);
   drawImages();
   const area = view.current ? view.current.width * view.current.height : 1;
   part.classes.replaceChildren(...view.classes.map((one, index) => {
@@ -123,18 +124,18 @@ function drawLists() {
     item.classList.toggle("on", one.id === view.class_id);
     item.dataset.name = one.name;
     const color = node("input");
-    color.type = "color"; color.value = one.color; color.title = "Colour"; color.disabled = !view.can_write;
+    color.type = "color"; color.value = one.color; color.title = "Colour"; color.disabled = !view.can_name;
     color.onclick = (e) => e.stopPropagation();
     color.onchange = () => act({ do: "change_class", class_id: one.id, color: color.value });
     const name = node("b", one.name);
     name.title = (one.thing ? "a thing: objects are told apart" : "stuff: one region") + ". Double click to rename";
     name.ondblclick = () => {
-      const text = view.can_write && prompt("Name of the class", one.name);
+      const text = view.can_name && prompt("Name of the class", one.name);
       if (text) act({ do: "change_class", class_id: one.id, name: text });
     };
     const share = one.pixels ? Math.max(0.1, (100 * one.pixels) / area).toFixed(1) + " %" : one.thing ? "thing" : "stuff";
     const remove = node("button", "×");
-    remove.title = "Remove the class"; remove.className = "ss-write";
+    remove.title = "Remove the class"; remove.className = "ss-name";
     remove.onclick = (e) => { e.stopPropagation(); act({ do: "remove_class", class_id: one.id }); };
     const small = node("small", share);
     if (index < 9) small.append(node("kbd", String(index + 1)));
@@ -341,5 +342,5 @@ new ResizeObserver(() => {
   if (size !== stageSize) { stageSize = size; fit(); draw(); }
 }).observe(part.stage);
 choose("click");
-window.ssprompt_studio = { look: () => act({ do: "look" }), toScreen: (p) => { const b = canvas.getBoundingClientRect(), [x, y] = toScreen(p); return [b.left + x, b.top + y]; } };
+window.ssprompt_studio = { who, look: () => act({ do: "look" }), toScreen: (p) => { const b = canvas.getBoundingClientRect(), [x, y] = toScreen(p); return [b.left + x, b.top + y]; } };
 act({ do: "look" });
