@@ -208,7 +208,8 @@ def instance_segmentation(
         inside = values > threshold
         areas[live] += inside.flatten(1).sum(dim=1)
         if scored.weighs_masks:
-            totals[live] += (_probability(values, scored) * inside).flatten(1).sum(dim=1)
+            # float32 above 2**-5 or so adds up exactly in float64, however the pixels are shared out among tiles
+            totals[live] += (_probability(values, scored) * inside).flatten(1).double().sum(dim=1)
         if return_masks:
             query_masks[live, tile.rows, tile.columns] = inside
     mask_scores = scores.new_ones(count)

@@ -1,12 +1,14 @@
 """Masks at the size of the result, tile by tile.
 
 Masks go from their own resolution to the padded input (bilinear), lose the padding, and go to the target size. Both
-resizes are linear and separable, so that a tile of the result is a small piece of the masks between two matrices. No
-mask is ever held at full size, and masks that have no part in a tile are not computed there.
+resizes are linear and separable, so that a tile of the result is a small piece of the masks between two matrices. On
+the CPU no mask is ever held at full size, and masks that have no part in a tile are not computed there. On other
+devices tiles are as large as memory allows, most often the whole image: each takes the host some round trips.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -19,7 +21,11 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 TILE_SIZE: Size = (64, 256)
-"""Of the result: 6.5 MB of float32 for a hundred masks, which stays in the cache."""
+"""Of the result, on the CPU: 6.5 MB of float32 for a hundred masks, which stays in the cache."""
+MEMORY_SHARE = 1 / 64
+"""Of a GPU's memory, for the masks in a tile; several tensors of that size are held at once."""
+OTHER_DEVICES_BYTES = 2**28
+"""The same where a device does not say how much memory it has."""
 
 
 class MaskGeometry(NamedTuple):
@@ -110,28 +116,72 @@ def mask_tiles(masks: Tensor, geometry: MaskGeometry) -> Iterator[MaskTile]:
         masks (`torch.Tensor` of shape `(N, h, w)`): logits or probabilities, at their own resolution.
         geometry (`MaskGeometry`): the sizes of this image.
     """
-    axes = [_axis_weights(masks, geometry, axis) for axis in (0, 1)]
-    strength = [max(weights.abs().sum(1).max().item() for _, _, weights in axis) for axis in axes]
-    # The weights of a pixel sum to 1, up to rounding, for which there is the second term.
-    overshoot = (strength[0] * strength[1] - 1) / 2 + 1e-3
-    for rows, from_rows, vertical in axes[0]:
-        band = masks[:, from_rows].to(vertical.dtype)
-        for columns, from_columns, horizontal in axes[1]:
-            yield MaskTile(rows, columns, band[..., from_columns], vertical, horizontal, overshoot)
-
-
-def _axis_weights(masks: Tensor, geometry: MaskGeometry, axis: int) -> list[tuple[slice, slice, Tensor]]:
-    """For every tile along an axis: where it lies, the pixels of the masks it depends on, and their weights."""
-    side = masks.shape[1 + axis]
-    identity = torch.eye(side, dtype=_mask_dtype(masks))
-    # (side, target): what becomes of masks of which every row has a single pixel
+    tile = tile_size(masks, geometry.target_size)
+    dtype = _mask_dtype(masks)
     sizes = (geometry.padded_size, geometry.image_size, geometry.target_size)
-    line = MaskGeometry(*((side, size[axis]) for size in sizes), geometry.interpolation)
-    weights = resize_masks(identity[None], line)[0]
-    tiles = []
-    for start in range(0, weights.shape[1], TILE_SIZE[axis]):
-        positions = slice(start, min(start + TILE_SIZE[axis], weights.shape[1]))
-        used = weights[:, positions].any(1).nonzero().flatten()
-        sources = slice(int(used[0]), int(used[-1]) + 1)
-        tiles.append((positions, sources, weights[sources, positions].T.contiguous().to(masks.device)))
-    return tiles
+    (rows, high), (columns, wide) = (
+        _axis_weights(
+            masks.shape[1 + axis],
+            *(size[axis] for size in sizes),
+            geometry.interpolation,
+            tile[axis],
+            dtype,
+            masks.device,
+        )
+        for axis in (0, 1)
+    )
+    # The weights of a pixel sum to 1, up to rounding, for which there is the second term.
+    overshoot = (high * wide - 1) / 2 + 1e-3
+    for to_rows, from_rows, vertical in rows:
+        band = masks[:, from_rows].to(dtype)
+        for to_columns, from_columns, horizontal in columns:
+            yield MaskTile(to_rows, to_columns, band[..., from_columns], vertical, horizontal, overshoot)
+
+
+def tile_size(masks: Tensor, target_size: Size) -> Size:
+    """
+    How large the tiles of a result are. The same for the same masks on the same device, whatever else is in memory, so
+    that results are, too.
+
+    Args:
+        masks (`torch.Tensor` of shape `(N, h, w)`): decides by its number and device.
+        target_size (`tuple[int, int]`): of the result.
+    """
+    if masks.device.type == "cpu":
+        return TILE_SIZE
+    budget = float(OTHER_DEVICES_BYTES)
+    if masks.device.type == "cuda":
+        budget = torch.cuda.get_device_properties(masks.device).total_memory * MEMORY_SHARE
+    pixels = int(budget / (max(len(masks), 1) * _mask_dtype(masks).itemsize))
+    columns = min(target_size[1], max(TILE_SIZE[1], pixels // TILE_SIZE[0]))
+    return min(target_size[0], max(TILE_SIZE[0], pixels // columns)), columns
+
+
+@lru_cache(maxsize=16)
+def _axis_weights(
+    side: int,
+    padded: int,
+    image: int,
+    target: int,
+    interpolation: str,
+    step: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[list[tuple[slice, slice, Tensor]], float]:
+    """
+    Along an axis of masks with `side` pixels, for every tile of `step` pixels: where it lies, the pixels of the masks
+    it depends on, and their weights; and how much the weights of a pixel add up to at most, without their signs.
+    """
+    # kept for later calls, which may ask for gradients
+    with torch.inference_mode(False), torch.no_grad():
+        identity = torch.eye(side, dtype=dtype, device="cpu")
+        # (side, target): what becomes of masks of which every row has a single pixel
+        line = MaskGeometry((side, padded), (side, image), (side, target), interpolation)
+        weights = resize_masks(identity[None], line)[0]
+        tiles = []
+        for start in range(0, target, step):
+            positions = slice(start, min(start + step, target))
+            used = weights[:, positions].any(1).nonzero().flatten()
+            sources = slice(int(used[0]), int(used[-1]) + 1)
+            tiles.append((positions, sources, weights[sources, positions].T.contiguous().to(device)))
+    return tiles, weights.abs().sum(0).max().item()

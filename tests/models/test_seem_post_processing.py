@@ -159,6 +159,36 @@ def test_tiles_are_pieces_of_whole_masks(logits, tiles, target_size):
     assert (covered == 1).all()
 
 
+@pytest.mark.parametrize("forced", [(300, 500), (96, 320)])
+def test_results_do_not_depend_on_the_tiles(monkeypatch, forced):
+    """To the bit, in single precision: what a GPU does with the whole image, and the CPU's tiles."""
+    generator = torch.Generator().manual_seed(0)
+    masks = F.interpolate(4 * torch.randn(1, 30, 8, 16, generator=generator), size=(64, 128), mode="bicubic")
+    prediction = QueryPrediction(3 * torch.randn(1, 30, 12, generator=generator), masks, (256, 512))
+    geometry = MaskGeometry((256, 512), (250, 480), (300, 500))
+    policy = InferencePolicy(segment_threshold=0.1, overlap_threshold=0.05, top_k=40)
+
+    def results():
+        segmentation, segments = panoptic(prediction, 0, geometry, {0, 1, 2}, policy)
+        found = instances(prediction, 0, geometry, set(range(8)), policy)
+        return class_map(prediction, 0, geometry), segmentation, *found, segments
+
+    usual = results()
+    monkeypatch.setattr(tiles_module, "tile_size", lambda masks, target_size: forced)
+    others = results()
+    assert len(usual[-1]) > 2 and usual[-1] == others[-1]
+    assert all(torch.equal(one, other) for one, other in zip(usual[:-1], others[:-1]))
+
+
+def test_tiles_of_other_devices_are_as_large_as_memory_allows(monkeypatch):
+    masks, target = torch.empty(100, 256, 512, device="meta"), (1024, 2048)
+    assert tiles_module.tile_size(masks.new_empty(100, 2, 2, device="cpu"), target) == (64, 256)
+    assert tiles_module.tile_size(masks[:30], target) == target
+    assert tiles_module.tile_size(masks, target) == (327, 2048)
+    monkeypatch.setattr(tiles_module, "OTHER_DEVICES_BYTES", 2**22)
+    assert tiles_module.tile_size(masks, target) == (64, 256)
+
+
 @pytest.mark.parametrize("target_size", [(45, 61), (60, 80), (130, 170)])
 def test_resize_masks(logits, target_size):
     masks = logits[1][0]
