@@ -37,6 +37,10 @@ class AdapterError(SSPromptError):
     """An adapter's configuration contradicts itself or the base model, or its files are missing or damaged."""
 
 
+class ExportError(SSPromptError):
+    """A model cannot be written in another form: a part of it, or a package, is in the way."""
+
+
 class DatasetError(SSPromptError):
     """Base of the errors about data sets: folders, class lists, images and labels."""
 

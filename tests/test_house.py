@@ -40,7 +40,7 @@ FLOORS: list[dict[str, tuple[str, ...]]] = [
     {"models.sam2": ("models.sam2",)},
     {"adapters": ("adapters",)},
     {"model": ("loading", "model", "prediction")},
-    {"training": ("training",)},
+    {"training": ("training",), "exporters": ("exporters",)},
     {"explain": ("explain",), "reproduce": ("reproduce",), "studio": ("studio",)},
     {"cli": ("cli",)},
     {"package": ("", "__main__")},

@@ -9,7 +9,21 @@ import warnings
 from ..errors import SSPromptError
 from ..utils.text import printable
 from ..utils.version import __version__
-from . import combine, convert, data, datasets, demo, evaluate, explain, info, predict, reproduce, studio, train
+from . import (
+    combine,
+    convert,
+    data,
+    datasets,
+    demo,
+    evaluate,
+    explain,
+    export,
+    info,
+    predict,
+    reproduce,
+    studio,
+    train,
+)
 from .options import LazyParser
 
 COMMANDS = {
@@ -20,6 +34,7 @@ COMMANDS = {
     "info": info,
     "combine": combine,
     "explain": explain,
+    "export": export,
     "reproduce": reproduce,
     "convert": convert,
     "datasets": datasets,

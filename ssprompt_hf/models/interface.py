@@ -95,6 +95,10 @@ class PromptableModel(ForwardConventions):
     """Whether decoding costs a call a class. Training then asks an image about its own classes and a few others, by
     the argument `class_indices` of `forward`, a list of int64 `(C_i,)`, one an image."""
 
+    takes_any_size = False
+    """Whether `predict_pixels` computes the same for batches and images of any size, so that one exported program does
+    for all. A model that goes through the images of a batch one by one, or resizes all to one size, does not."""
+
     prompts_explained = (
         "looks at an image with *spatial prompts*, each of which proposes one mask (where to look), and names the "
         "masks by *semantic prompts*, one embedding a class (what to look for)"

@@ -26,7 +26,7 @@ def class_maps(masks_logits: Tensor, iou_scores: Tensor, object_score_logits: Te
         `(P, h, w)`, 0 to 1, float32 at least, differentiable.
     """
     dtype = torch.promote_types(masks_logits.dtype, torch.float32)
-    confidence = iou_scores.to(dtype).clamp(MIN_CONFIDENCE, 1)
+    confidence = iou_scores.to(dtype).clamp(MIN_CONFIDENCE, 1.0)
     if object_score_logits is not None:
         confidence = confidence * object_score_logits.to(dtype).sigmoid()
     return masks_logits.to(dtype).sigmoid() * confidence[:, None, None]

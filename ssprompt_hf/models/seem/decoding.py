@@ -27,7 +27,7 @@ class SeemDecoding:
         """
         if self.spatial_prompt_encoder is None:
             raise ValueError("points need the spatial prompt encoder: load it with use_spatial_prompt_encoder=True")
-        points = points.expand(len(image_features.mask_features), -1, -1)
+        points = points.expand(image_features.mask_features.shape[0], -1, -1)
         if image_sizes is not None:
             height, width = image_features.padded_size
             shares = torch.as_tensor(image_sizes, device=points.device) / points.new_tensor([height, width])
@@ -48,7 +48,7 @@ class SeemDecoding:
             self.mask_decoder.query_positions,
             self.point_tokens.weight,
         )
-        batch_size, self_mask = len(features.mask_features), None
+        batch_size, self_mask = features.mask_features.shape[0], None
         if tokens is None and (points := self.point_coordinates.weight) is not None:
             tokens = self.get_point_tokens(features, points, image_sizes)
         if tokens is not None:
@@ -97,7 +97,7 @@ class SeemDecoding:
             attention_mask = attention_mask.flatten(0, -2)
         text = self.text_model(input_ids.flatten(0, -2), attention_mask)
         # Phrases for every image are encoded once.
-        batch_size = len(features.mask_features) if input_ids.ndim == 2 else len(input_ids)
+        batch_size = features.mask_features.shape[0] if input_ids.ndim == 2 else len(input_ids)
         tokens, valid, embeds = (
             value[None].expand(batch_size, *value.shape)
             if input_ids.ndim == 2

@@ -53,6 +53,11 @@ class SeemPrompting(PromptableModel):
     no_predictions += ("padded_size", "image_sizes", "original_sizes", "hidden_states", "attentions")
     no_predictions += ("cross_attentions",)
 
+    @property
+    def takes_any_size(self) -> bool:
+        """See [`PromptableModel.takes_any_size`]; coordinates of points are shares of the image's own size."""
+        return self.model.point_coordinates.weight is None
+
     def default_image_processor(self) -> SeemImageProcessor:
         return SeemImageProcessor(size_divisibility=self.config.size_divisibility)
 
