@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from ..errors import SSPromptError
 from ..segmentation.files import bounding_box
 from ..segmentation.prompted import PromptedResult, parts_at
 from ..segmentation.results import SegmentationResult
+from .masks import stroke_mask, whole_objects
 from .project import MAX_OBJECTS, NONE, Labels, Project
 
 MAX_UNDO, UNDO_BYTES = 100, 500_000_000
@@ -251,7 +251,7 @@ class Annotation:
             line: x, y of the middle of the brush.
             radius: in pixels.
         """
-        stroke = self._stroke(line, radius)
+        stroke = stroke_mask(line, radius, self.size)
         current = self.current
         if erase and (current is None or not (current.mask & stroke).any()):
             self.current = None
@@ -295,29 +295,16 @@ class Annotation:
         table[list(ids)] = list(ids.values())
         classes = table[result.class_indices]
         things = [info.id for info in self.project.classes if info.thing]
-        objects = np.zeros(self.size, np.uint16)
-        first = int(self.labels.objects.max(initial=0)) if only_empty else 0
-        is_thing = np.isin(classes, things)
-        found = np.unique(result.segments_map[is_thing]) if result.task != "semantic" else ()
-        for number, segment in enumerate((one for one in found if one), start=first + 1):
-            objects[is_thing & (result.segments_map == segment)] = min(number, MAX_OBJECTS)
+        segments = np.zeros_like(result.segments_map) if result.task == "semantic" else result.segments_map
+        objects = whole_objects(classes, segments, things)
+        if only_empty:
+            objects = np.where(objects, objects + int(self.labels.objects.max(initial=0)), 0)
+        objects = np.minimum(objects, MAX_OBJECTS).astype(np.uint16)
         if only_empty:
             kept = self.labels.classes != NONE
             classes = np.where(kept, self.labels.classes, classes)
             objects = np.where(kept, self.labels.objects, objects)
         self._put(Labels(classes, objects), None)
-
-    def _stroke(self, line: list[Point], radius: float) -> np.ndarray:
-        if not line:
-            raise SSPromptError("the stroke has no points")
-        height, width = self.size
-        canvas = Image.new("1", (width, height))
-        draw = ImageDraw.Draw(canvas)
-        if len(line) > 1:
-            draw.line([tuple(point) for point in line], fill=1, width=max(1, round(2 * radius)))
-        for x, y in line:
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1)
-        return np.asarray(canvas)
 
     def _show(self, current: CurrentObject) -> None:
         self._put(self._painted(current.under, current.mask, current.class_id, current.number), current)

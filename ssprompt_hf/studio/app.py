@@ -4,6 +4,7 @@ import hmac
 import html
 import ipaddress
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,7 @@ class SSPromptStudio:
         self.suggestions = Suggestions(self.project, self.assistant)
         self.job = TrainingJob(self.project, self.assistant.use_adapter)
         self.page: gradio.Blocks | None = None
+        self.downloads = tempfile.TemporaryDirectory(prefix="ssprompt-studio-")
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
 

@@ -96,6 +96,10 @@ def build(studio: "SSPromptStudio") -> "gradio.Blocks":
             gr.Dropdown(choices=studio.job.held_out()),
         )
 
+    def tick():
+        """`state` when the training has ended; before, only how far it is."""
+        return (studio.progress_html(), *[gr.skip()] * 6) if studio.is_busy else state()
+
     with gr.Blocks(title="SSPrompt Studio", analytics_enabled=False, fill_width=True) as page:
         with gr.Row(elem_classes="st-head"):
             gr.HTML(head(studio.project.folder.name, studio.assistant.base_model))
@@ -119,7 +123,7 @@ def build(studio: "SSPromptStudio") -> "gradio.Blocks":
                     cancel = gr.Button("Cancel", visible=False, elem_id="cancel")
                     resume = gr.Button("Resume", visible=False, elem_id="resume")
                 progress = gr.HTML(elem_id="progress")
-                scores = gr.HTML(elem_id="scores")
+                scores = gr.HTML(elem_id="scores", apply_default_css=False)
             with gr.Column(scale=6, min_width=420):
                 image = gr.Dropdown([], label="Photograph that was not learned from", elem_id="compared")
                 slider = gr.ImageSlider(
@@ -139,7 +143,7 @@ def build(studio: "SSPromptStudio") -> "gradio.Blocks":
                         made.click(
                             told(
                                 lambda make=make: gr.DownloadButton(
-                                    value=str(make(studio.project, mkdtemp())), visible=True
+                                    value=str(make(studio.project, mkdtemp(dir=studio.downloads.name))), visible=True
                                 )
                             ),
                             outputs=file,
@@ -150,7 +154,8 @@ def build(studio: "SSPromptStudio") -> "gradio.Blocks":
                     repository = gr.Textbox(label="Repository", placeholder="me/ssprompt-street")
                     token = gr.Textbox(label="Token", type="password")
                     private = gr.Checkbox(True, label="private")
-                push, address = gr.Button("Push", size="sm", scale=0), gr.Markdown()
+                push = gr.Button("Push", size="sm", scale=0, min_width=120)
+                address = gr.Markdown()
                 push.click(told(studio.push), [repository, private, token], address)
         timer = gr.Timer(1.0, active=False)
         shown = [progress, start, cancel, resume, timer, scores, image]
@@ -160,7 +165,7 @@ def build(studio: "SSPromptStudio") -> "gradio.Blocks":
         start.click(told(studio.train), steps).success(state, outputs=shown)
         cancel.click(studio.job.cancel).then(state, outputs=shown)
         resume.click(told(studio.resume)).success(state, outputs=shown)
-        timer.tick(state, outputs=shown, show_progress="hidden")
+        timer.tick(tick, outputs=shown, show_progress="hidden")
         page.load(state, outputs=shown)
         train_tab.select(state, outputs=shown)
         image.change(told(lambda name: studio.compare(name) if name else None), image, slider)

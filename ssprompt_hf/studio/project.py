@@ -148,6 +148,7 @@ class Project:
         root = self.folder / IMAGES
         files = [path for path in list_files(root, IMAGE_SUFFIXES) if _is_inside(path, self.folder)]
         self._files = {path.relative_to(root).as_posix(): path for path in files}
+        self._sizes: dict[str, tuple[int, int]] = {}
         self._write_list()
 
     # Photographs
@@ -171,6 +172,12 @@ class Project:
     def read_image(self, name: str) -> Image.Image:
         """Upright RGB; raises UnreadableFileError if it is damaged."""
         return open_image(str(self.path(name)))
+
+    def size(self, name: str) -> tuple[int, int]:
+        """(height, width) of a photograph, upright; raises as `read_image`."""
+        if name not in self._sizes:
+            self._sizes[name] = image_size({"path": str(self.path(name)), "bytes": None}, name)
+        return self._sizes[name]
 
     def add_images(self, files: Iterable[str | os.PathLike]) -> list[str]:
         """
@@ -278,7 +285,7 @@ class Project:
         Raises:
             DatasetError: the files are damaged, of another size than the photograph, or hold unknown ids.
         """
-        size = image_size({"path": str(self.path(name)), "bytes": None}, name)
+        size = self.size(name)
         file, objects_file = (self._label_file(name, kind) for kind in (LABELS, OBJECTS))
         labels = Labels.empty(*size)
         if not file.is_file():
@@ -328,7 +335,7 @@ class Project:
         pixels = sum(self.pixels_of_classes(name).values())
         if not pixels:
             return 0.0
-        height, width = image_size({"path": str(self.path(name)), "bytes": None}, name)
+        height, width = self.size(name)
         return pixels / (height * width)
 
     @property

@@ -8,6 +8,7 @@ from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.segmentation.prompted import PromptedResult, PromptedSegment
 from ssprompt_hf.segmentation.results import Segment, SegmentationResult
 from ssprompt_hf.studio.annotation import Annotation
+from ssprompt_hf.studio.masks import whole_objects
 from ssprompt_hf.studio.project import NONE, Project
 
 CAR, ROAD = 0, 1
@@ -161,6 +162,16 @@ def test_a_prediction_is_a_start(one):
     assert labels.classes[40, 5] == NONE and labels.classes[20, 20] == CAR
     one.undo()
     assert np.array_equal(is_car(one), disc(20, 20, 8))
+
+
+def test_objects_of_a_prediction_leave_nothing_over():
+    classes, segments = np.full((6, 12), ROAD), np.zeros((6, 12), int)
+    classes[:3, :8], classes[5, 9:] = CAR, CAR  # two cars side by side, and one that the model did not tell apart
+    segments[0, :3], segments[0, 5:8], segments[5, 0] = 4, 9, 3
+    objects = whole_objects(classes, segments, [CAR])
+    assert (objects[:3, :4] == objects[0, 0]).all() and (objects[:3, 4:8] == objects[0, 7]).all()
+    assert len({objects[0, 0], objects[0, 7], objects[5, 10], 0}) == 4 and (objects[5, 9:] > 0).all()
+    assert not objects[classes == ROAD].any()
 
 
 @pytest.mark.parametrize(

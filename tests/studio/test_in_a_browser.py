@@ -17,7 +17,8 @@ from ssprompt_hf.data.loading import load_segmentation_dataset
 from ssprompt_hf.studio.app import SSPromptStudio
 from ssprompt_hf.studio.project import NONE
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+BROWSERS = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+CHROMIUM = os.environ.get("CHROMIUM") or next(BROWSERS, None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 PICTURES = os.environ.get("SSPROMPT_STUDIO_PICTURES")

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from studio_folders import HEIGHT, WIDTH, disc, photograph, project
 
+from ssprompt_hf.cli.main import main
 from ssprompt_hf.data.loading import load_segmentation_dataset
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.studio.app import SSPromptStudio, check_reach, curve_svg
@@ -79,6 +80,19 @@ def test_it_is_cancelled_and_goes_on(made, monkeypatch):
     assert before.size == after.size == (WIDTH, HEIGHT)
     with zipfile.ZipFile(adapter_zip(made, made.folder)) as archive:
         assert "adapter_model.safetensors" in archive.namelist()
+
+
+def test_the_command_goes_on_where_the_page_stopped(made, tmp_path, capsys):
+    out = tmp_path / "out"
+    settings = ["--max_steps", "1", "--eval_strategy", "no", "--report_to", "none", "--use_cpu", "true"]
+    assert main(["train", "--data_dir", str(made.folder), "--output_dir", str(out), *settings]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["training_images"] == 5 and metrics["dataset"] == "street"
+    capsys.readouterr()
+    assert main(["data", str(made.folder), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["splits"]["train"]["images"] == 5 and report["problems"] == []
+    assert [(one["name"], one["thing"]) for one in report["classes"]] == [("car", True), ("road", False)]
 
 
 def test_what_cannot_be_trained_is_told(made, tmp_path):
