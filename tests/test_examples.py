@@ -30,6 +30,17 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     assert "trainable params" in capsys.readouterr().out
 
 
+def test_the_notebook_shows_its_pictures():
+    """Where it is read without being run, as on GitHub; from one run, from its first cell to its last."""
+    path = EXAMPLES / "few_shot_segmentation.ipynb"
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert sum("image/png" in output.get("data", ()) for output in outputs) >= 5
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert path.stat().st_size < 1_000_000
+
+
 @pytest.fixture
 def make_space(monkeypatch):
     """The page of the Space, with its settings."""
