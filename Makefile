@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: demo test test-oldest test-newest campaign lint clean
+.PHONY: demo test test-studio test-oldest test-newest campaign lint clean
 
 # torch first, with its pin, so that nothing that merely asks for a range of torch brings another build
 $(INSTALLED): pyproject.toml
@@ -25,6 +25,15 @@ lint: $(INSTALLED)
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
+# The page of the studio and of the Space, which `make test` skips: with gradio, and in a browser
+test-studio:
+	test -x .venv-studio/bin/python || $(PYTHON) -m venv .venv-studio
+	.venv-studio/bin/python -m pip install -q --disable-pip-version-check "$(TORCH)"
+	.venv-studio/bin/python -m pip install -q --disable-pip-version-check -e ".[studio]" playwright pytest
+	command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		{ apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
+	.venv-studio/bin/python -m pytest tests/studio tests/test_examples.py
+
 # The oldest versions that pyproject.toml declares, and the newest that are released, each in an environment of its own; of
 # TESTS alone, if given: make test-oldest TESTS=tests/tuners
 TESTS ?=
@@ -42,4 +51,4 @@ campaign: $(INSTALLED)
 	$(BIN)/python tests/campaign/run.py --minutes $(MINUTES) --seed $(SEED)
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-newest out build *.egg-info
+	rm -rf $(VENV) .venv-studio .venv-oldest .venv-newest out build *.egg-info
