@@ -8,7 +8,8 @@ from .utils.version import __version__
 if TYPE_CHECKING:
     from .model import SSPromptModel
     from .training.arguments import SSPromptTrainingArguments
-    from .training.runs import evaluate_adapter, train_adapter
+    from .training.evaluation_runs import evaluate_adapter, evaluate_adapters
+    from .training.runs import train_adapter
     from .training.settings import DataArguments, PromptArguments
     from .training.trainer import SSPromptTrainer
     from .tuners import CoOpConfig, LOCNConfig, SSPromptConfig, VSPLConfig
@@ -24,7 +25,8 @@ _EXPORTS = {
     "SSPromptTrainer": ".training.trainer",
     "SSPromptTrainingArguments": ".training.arguments",
     "VSPLConfig": ".tuners",
-    "evaluate_adapter": ".training.runs",
+    "evaluate_adapter": ".training.evaluation_runs",
+    "evaluate_adapters": ".training.evaluation_runs",
     "train_adapter": ".training.runs",
 }
 
@@ -40,6 +42,7 @@ __all__ = [
     "VSPLConfig",
     "__version__",
     "evaluate_adapter",
+    "evaluate_adapters",
     "train_adapter",
 ]
 

@@ -27,7 +27,13 @@ def fill(parser: argparse.ArgumentParser):
     from ..training.arguments import SSPromptTrainingArguments
     from ..training.settings import DataArguments
 
-    parser.add_argument("--adapter", metavar="NAME", help="folder, Hub id or name; without it zero-shot segmentation")
+    parser.add_argument(
+        "--adapter",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="folder, Hub id or name; several are scored in one pass over the images; none: zero-shot",
+    )
     parser.add_argument(
         "--export",
         metavar="DIR",
@@ -40,14 +46,23 @@ def fill(parser: argparse.ArgumentParser):
 
 
 def run(options: argparse.Namespace):
-    """Run `evaluate`; raises as `evaluate_adapter`."""
-    from ..training.runs import METRICS, evaluate_adapter
+    """Run `evaluate`; raises as `evaluate_adapter` and `evaluate_adapters`."""
+    from ..training.evaluation_runs import evaluate_adapter, evaluate_adapters
+    from ..training.reports import METRICS, TABLE
     from ..training.settings import DataArguments
 
     task, options.task = options.task, options.task or "semantic"
     args = training_arguments(options)
     check_folder("--export", options.export)
-    if evaluate_adapter(build(DataArguments, options), options.adapter, args, options.export, task):
-        print(f"wrote {Path(options.output_dir) / METRICS}")
+    data, output = build(DataArguments, options), Path(options.output_dir)
+    if len(options.adapter) > 1:
+        metrics = evaluate_adapters(data, options.adapter, args, options.export, task)
+        written = [output / TABLE, *(output / name / METRICS for name in metrics)]
+    else:
+        adapter = options.adapter[0] if options.adapter else None
+        metrics = evaluate_adapter(data, adapter, args, options.export, task)
+        written = [output / METRICS]
+    if metrics:
+        print("\n".join(f"wrote {path}" for path in written))
         if options.export is not None:
             print(f"wrote the predictions to {options.export}")

@@ -39,7 +39,8 @@ def run(options: argparse.Namespace):
     """
     from ..training.checkpoints import last_complete_checkpoint
     from ..training.plan import plan_training
-    from ..training.runs import METRICS, train_adapter
+    from ..training.reports import METRICS
+    from ..training.runs import train_adapter
     from ..training.settings import DataArguments, PromptArguments
 
     data, prompts = build(DataArguments, options), build(PromptArguments, options)

@@ -18,7 +18,7 @@ from ..model import SSPromptModel
 from ..plotting.overlays import comparison_picture
 from ..prediction import kept_tokenizer
 from ..training.arguments import SSPromptTrainingArguments
-from ..training.runs import check_adapter_classes, evaluation_trainer
+from ..training.evaluation_runs import check_adapter_classes, evaluation_trainer
 from ..training.settings import DataArguments
 from ..tuners import PromptConfig
 from ..utils.files import atomic_path, write_json
@@ -77,7 +77,7 @@ def explain_adapter(
     config = read_adapter(folder).config
     images, missing = _images(data, config)
     if images is not None:
-        check_adapter_classes(config.class_names, images)
+        check_adapter_classes(str(folder), config.class_names, images)
     base = data.base_model or config.base_model_name_or_path
     has_text = base is not None and base_model_info(base).has_text_encoder
     model = SSPromptModel.from_pretrained(data.base_model, folder, keep_prompt_encoders=has_text)

@@ -307,6 +307,18 @@ class PromptableModel(ForwardConventions):
         """Keyword arguments of `forward` for a batch of images with the same `padded_size`."""
         raise NotImplementedError
 
+    def decoded_features(self, features: CachedFeatures, image_sizes: torch.Tensor) -> CachedFeatures | None:
+        """
+        What decoding makes of the features of an image with the spatial prompts in force, as features again, with
+        which `forward` computes the same, whatever the semantic prompts are. None where semantic prompts take part in
+        decoding.
+
+        Args:
+            features: of one image.
+            image_sizes: `(1, 2)`, height and width of the image without padding.
+        """
+        return None
+
     def predictions(self, outputs: Any) -> list[Prediction]:
         """What an output of `forward` says: the prediction, then those of earlier decoder layers, if they were asked
         for by `output_auxiliary_predictions`."""

@@ -7,7 +7,7 @@ In the output folder,
 
 The digest is one of the settings: those of the data, of the method and of training, the task, the seed, and the
 fingerprint of the base model. The same settings are not run again, whichever table asks; other settings make another
-file. Files appear whole, so that a run that was killed goes on with the cell it was in.
+file. Files appear whole, so that a run that was killed goes on with the job it was in.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import json
 import platform
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,22 @@ from transformers import PrinterCallback
 from transformers.utils import logging
 
 from ..adapters.info import adapter_info
+from ..data.classes import SegmentationClasses
 from ..data.dataset import check_disjoint
 from ..errors import DownloadError, SSPromptError
 from ..loading import load_base_model
 from ..models.fingerprint import model_fingerprint
 from ..training.arguments import SSPromptTrainingArguments, open_arguments
 from ..training.data_choice import select_training_images
-from ..training.runs import ADAPTER, in_percent, prepare_evaluation, prepare_training, unusual_arguments
+from ..training.evaluation_runs import prepare_evaluation
+from ..training.evaluator import ADAPTED
+from ..training.reports import in_percent
+from ..training.runs import ADAPTER, prepare_training, unusual_arguments
 from ..training.settings import PromptArguments
 from ..tuners import PromptConfig
 from ..tuners.base.config import current_versions
 from ..utils.files import write_json
+from .jobs import Job, Learn, Measure
 from .plans import ROWS, Domain, Score, StepCost, Training, Work
 from .shared_work import SharedWork
 from .step_cost import measure_step
@@ -152,11 +157,11 @@ class CellRunner:
 
     def path(self, work: Work) -> Path:
         """The file of a piece of work."""
-        return self.folder / "cells" / f"{_name(work)}-{_digest(self.settings(work))}.json"
+        return self.folder / "cells" / f"{work_name(work)}-{_digest(self.settings(work))}.json"
 
     def adapter_folder(self, training: Training) -> Path:
         """The folder of an adapter and of what is known of its training."""
-        return self.folder / "adapters" / f"{_name(training)}-{_digest(self.training_settings(training))}"
+        return self.folder / "adapters" / f"{work_name(training)}-{_digest(self.training_settings(training))}"
 
     def finished(self, work: Work) -> dict[str, Any] | None:
         """What is known of work that was done before with the same settings, else None."""
@@ -164,64 +169,61 @@ class CellRunner:
 
     # Running
 
-    def run(self, work: Work) -> dict[str, Any]:
+    def run(self, job: Job) -> None:
         """
-        The record of a piece of work, from its file if it was done before.
-
-        Returns:
-            `settings`, `versions`, `device`, and `scores` (in percent) and more of a `Score`, or `cost` of a
-            `StepCost`.
+        Do what a job asks for, as far as it has not been done before, and write what came out.
 
         Raises:
             SSPromptError: a setting, a file or a name is wrong; subclasses say which.
         """
-        record = self.finished(work)
-        if record is not None:
-            return record
-        record = self._measure(work) if isinstance(work, StepCost) else self._score(work)
-        record = {
-            "settings": self.settings(work),
-            "versions": current_versions() | {"python": platform.python_version()},
-            "device": self.device,
-            **record,
-        }
-        write_json(self.path(work), record)
+        if isinstance(job, Learn):
+            self._learn(job.training)
+        elif isinstance(job, Measure):
+            if self.finished(job.work) is None:
+                self._write(job.work, {"cost": self._measure(job.work)})
+        else:
+            works = [work for work in job.works if self.finished(work) is None]
+            if works:
+                self._score(works)
         gc.collect()
-        return record
+
+    def _write(self, work: Work, record: dict[str, Any]) -> None:
+        versions = current_versions() | {"python": platform.python_version()}
+        own = {"settings": self.settings(work), "versions": versions, "device": self.device}
+        write_json(self.path(work), own | record)
 
     def _measure(self, work: StepCost) -> dict[str, Any]:
         args = self._arguments("semantic", 0)
-        return {"cost": measure_step(work.base_model, work.method, work.cached, work.setting, args)}
+        return measure_step(work.base_model, work.method, work.cached, work.setting, args)
 
-    def _score(self, work: Score) -> dict[str, Any]:
-        record, adapter = {}, None
-        if work.training is not None:
-            record = self._learn(work.training)
-            adapter = self.adapter_folder(work.training) / ADAPTER
-        data = work.domain.arguments(work.base_model)
-        images = self._images("eval", work.domain, work.base_model, work.task)
-        cache = self.shared.cache("eval", (work.base_model, work.domain))
+    def _score(self, works: Sequence[Score]) -> None:
+        """Adapters of one base model, and the base model without one, in one pass over images that they have in
+        common."""
+        first = works[0]
+        learned = [{} if work.training is None else self._learn(work.training) for work in works]
+        folders = [work.training and self.adapter_folder(work.training) / ADAPTER for work in works]
+        data = first.domain.arguments(first.base_model)
+        images = self._images("eval", first.domain, first.base_model, first.task)
+        cache = self.shared.cache("eval", (first.base_model, first.domain))
         start = time.perf_counter()
-        trainer = prepare_evaluation(
-            data, adapter and str(adapter), self._arguments(work.task, 0), work.task, images, cache
-        )
-        trainer.remove_callback(PrinterCallback)
-        scores = in_percent(trainer.evaluate_by_class()["adapted"])
-        record |= {
-            "scores": scores,
-            "evaluation_images": len(images),
-            "evaluation_seconds": round(time.perf_counter() - start, 2),
-        }
-        if adapter is not None:
-            record["adapter"] = adapter.relative_to(self.folder).as_posix()
-            weights = adapter_info(adapter)["semantic_weights"] or []
-            things = images.classes.thing_indices
-            kinds = ("background", "foreground") if things else (None,) * 2  # a class list may not say what is a thing
-            record["class_weights"] = [
-                {"name": name, "kind": kinds[index in things], "weight": weight}
-                for index, (name, weight) in enumerate(zip(images.classes.names, weights))
-            ]
-        return record
+        names = [f"cell_{number}" for number in range(len(works))]
+        adapters = {name: folder and str(folder) for name, folder in zip(names, folders)}
+        args, scores = self._arguments(first.task, 0), {}
+        for trainer, own in prepare_evaluation(data, adapters, args, first.task, images, cache):
+            trainer.remove_callback(PrinterCallback)
+            scores |= trainer.evaluate_by_class(adapters=own)
+        seconds = round(time.perf_counter() - start, 2)
+        for name, work, folder, record in zip(names, works, folders, learned):
+            record = record | {
+                "scores": in_percent(scores[name][ADAPTED]),
+                "evaluation_images": len(images),
+                "evaluation_seconds": seconds,
+                "evaluated_together": len(works),
+            }
+            if folder is not None:
+                record["adapter"] = folder.relative_to(self.folder).as_posix()
+                record["class_weights"] = _class_weights(folder, images.classes)
+            self._write(work, record)
 
     def _learn(self, training: Training) -> dict[str, Any]:
         """Learn an adapter, unless it lies there; what is known of its training."""
@@ -278,26 +280,14 @@ class CellRunner:
                     check_disjoint(*reversed(images))
 
 
-def in_shared_order(works: Iterable[Work]) -> list[Work]:
-    """Each work once; those that are scored on the same images are neighbours, and among them those that learn from
-    the same."""
-
-    works = list(dict.fromkeys(works))
-    scores = [work for work in works if isinstance(work, Score)]
-    base_models = list(dict.fromkeys(work.base_model for work in works))
-    domains = list(dict.fromkeys(work.domain.name for work in scores))
-
-    def key(work: Work) -> tuple:
-        order = base_models.index(work.base_model)
-        if isinstance(work, StepCost):
-            return (order,)
-        learned = (-1,)
-        if (training := work.training) is not None:
-            known = training.domain.name in domains
-            learned = (domains.index(training.domain.name) if known else len(domains), training.seed)
-        return (order, domains.index(work.domain.name), work.task, *learned)
-
-    return sorted(works, key=key)
+def _class_weights(adapter: Path, classes: SegmentationClasses) -> list[dict[str, Any]]:
+    weights = adapter_info(adapter)["semantic_weights"] or []
+    things = classes.thing_indices
+    kinds = ("background", "foreground") if things else (None,) * 2  # a class list may not say what is a thing
+    return [
+        {"name": name, "kind": kinds[index in things], "weight": weight}
+        for index, (name, weight) in enumerate(zip(classes.names, weights))
+    ]
 
 
 def _training_settings(args: SSPromptTrainingArguments) -> dict[str, Any]:
@@ -323,7 +313,7 @@ def _digest(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _name(work: Work | Training) -> str:
+def work_name(work: Work | Training) -> str:
     """What people recognise a file by."""
     if isinstance(work, StepCost):
         parts = ["step", work.method, "cached" if work.cached else "plain", f"repeat{work.repeat}"]
@@ -334,5 +324,5 @@ def _name(work: Work | Training) -> str:
         parts = [work.domain.name, work.task, "zero_shot"]
     else:
         elsewhere = [] if work.training.domain.name == work.domain.name else ["on", work.domain.name]
-        return "-".join([_name(work.training), *elsewhere])
+        return "-".join([work_name(work.training), *elsewhere])
     return re.sub(r"[^\w.-]", "_", "-".join([Path(work.base_model).name, *parts]))

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SSPromptError
-from .cells import CellRunner, in_shared_order
+from .cells import CellRunner, work_name
+from .jobs import Learn, finished_works, in_shared_order, plan_jobs
 from .plans import Cell, Choices, Plan
 from .presets import Preset
 from .rendering import PLOT, TABLE, write_table
@@ -65,14 +66,20 @@ def reproduce(
             write_table(folder / _folder_name(plan), Summary(plan, done), done, facts)
 
     write(plans)
-    for count, work in enumerate(missing, 1):
+    count = 0
+    for job in plan_jobs(missing):
         start = time.perf_counter()
-        records[work] = runner.run(work)
-        own = [(plan, cell) for plan in plans for cell in plan.cells if cell.work == work]
-        print(
-            f"[{count}/{len(missing)}] {_told(own[0][1], records[work])}, {time.perf_counter() - start:.1f} s",
-            flush=True,
-        )
+        runner.run(job)
+        seconds = time.perf_counter() - start
+        if isinstance(job, Learn):
+            print(f"learned {work_name(job.training)}, {seconds:.1f} s", flush=True)
+        own = []
+        for work in finished_works(job):
+            count += 1
+            records[work] = runner.finished(work)
+            own += [(plan, cell) for plan in plans for cell in plan.cells if cell.work == work]
+            cell = next(cell for _, cell in own if cell.work == work)
+            print(f"[{count}/{len(missing)}] {_told(cell, records[work])}", flush=True)
         write([plan for plan in plans if any(plan is one for one, _ in own)])
     for plan in plans:
         print(f"\n{(folder / _folder_name(plan) / TABLE).read_text(encoding='utf-8')}")

@@ -13,26 +13,26 @@ from transformers.utils import logging
 
 from ..adapters.files import read_adapter
 from ..data.dataset import SegmentationDataset, check_disjoint
-from ..data.few_shot import FewShotSelection, label_statistics
+from ..data.few_shot import FewShotSelection
 from ..errors import SSPromptError
 from ..model import SSPromptModel
 from ..models.registry import ADAPTER_WEIGHTS, DEFAULT_BASE_MODEL
-from ..plotting.overlays import comparison_picture
 from ..plotting.tables import iou_table
-from ..segmentation.export import PredictionExporter
 from ..tuners import PromptConfig
 from ..tuners.ssprompt.point_grid import point_grid_tokens
-from ..utils.files import atomic_path, write_json
+from ..utils.files import write_json
 from .arguments import SSPromptTrainingArguments
 from .checkpoints import check_files, is_finished, last_complete_checkpoint, mark_finished
 from .data_choice import choose_data
+from .evaluation_runs import evaluate_adapter
 from .feature_cache import FeatureCache
+from .reports import METRICS, PICTURE, headlines, in_percent, write_picture
 from .settings import DataArguments, PromptArguments
 from .trainer import SSPromptTrainer
 
 logger = logging.get_logger(__name__)
 
-ADAPTER, METRICS, PICTURE = "adapter", "metrics.json", "picture.png"
+ADAPTER = "adapter"
 
 NEW_NAMES_MIOU = 0.15
 """Zero-shot mean IoU below which the class names mean little to the base model."""
@@ -112,7 +112,7 @@ def train_adapter(
         return {}
     model.save_pretrained(output / ADAPTER)
     metrics = {
-        **_headlines(scores, method),
+        **headlines(scores, method),
         "unit": "percent",
         "method": method,
         "adapter_bytes": (output / ADAPTER / ADAPTER_WEIGHTS).stat().st_size,
@@ -130,81 +130,11 @@ def train_adapter(
         **facts,
     }
     write_json(output / METRICS, metrics)
-    _write_picture(output / PICTURE, model, evaluation or chosen, scores, data.image_size)
+    write_picture(output / PICTURE, model, evaluation or chosen, scores, data.image_size)
     if fractions:
         print(iou_table(fractions["adapted"], fractions["zero_shot"]))
         if args.learning_rate is None and fractions["zero_shot"]["mean_iou"] < NEW_NAMES_MIOU:
             print(NEW_NAMES_HINT)
-    return metrics
-
-
-def evaluate_adapter(
-    data: DataArguments,
-    adapter: str | None,
-    args: SSPromptTrainingArguments,
-    export: str | None = None,
-    task: str | None = None,
-    **facts: Any,
-) -> dict[str, Any]:
-    """
-    Score an adapter, or a base model without one, on a data set; writes `metrics.json` and `picture.png`.
-
-    Args:
-        data: the base model (by default the adapter's) and the data.
-        adapter: folder, Hub id or bare name; None for zero-shot segmentation by the data set's class names.
-        args: `output_dir`, batch size, precision.
-        export: folder for the predictions (of the adapter, if there is one) as `PredictionExporter` writes them.
-        task: what is scored besides mean IoU: `"instance"` AP, `"panoptic"` PQ; by default as the adapter was trained.
-        facts: further entries of `metrics.json`.
-
-    Returns:
-        what `metrics.json` holds; in percent.
-
-    Raises:
-        SSPromptError: as `train_adapter`; also if the adapter's classes are not those of the data set.
-    """
-    trainer = prepare_evaluation(data, adapter, args, task)
-    model, images = trainer.model, trainer.eval_dataset
-    if export is not None:
-        trainer.evaluator.exporter = PredictionExporter(
-            export,
-            images.file_names,
-            images.classes.ids,
-            args.world_size,
-            args.process_index,
-            images.coco_image_ids,
-            images.semantic_ids,
-        )
-    if adapter is None:
-        fractions = {"zero_shot": trainer.evaluate_by_class()["adapted"]}
-    else:
-        fractions = trainer.evaluate_by_class(with_zero_shot=True)
-    if export is not None:
-        trainer.accelerator.wait_for_everyone()
-        if trainer.is_world_process_zero():
-            trainer.evaluator.exporter.finish()
-    scores = {name: in_percent(values) for name, values in fractions.items()}
-    if not trainer.is_world_process_zero():
-        return {}
-    metrics = {
-        **_headlines(scores, model.peft_config["default"].method_name),
-        "unit": "percent",
-        "base_model": model.peft_config["default"].base_model_name_or_path,
-        "method": "zero-shot" if adapter is None else model.peft_config["default"].method_name,
-        "adapter": adapter,
-        "dataset": images.name,
-        "split": data.evaluation_split,
-        "evaluation_images": len(images),
-        "scores": scores,
-        **facts,
-    }
-    output = Path(args.output_dir)
-    write_json(output / METRICS, metrics)
-    _write_picture(output / PICTURE, model, images, scores, data.image_size)
-    if adapter is None:
-        print(iou_table(fractions["zero_shot"], after_title="zero-shot"))
-    else:
-        print(iou_table(fractions["adapted"], fractions["zero_shot"]))
     return metrics
 
 
@@ -239,52 +169,6 @@ def prepare_training(
     return SSPromptTrainer(model, args, processor, chosen, evaluation, feature_cache=feature_cache)
 
 
-def prepare_evaluation(
-    data: DataArguments,
-    adapter: str | None,
-    args: SSPromptTrainingArguments,
-    task: str | None = None,
-    images: SegmentationDataset | None = None,
-    feature_cache: FeatureCache | None = None,
-) -> SSPromptTrainer:
-    """
-    A trainer that has nothing to train, for evaluation.
-
-    Args:
-        data, adapter, args, task: as of `evaluate_adapter`; `args.task` is set.
-        images: by default those that `data` names.
-        feature_cache: see `SSPromptTrainer`.
-
-    Raises:
-        SSPromptError: as `evaluate_adapter`.
-    """
-    model = None if adapter is None else SSPromptModel.from_pretrained(data.base_model, adapter)
-    args.task = task or ("semantic" if model is None else model.peft_config["default"].task)
-    if images is None:
-        with args.main_process_first(desc="reading the data"):
-            images = data.load_evaluation(args.task, None if model is None else model.peft_config["default"])
-    classes = images.classes
-    if model is None:
-        model = SSPromptModel.from_pretrained(
-            data.base_model or DEFAULT_BASE_MODEL, class_names=classes.names, thing_class_ids=classes.thing_indices
-        )
-    else:
-        check_adapter_classes(model.peft_config["default"].class_names, images)
-    return evaluation_trainer(model, data, args, images, feature_cache)
-
-
-def evaluation_trainer(
-    model: SSPromptModel,
-    data: DataArguments,
-    args: SSPromptTrainingArguments,
-    images: SegmentationDataset,
-    feature_cache: FeatureCache | None = None,
-) -> SSPromptTrainer:
-    """A trainer that has nothing to train, for the evaluation of a model on `images`."""
-    processor = model.sized_image_processor(data.image_size or model.peft_config["default"].image_size)
-    return SSPromptTrainer(model, args, processor, eval_dataset=images, feature_cache=feature_cache)
-
-
 def _untrained_model(
     data: DataArguments,
     prompts: PromptArguments,
@@ -314,18 +198,6 @@ def _untrained_model(
         thing_class_ids=classes.thing_indices,
         is_trainable=True,
     )
-
-
-def check_adapter_classes(names: list[str] | None, images: SegmentationDataset) -> None:
-    """
-    Raises:
-        SSPromptError: the classes `names` of an adapter are not those of the data set, or in another order.
-    """
-    if names != images.classes.names:
-        raise SSPromptError(
-            f"the adapter was made for the classes {', '.join(names or ['(none)'])}, {images.name} has "
-            f"{', '.join(images.classes.names)}: use data with its own classes, in its own order"
-        )
 
 
 @torch.no_grad()
@@ -390,49 +262,3 @@ def unusual_arguments(args: SSPromptTrainingArguments) -> dict[str, Any]:
     """The training arguments that transformers does not have, or has with another default."""
     usual = TrainingArguments(output_dir=args.output_dir, use_cpu=args.use_cpu).to_dict()
     return {name: value for name, value in args.to_dict().items() if name not in usual or usual[name] != value}
-
-
-def _headlines(scores: dict[str, dict], method: str) -> dict[str, float]:
-    """
-    `zero_shot_miou`, `ssprompt_miou` (or another method's), and the same of AP (in two definitions) and PQ where they
-    were computed.
-    """
-    titles = {"mean_iou": "miou", "coco_ap": "coco_ap", "cityscapes_ap": "cityscapes_ap", "pq": "pq"}
-    return {
-        f"{title}_{short}": scores[name][key]
-        for key, short in titles.items()
-        for name, title in (("zero_shot", "zero_shot"), ("adapted", method.lower()))
-        if key in scores.get(name, {})
-    }
-
-
-def in_percent(scores: dict[str, Any]) -> dict[str, Any]:
-    """Scores from 0 to 1, and dicts of such, in percent with three decimals."""
-    return {
-        name: {key: round(100 * x, 3) for key, x in value.items()}
-        if isinstance(value, dict)
-        else round(100 * value, 3)
-        for name, value in scores.items()
-    }
-
-
-def _write_picture(
-    path: Path, model: SSPromptModel, images: SegmentationDataset, scores: dict[str, dict], image_size: int | None
-):
-    """Image, truth and predictions of the image that shows the most classes (of the first 32; the first such).
-    `scores` holds those of the states that are shown; it is empty where nothing was scored and both are."""
-    settings = {"task": "semantic", "image_size": image_size}
-    statistics = label_statistics(images.select(range(min(len(images), 32))))
-    example = images[int((statistics.pixel_counts > 0).sum(1).argmax())]
-    predictions = {"zero_shot": None, "adapted": None}
-    if "adapted" in scores or not scores:
-        predictions["adapted"] = model.predict(example["image"], **settings).class_indices
-    with model.zero_shot():
-        predictions["zero_shot"] = model.predict(example["image"], **settings).class_indices
-    titles = {
-        name: f"{title}, mean IoU {scores[name]['mean_iou']:.1f} over all images" if name in scores else title
-        for name, title in (("zero_shot", "zero-shot"), ("adapted", model.peft_config["default"].method_name))
-    }
-    picture = comparison_picture(example["image"], images.classes, example["label"], **predictions, titles=titles)
-    with atomic_path(path) as temporary:
-        picture.save(temporary)

@@ -46,7 +46,7 @@ def score_at(trainer, path: "TrainingPath", share: float, images: list[int]) -> 
     args, dataset = trainer.args, trainer.train_examples.dataset
     path.set_share(share)
     evaluator = Evaluator(trainer.image_processor, args.task, args.device)
-    evaluator.begin(dataset)
+    evaluator.begin(dataset, trainer.model)
     for index in images[args.process_index :: args.world_size]:
         example = dataset[index]
         label, instance = (torch.from_numpy(example[key].copy()) for key in ("label", "instance"))

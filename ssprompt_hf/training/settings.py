@@ -124,10 +124,14 @@ class DataArguments:
         return self.eval_split or ("val" if self.has_evaluation_split() else self.train_split)
 
     def load_evaluation(self, task: str | None = None, adapter: PromptConfig | None = None):
-        """The images to evaluate on, with the labels that `task` needs. Where the data set has no split for it, these
-        are the training images, without those that an `adapter` of this data set was trained on, if any are left. It
-        is this data set if it has the adapter's name and all images that the adapter names."""
-        dataset = self.load(self.evaluation_split, task)
+        """The images to evaluate on, with the labels that `task` needs; of these, those for an `adapter`
+        (`shown_images`)."""
+        return self.shown_images(self.load(self.evaluation_split, task), adapter)
+
+    def shown_images(self, dataset, adapter: PromptConfig | None = None):
+        """Those images of `dataset`, the evaluation split, that an adapter is scored on. Where the data set has no
+        split for it, these are the training images, without those that an `adapter` of this data set was trained on,
+        if any are left. It is this data set if it has the adapter's name and all images that the adapter names."""
         if adapter is not None:
             dataset = dataset.with_image_bits(adapter.image_bits)
         if adapter is not None and adapter.dataset == dataset.name and not self.has_evaluation_split():

@@ -1,6 +1,7 @@
 """`transformers.Trainer` for prompts: nothing but the prompts is trained, saved or computed more than once."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from .arguments import SSPromptTrainingArguments
 from .callbacks import add_callbacks
 from .checkpoints import check_settings, checked_checkpoint, decisive_settings, whole_checkpoint, write_settings
 from .defaults import active_config, learning_rate_scales, training_record, with_method_defaults
-from .evaluator import ADAPTED, ZERO_SHOT, Evaluator, base_model
+from .evaluator import ADAPTED, AS_IT_IS, WITH_ZERO_SHOT, ZERO_SHOT, Evaluator, State, base_model, check_classes
 from .examples import (
     EvaluationExamples,
     PromptDataLoader,
@@ -58,7 +59,7 @@ class SSPromptTrainer(Trainer):
             `eval_dataset` are kept, too. By default the cache is made by `args` and goes with the trainer.
         kwargs: those of `transformers.Trainer`.
 
-    `evaluator` counts what `evaluate` scores; it may be given a `PredictionExporter` and observers. After training,
+    `evaluator` counts what `evaluate` scores; it may be given exporters of predictions, and observers. After training,
     `kept_share` tells how much of the way from the first to the last prompts was kept (see
     `SSPromptTrainingArguments.shrinkage`).
 
@@ -94,7 +95,7 @@ class SSPromptTrainer(Trainer):
             compute_metrics=self._add_confusions,
             **kwargs,
         )
-        self.evaluator.device = self.args.device
+        self.evaluator.device, self.evaluator.autocast = self.args.device, self.accelerator.autocast
         add_callbacks(self)
         # our loss is a mean over images
         self.model_accepts_loss_kwargs = False
@@ -102,7 +103,7 @@ class SSPromptTrainer(Trainer):
         several = isinstance(eval_dataset, dict)
         for dataset in (train_dataset, *(eval_dataset.values() if several else [eval_dataset])):
             if dataset is not None:
-                self._check_classes(dataset)
+                check_classes(self.base_model, dataset)
         self.train_examples = self.matching_loss = self.semantic_loss = None
         if train_dataset is not None:
             self._init_training(train_dataset)
@@ -118,22 +119,6 @@ class SSPromptTrainer(Trainer):
     def base_model(self) -> PromptableModel:
         """The base model inside."""
         return base_model(self.model)
-
-    def _check_classes(self, dataset: SegmentationDataset):
-        known, names = self.base_model.num_classes(), self.base_model.config.class_names
-        # Other words for the same classes are the user's choice; the same words in another order are a mistake.
-        positions = {name.casefold(): index for index, name in enumerate(names or [])}
-        for index, name in enumerate(dataset.classes.names):
-            if positions.get(name.casefold(), index) != index:
-                raise SSPromptError(
-                    f"class {index} of {dataset.name} is {name!r}, which is class {positions[name.casefold()]} of the "
-                    "model: call set_class_names(dataset.classes.names, tokenizer) before the adapter is made"
-                )
-        if known != len(dataset.classes):
-            raise SSPromptError(
-                f"{dataset.name} has {len(dataset.classes)} classes, the model {known}: call "
-                "set_class_names(dataset.classes.names, tokenizer) before the adapter is made"
-            )
 
     def _init_training(self, dataset: SegmentationDataset):
         args = self.args
@@ -231,7 +216,9 @@ class SSPromptTrainer(Trainer):
         if self.args.keep_projections is not None:
             return stages[-1] if self.args.keep_projections else stages[0]
         if examples is None:
-            return stages[0]
+            # keys and values of the decoder need not be projected for each of many adapters
+            asks_many = self.evaluator.num_decodings > 2 and not self._stores_evaluation
+            return stages[-1] if asks_many else stages[0]
         views = len(examples) * (2 if self.args.random_flip else 1)
         limit = self.feature_cache.max_bytes * (2 if self.args.feature_cache_dtype == "float16" else 1)
         return choose_stage(model, stages, examples.padded_size(0), limit / views)
@@ -362,7 +349,7 @@ class SSPromptTrainer(Trainer):
             dataset = self.eval_dataset[dataset]
         if dataset is None:
             raise SSPromptError("evaluation needs an eval_dataset")
-        self._check_classes(dataset)
+        check_classes(self.base_model, dataset)
         self._eval_examples: EvaluationExamples = self.evaluator.examples(dataset)
         # the loader's workers read what is not looked up in the cache, or has never been read
         is_looked_up = self.feature_cache.storage != "none" and self._stores_evaluation
@@ -383,20 +370,36 @@ class SSPromptTrainer(Trainer):
         return self._shares_cache or (self.args.eval_strategy != "no" and not gone)
 
     def evaluate_by_class(
-        self, eval_dataset: SegmentationDataset | None = None, with_zero_shot: bool = False
+        self,
+        eval_dataset: SegmentationDataset | None = None,
+        with_zero_shot: bool = False,
+        adapters: Sequence[str] | None = None,
     ) -> dict[str, dict[str, Any]]:
         """
-        Scores of the model, and with `with_zero_shot` of the base model as it came, in one pass of the frozen part.
+        Scores in one pass over the images, for which the frozen part runs once.
+
+        Args:
+            eval_dataset: by default that of the trainer.
+            with_zero_shot: also score the base model as it came, with the default prompts of each adapter's classes.
+            adapters: names of adapters in the model that are scored in place of the active one, in the same pass.
 
         Returns:
-            `{"adapted": scores}`, and perhaps `"zero_shot"`; see [`Evaluator.scores`].
+            `{"adapted": scores}`, and perhaps `"zero_shot"`; see [`Evaluator.scores`]. With `adapters` such a dict
+            for each of them, by name.
         """
-        self.evaluator.states = (ADAPTED, ZERO_SHOT) if with_zero_shot else (ADAPTED,)
+        states = WITH_ZERO_SHOT if with_zero_shot else AS_IT_IS
+        if adapters is not None:
+            states = {(name, key): State(name, state.zero_shot) for name in adapters for key, state in states.items()}
+        self.evaluator.states = states
         try:
             self.evaluate(eval_dataset)
-            return self.evaluator.scores()
+            scores = self.evaluator.scores()
         finally:
-            self.evaluator.states = (ADAPTED,)
+            self.evaluator.states = AS_IT_IS
+        if adapters is None:
+            return scores
+        keys = (ADAPTED, ZERO_SHOT) if with_zero_shot else (ADAPTED,)
+        return {name: {key: scores[name, key] for key in keys} for name in adapters}
 
     def predict(self, *args: Any, **kwargs: Any):
         """Raises `SSPromptError`: label maps of many images are too large to be gathered."""
@@ -404,7 +407,7 @@ class SSPromptTrainer(Trainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any):
         """As in `transformers`, with empty counts to begin with."""
-        self.evaluator.begin(self._eval_examples.dataset)
+        self.evaluator.begin(self._eval_examples.dataset, self.model)
         return super().evaluation_loop(*args, **kwargs)
 
     @torch.no_grad()
@@ -438,7 +441,7 @@ class SSPromptTrainer(Trainer):
         if not compute_result:
             return {}
         self.evaluator.compute(gather=self.args.world_size > 1)
-        scores = self.evaluator.scores()[ADAPTED]
+        scores = next(iter(self.evaluator.scores().values()))
         metrics = {name: value for name, value in scores.items() if not isinstance(value, dict)}
         return metrics | {f"iou_{name}": value for name, value in scores["per_class_iou"].items()}
 

@@ -292,7 +292,7 @@ def test_a_base_without_text_encoder(base, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--dataset", "street-scenes/fog/custom"], "the adapter was made for the classes road"),
+        (["--dataset", "street-scenes/fog/custom"], "was made for the classes road"),
         (["--dataset", "street-scenes/hail"], "hail"),
         (["--data_dir", "/nowhere"], "/nowhere: no such folder"),
         (["--words", "/nowhere.txt"], "--words '/nowhere.txt' cannot be read"),

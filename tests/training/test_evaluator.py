@@ -7,7 +7,7 @@ from tiny_training import prompts, tiny_adapted, tiny_images, tiny_processor, ti
 
 from ssprompt_hf.metrics import scores_from_confusion
 from ssprompt_hf.segmentation.predictions import QueryPrediction
-from ssprompt_hf.training.evaluator import ADAPTED, ZERO_SHOT, Evaluator, base_model
+from ssprompt_hf.training.evaluator import ADAPTED, WITH_ZERO_SHOT, ZERO_SHOT, Evaluator, base_model
 
 
 def moved_model():
@@ -45,7 +45,7 @@ class Exporter:
 def test_observers_see_every_image_once_in_every_state(tmp_path, batch_size):
     images = tiny_images(3, "validation")
     trainer = tiny_trainer(tmp_path, moved_model(), evaluation=images, per_device_eval_batch_size=batch_size)
-    trainer.evaluator.exporter, seen, others = Exporter(), {}, []
+    trainer.evaluator.exporters[ADAPTED], seen, others = Exporter(), {}, []
 
     def observe(index, state, *what):
         assert (index, state) not in seen
@@ -62,13 +62,13 @@ def test_observers_see_every_image_once_in_every_state(tmp_path, batch_size):
         assert np.array_equal(confusion.numpy(), counted(class_map, label, 11))
         totals[state] = totals[state] + confusion
         if state == ADAPTED:
-            assert torch.equal(trainer.evaluator.exporter.maps[index], class_map)
+            assert torch.equal(trainer.evaluator.exporters[ADAPTED].maps[index], class_map)
     for state, total in totals.items():
         assert str(both[state]) == str(scores_from_confusion(total, images.classes.names))  # as texts, for NaN
     assert both[ADAPTED] != both[ZERO_SHOT]
     # the next evaluation begins anew, in one state
     seen.clear()
-    trainer.evaluator.exporter = None
+    trainer.evaluator.exporters = {}
     assert str(trainer.evaluate_by_class()) == str({ADAPTED: both[ADAPTED]})
     assert sorted(seen) == [(index, ADAPTED) for index in range(3)]
 
@@ -77,13 +77,13 @@ def test_an_evaluator_needs_no_trainer():
     images, processor, model = tiny_images(2, "validation"), tiny_processor(), moved_model()
     start = prompts(model)
     evaluator = Evaluator(processor, "panoptic")
-    evaluator.states = (ADAPTED, ZERO_SHOT)
+    evaluator.states = WITH_ZERO_SHOT
     examples = evaluator.examples(images)
     assert evaluator.examples(images) is examples and evaluator.examples(images.select([0])) is not examples
     examples.load_pixels = True
     base = base_model(model)
     assert base is model.get_base_model() and base_model(base) is base
-    evaluator.begin(images)
+    evaluator.begin(images, model)
     for index in range(len(images)):
         example = examples[index]
         features = base.image_features(example["pixel_values"], "features")
@@ -104,8 +104,8 @@ def test_an_evaluator_needs_no_trainer():
 def test_a_model_without_an_adapter_is_the_same_in_both_states():
     images, model = tiny_images(1, "validation"), tiny_seem()
     evaluator = Evaluator(tiny_processor(), "semantic")
-    evaluator.states = (ADAPTED, ZERO_SHOT)
-    evaluator.begin(images)
+    evaluator.states = WITH_ZERO_SHOT
+    evaluator.begin(images, model)
     examples = evaluator.examples(images)
     examples.load_pixels = True
     example = examples[0]

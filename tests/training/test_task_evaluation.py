@@ -110,12 +110,13 @@ def test_scores_of_tasks_stand_beside_mean_iou(tmp_path):
         ("panoptic", {"pq", "sq", "rq", "pq_things", "pq_stuff"}),
     ):
         trainer = tiny_trainer(tmp_path / task, evaluation=images, task=task)
-        trainer.evaluator.exporter = PredictionExporter(tmp_path / task, images.file_names, images.classes.ids)
+        exporter = PredictionExporter(tmp_path / task, images.file_names, images.classes.ids)
+        trainer.evaluator.exporters["adapted"] = exporter
         both = trainer.evaluate_by_class(with_zero_shot=True)
         assert set(both) == {"adapted", "zero_shot"} and names < set(both["adapted"])
         # prompts that have not been trained change nothing, and what was written is what was scored
         assert str(both["adapted"]) == str(both["zero_shot"])
-        trainer.evaluator.exporter.finish()
+        exporter.finish()
         assert {f"eval_{name}" for name in names} < set(trainer.evaluate())
     written = json.loads((tmp_path / "instance" / "instance" / "coco_instances.json").read_text())
     assert {"image_id", "category_id", "segmentation", "score"} == set(written[0])

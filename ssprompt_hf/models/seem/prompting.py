@@ -165,25 +165,29 @@ class SeemPrompting(PromptableModel):
     @torch.no_grad()
     def image_features(self, pixel_values: torch.Tensor, stage: str) -> CachedFeatures:
         if stage == "predictions":
-            # class scores are not kept: spare the text encoder of methods that learn words
-            scored = pixel_values.new_zeros(1, self.config.projection_dim)
-            output = self(pixel_values=pixel_values, class_embeddings=scored, return_dict=True)
-            tensors = {
-                "class_queries_embeds": output.class_queries_embeds,
-                "masks_queries_logits": output.masks_queries_logits,
-            }
-            padded_size = output.padded_size
-        else:
-            features = self.get_image_features(pixel_values, prepare=False)
-            features = self.model.mask_decoder.prepare(features, projections=stage == "projections")
-            padded_size = features.padded_size
-            tensors = {"mask_features": features.mask_features}
-            for name, field in CACHED_FIELDS.items():
-                for index, tensor in enumerate(getattr(features, field) or ()):
-                    tensors[f"{name}.{index}"] = tensor
-        # views would keep more memory alive than they show, and cannot be written to a file
-        tensors = {name: tensor.contiguous(memory_format=_layout(name)) for name, tensor in tensors.items()}
-        return tensors | {"padded_size": torch.tensor(padded_size)}
+            return self._decoded(pixel_values.dtype, pixel_values=pixel_values)
+        features = self.get_image_features(pixel_values, prepare=False)
+        features = self.model.mask_decoder.prepare(features, projections=stage == "projections")
+        tensors = {"mask_features": features.mask_features}
+        for name, field in CACHED_FIELDS.items():
+            for index, tensor in enumerate(getattr(features, field) or ()):
+                tensors[f"{name}.{index}"] = tensor
+        return _whole(tensors, features.padded_size)
+
+    @torch.no_grad()
+    def decoded_features(self, features: CachedFeatures, image_sizes: torch.Tensor) -> CachedFeatures:
+        """See [`PromptableModel.decoded_features`]: class embeddings enter nothing but the last similarity."""
+        if "class_queries_embeds" in features:
+            return features
+        inputs = self.decoder_inputs([features], self.device)
+        return self._decoded(features["mask_features"].dtype, **inputs, image_sizes=image_sizes)
+
+    def _decoded(self, dtype: torch.dtype, **inputs: Any) -> CachedFeatures:
+        # class scores are not kept: spare the text encoder of methods that learn words
+        scored = torch.zeros(1, self.config.projection_dim, dtype=dtype, device=self.device)
+        output = self(**inputs, class_embeddings=scored, return_dict=True)
+        names = ("class_queries_embeds", "masks_queries_logits")
+        return _whole({name: getattr(output, name) for name in names}, output.padded_size)
 
     def feature_bytes(self, padded_size: tuple[int, int], stage: str) -> int:
         config, (height, width) = self.config, padded_size
@@ -245,6 +249,12 @@ class SeemPrompting(PromptableModel):
     def predict_pixels(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor) -> QueryPrediction:
         """See [`PromptableModel.predict_pixels`]; the backbone sees all images at once."""
         return self.predictions(self(pixel_values=pixel_values, image_sizes=image_sizes, return_dict=True))[0]
+
+
+def _whole(tensors: dict[str, torch.Tensor], padded_size: tuple[int, int]) -> CachedFeatures:
+    # views would keep more memory alive than they show, and cannot be written to a file
+    tensors = {name: tensor.contiguous(memory_format=_layout(name)) for name, tensor in tensors.items()}
+    return tensors | {"padded_size": torch.tensor(padded_size)}
 
 
 def _layout(name: str) -> torch.memory_format:
