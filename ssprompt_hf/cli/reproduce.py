@@ -1,6 +1,7 @@
 """`ssprompt-hf reproduce`."""
 
 import argparse
+import contextlib
 import dataclasses
 import shlex
 from typing import Any
@@ -24,6 +25,7 @@ OWN = (
 )
 """Training arguments that the tables set themselves."""
 SEEDS = [0, 1, 2]
+EXECUTORS = ("processes", "ray")
 
 
 def fill(parser: argparse.ArgumentParser):
@@ -61,6 +63,10 @@ def fill(parser: argparse.ArgumentParser):
         help='for full: NAME=JSON ..., for instance mapillary_vistas=\'{"version": "1.2"}\'; for embedded: JSON with '
         "num_images, size, seed of the scenes",
     )
+    group = parser.add_argument_group("workers")
+    group.add_argument("--executor", choices=EXECUTORS, help="share the work: processes of this machine, or ray")
+    group.add_argument("--workers", type=int, metavar="N", help="how many (default: one a GPU)")
+    group.add_argument("--address", help="of the Ray cluster (default: RAY_ADDRESS, or this machine alone)")
     add_fields(parser, "training", SSPromptTrainingArguments, only_given=True, without=OWN)
     parser.epilog = (
         "A finished cell is not run again: start the same command anew after an interruption, and tables that share "
@@ -106,7 +112,26 @@ def run(options: argparse.Namespace):
     training = {name: value for name, value in vars(options).items() if name in fields}
     logging.disable_progress_bar()  # a bar for each of many models hides the numbers
     command = _command(options, training)
-    reproduce(tables, preset, choices, options.output_dir, training, command)
+    with _executor(options) as executor:
+        reproduce(tables, preset, choices, options.output_dir, training, command, executor)
+
+
+def _executor(options: argparse.Namespace):
+    """A context manager with the workers that were asked for, or None."""
+    for name in ("workers", "address"):
+        if getattr(options, name) is not None and options.executor is None:
+            raise SSPromptError(f"{name} is {getattr(options, name)!r}, but there is no --executor that has workers")
+    if options.executor is None:
+        return contextlib.nullcontext()
+    if options.executor == "ray":
+        from ..reproduce.ray_executor import RayExecutor
+
+        return RayExecutor(options.address, options.workers)
+    from ..reproduce.executors import ProcessExecutor
+
+    if options.address is not None:
+        raise SSPromptError(f"address is {options.address!r}, which only --executor ray has a use for")
+    return ProcessExecutor(options.workers)
 
 
 def _command(options: argparse.Namespace, training: dict[str, Any]) -> str:

@@ -15,7 +15,6 @@ import gc
 import hashlib
 import json
 import platform
-import re
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -42,7 +41,7 @@ from ..tuners import PromptConfig
 from ..tuners.base.config import current_versions
 from ..utils.files import write_json
 from .jobs import Job, Learn, Measure
-from .plans import ROWS, Domain, Score, StepCost, Training, Work
+from .plans import ROWS, Domain, Score, StepCost, Training, Work, work_name
 from .shared_work import SharedWork
 from .step_cost import measure_step
 
@@ -113,7 +112,7 @@ class CellRunner:
     def _work_settings(self, work: Work) -> dict[str, Any]:
         if isinstance(work, StepCost):
             settings = {**dataclasses.asdict(work), "device": self.device, "threads": torch.get_num_threads()}
-            settings["training"] = _training_settings(self._arguments("semantic", 0))
+            settings["training"] = self.common_settings()
             settings["training"].pop("shrinkage")  # which comes after the last step
         else:
             arguments = work.domain.arguments(work.base_model)
@@ -152,6 +151,18 @@ class CellRunner:
             if model.borrowed_text_encoder is not None:
                 self._bases[base_model]["text_encoder"] = model.borrowed_text_encoder
         return self._bases[base_model]
+
+    def common_settings(self) -> dict[str, Any]:
+        """The training arguments that all cells have in common."""
+        return _training_settings(self._arguments("semantic", 0))
+
+    def known_bases(self) -> dict[str, dict[str, str]]:
+        """Name and fingerprint of the base models that have been loaded."""
+        return dict(self._bases)
+
+    def take_bases(self, bases: dict[str, dict[str, str]]) -> None:
+        """What another process knows of base models that have not been loaded here: enough to find their cells."""
+        self._bases = bases | self._bases
 
     # Files
 
@@ -311,18 +322,3 @@ def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 
 def _digest(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def work_name(work: Work | Training) -> str:
-    """What people recognise a file by."""
-    if isinstance(work, StepCost):
-        parts = ["step", work.method, "cached" if work.cached else "plain", f"repeat{work.repeat}"]
-    elif isinstance(work, Training):
-        options = [f"{name}{value}" for name, value in work.options]
-        parts = [work.domain.name, work.task, work.method, *options, f"{work.shots}shots", f"seed{work.seed}"]
-    elif work.training is None:
-        parts = [work.domain.name, work.task, "zero_shot"]
-    else:
-        elsewhere = [] if work.training.domain.name == work.domain.name else ["on", work.domain.name]
-        return "-".join([work_name(work.training), *elsewhere])
-    return re.sub(r"[^\w.-]", "_", "-".join([Path(work.base_model).name, *parts]))

@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
-from .plans import Score, StepCost, Training, Work
+from .plans import Score, StepCost, Training, Work, work_name
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,16 @@ def finished_works(job: Job) -> tuple[Work, ...]:
     if isinstance(job, Learn):
         return ()
     return job.works if isinstance(job, Evaluate) else (job.work,)
+
+
+def job_name(job: Job) -> str:
+    """For people."""
+    if isinstance(job, Learn):
+        return f"the training of {work_name(job.training)}"
+    if isinstance(job, Measure):
+        return f"the measurement of {work_name(job.work)}"
+    first = job.works[0]
+    return f"the {first.task} evaluation of {len(job.works)} on {first.domain.title} ({first.base_model})"
 
 
 def in_shared_order(works: Iterable[Work]) -> list[Work]:

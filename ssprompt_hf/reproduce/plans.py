@@ -1,7 +1,9 @@
 """The parts of a table that has not run yet: methods, the work behind its cells, and where each number belongs."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .paper import PAPER
@@ -68,6 +70,21 @@ class StepCost:
 
 
 Work = Score | StepCost
+
+
+def work_name(work: Work | Training) -> str:
+    """What people recognise a file by."""
+    if isinstance(work, StepCost):
+        parts = ["step", work.method, "cached" if work.cached else "plain", f"repeat{work.repeat}"]
+    elif isinstance(work, Training):
+        options = [f"{name}{value}" for name, value in work.options]
+        parts = [work.domain.name, work.task, work.method, *options, f"{work.shots}shots", f"seed{work.seed}"]
+    elif work.training is None:
+        parts = [work.domain.name, work.task, "zero_shot"]
+    else:
+        elsewhere = [] if work.training.domain.name == work.domain.name else ["on", work.domain.name]
+        return "-".join([work_name(work.training), *elsewhere])
+    return re.sub(r"[^\w.-]", "_", "-".join([Path(work.base_model).name, *parts]))
 
 
 @dataclass(frozen=True)

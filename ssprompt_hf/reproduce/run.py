@@ -1,17 +1,21 @@
 """From the name of a table to its files."""
 
-import time
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..errors import SSPromptError
-from .cells import CellRunner, work_name
+from .cells import CellRunner
+from .executors import Executor, Setup
 from .jobs import Learn, finished_works, in_shared_order, plan_jobs
-from .plans import Cell, Choices, Plan
+from .plans import Cell, Choices, Plan, work_name
 from .presets import Preset
-from .rendering import PLOT, TABLE, write_table
-from .summary import Summary
+from .rendering import PLOT, TABLE
+from .scheduling import run_jobs
+from .table_files import TableWriter
 from .tables import TABLES, plan_table
 
 
@@ -22,12 +26,14 @@ def reproduce(
     output_dir: str | Path = "out/reproduce",
     training: dict[str, Any] | None = None,
     command: str = "",
+    executor: Executor | None = None,
 ) -> list[Path]:
     """
     Run all cells of some tables that have not been run before, and write the tables.
 
     Files go to `<output_dir>/<preset>`: a folder for each table with `results.json`, `table.md` and `plot.png`,
-    written anew after every cell, and what `CellRunner` keeps.
+    written anew whenever cells are done, and what `CellRunner` keeps. Several processes may use one folder; see
+    `TableWriter`.
 
     Args:
         tables: names in `TABLES`, or `["all"]`, which leaves out those that make no sense for the preset.
@@ -36,6 +42,7 @@ def reproduce(
         output_dir: folder.
         training: training arguments that differ from the defaults.
         command: what the user typed, for the table.
+        executor: the workers that share the work; by default this process does it alone. Results are the same.
 
     Returns:
         the folders of the tables.
@@ -47,43 +54,30 @@ def reproduce(
     plans = _plans(tables, preset, choices)
     folder = Path(output_dir) / preset.name
     runner = CellRunner(folder, training)
+    writer = TableWriter(folder, runner, preset, choices, command)
     works = in_shared_order(cell.work for plan in plans for cell in plan.cells)
-    records = {work: record for work in works if (record := runner.finished(work)) is not None}
-    missing = [work for work in works if work not in records]
-    print(f"{len(works)} cells, of which {len(records)} are done; results go to {folder}", flush=True)
+    if executor is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        setup = Setup(str(folder.absolute()), runner.training, os.getcwd(), torch.get_num_threads())
+        runner.device = executor.start(setup)
+    missing = [work for work in works if writer.record(work) is None]
+    print(f"{len(works)} cells, of which {len(works) - len(missing)} are done; results go to {folder}", flush=True)
     runner.check_data(missing)
-    facts = {
-        "command": command,
-        "preset": preset.name,
-        "seeds": list(choices.seeds),
-        "shots": choices.shots,
-        "base_models": list(preset.base_models),
-    }
-
-    def write(changed: Sequence[Plan]):
-        for plan in changed:
-            done = {cell: records[cell.work] for cell in plan.cells if cell.work in records}
-            write_table(folder / _folder_name(plan), Summary(plan, done), done, facts)
-
-    write(plans)
+    writer.write(plans)
     count = 0
-    for job in plan_jobs(missing):
-        start = time.perf_counter()
-        runner.run(job)
-        seconds = time.perf_counter() - start
+    for job, seconds in run_jobs(plan_jobs(missing), runner, executor):
         if isinstance(job, Learn):
             print(f"learned {work_name(job.training)}, {seconds:.1f} s", flush=True)
-        own = []
+        own = [(plan, cell) for plan in plans for cell in plan.cells if cell.work in finished_works(job)]
+        told = {cell.work: cell for _, cell in reversed(own)}
         for work in finished_works(job):
             count += 1
-            records[work] = runner.finished(work)
-            own += [(plan, cell) for plan in plans for cell in plan.cells if cell.work == work]
-            cell = next(cell for _, cell in own if cell.work == work)
-            print(f"[{count}/{len(missing)}] {_told(cell, records[work])}", flush=True)
-        write([plan for plan in plans if any(plan is one for one, _ in own)])
+            print(f"[{count}/{len(missing)}] {_told(told[work], writer.record(work))}", flush=True)
+        if own:
+            writer.write([plan for plan in plans if any(plan is one for one, _ in own)])
     for plan in plans:
-        print(f"\n{(folder / _folder_name(plan) / TABLE).read_text(encoding='utf-8')}")
-    folders = [folder / _folder_name(plan) for plan in plans]
+        print(f"\n{(writer.path(plan.name) / TABLE).read_text(encoding='utf-8')}")
+    folders = [writer.path(plan.name) for plan in plans]
     print("\n".join(f"wrote {one / TABLE}, {one / PLOT} and results.json beside them" for one in folders))
     return folders
 
@@ -98,10 +92,6 @@ def _plans(tables: Sequence[str], preset: Preset, choices: Choices) -> list[Plan
         except SSPromptError as error:
             print(f"left out: {error}")
     return plans
-
-
-def _folder_name(plan: Plan) -> str:
-    return plan.name if plan.name.startswith("figure") else f"table-{plan.name}"
 
 
 def _told(cell: Cell, record: dict[str, Any]) -> str:

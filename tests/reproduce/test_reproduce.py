@@ -93,8 +93,19 @@ def test_finished_cells_stay_and_changed_ones_run_anew(arguments, tmp_path, caps
     assert main(["reproduce", *seeds, "--table", "5", "--methods", "zero_shot", "semprompt"]) == 0
     second = cells(tmp_path)
     assert len(second) == 4 and first.items() <= second.items()
+    # whoever writes a table writes what others have found for it, too
+    assert table(tmp_path, "table-8")["seeds"] == [0, 1]
+    assert main(["reproduce", *arguments, "--seeds", "2", *table_6]) == 0
+    both = table(tmp_path, "table-8")
+    assert cells(tmp_path) == second and both["seeds"] == [0, 1, 2] and both["complete"]
+    assert [len(one["values"]) for one in both["numbers"]] == [1, 3]
+    assert main(["reproduce", *arguments, *table_6]) == 0
+    assert table(tmp_path, "table-8") == both
+    text = (tmp_path / "embedded" / "table-8" / "table.md").read_text()
+    assert "over seeds 0, 1, 2" in text and "--seeds 2" in text and "--seeds 0 1" in text
     # training otherwise: zero-shot stays
     assert main(["reproduce", *arguments, *table_6, "--learning_rate", "0.5"]) == 0
+    assert table(tmp_path, "table-8")["seeds"] == [0, 1]
     third = cells(tmp_path)
     assert len(third) == 6 and second.items() <= third.items()
     # other images to be scored on: adapters stay
