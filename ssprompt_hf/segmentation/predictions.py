@@ -162,11 +162,12 @@ class QueryPrediction(Prediction):
         result = torch.empty(geometry.target_size, dtype=torch.long, device=masks.device)
         for tile in mask_tiles(masks, geometry):
             # where one class leads whatever the masks within their bounds, as inside roads and skies, that is all
-            low, high = ((weights * bound.sigmoid().to(weights.dtype)).sum(1) for bound in tile.bounds())
+            bounds = [bound.sigmoid().to(weights.dtype) for bound in tile.bounds()]
+            low, high = ((weights * bound).sum(1) for bound in bounds)
             first = low.argmax()
             label = first
-            if (high.index_fill(0, first, 0) > low[first] - 1e-5).any():
-                label = _tile_scores(tile, weights).max(dim=0).indices  # twice as fast as `argmax`
+            if (high.index_fill(0, first, 0) > low[first] - ROUNDING).any():
+                label = _tile_labels(tile, weights, *bounds)
             result[tile.rows, tile.columns] = label
         return result
 
@@ -205,12 +206,54 @@ class QueryPrediction(Prediction):
         return PromptParts(masks, weights, torch.arange(len(masks), device=masks.device), len(masks))
 
 
-def _tile_scores(tile: MaskTile, weights: Tensor) -> Tensor:
-    """(K, rows, columns) class scores; `weights` (K, Q) are the queries' class probabilities."""
-    masks = tile.values().sigmoid_().to(weights.dtype)
+def _tile_scores(tile: MaskTile, weights: Tensor, queries: Tensor | slice = slice(None)) -> Tensor:
+    """(K, rows, columns) class scores of some queries; `weights` (K, Q) are the queries' class probabilities."""
+    masks = tile.values(queries).sigmoid_().to(weights.dtype)
     with torch.autocast(masks.device.type, enabled=False):
-        scores = matmul(weights[None], masks.flatten(1)[None])[0]
+        scores = matmul(weights[:, queries][None], masks.flatten(1)[None])[0]
     return scores.unflatten(1, masks.shape[1:])
+
+
+ROUNDING = 1e-5
+"""More than scores can differ by rounding."""
+MAX_LEFT_OUT = 0.03
+"""By how much the scores of a tile may be uncertain at first; with `seem-nano` on street scenes 16 of 100 queries then
+remain, and 0.8 % of the pixels have to be looked at once more."""
+
+
+def _tile_labels(tile: MaskTile, weights: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """
+    int64 (rows, columns): the class with the largest score.
+
+    Most queries say nearly the same at all pixels of a tile. The others decide most pixels; where what is left out
+    could make a difference, all queries are asked.
+
+    Args:
+        tile: logits of the masks.
+        weights: (K, Q), the queries' class probabilities.
+        low, high: (Q,), between which the mask probabilities of each query lie.
+    """
+    spread = (high - low) * weights.amax(0)
+    levels = MAX_LEFT_OUT * 0.5 ** torch.arange(8, dtype=spread.dtype, device=spread.device)
+    left_out = torch.where(spread <= levels[:, None], spread, 0).sum(1)  # at each level; the last is too low to matter
+    level = int((left_out > MAX_LEFT_OUT).sum())
+    rest = spread <= levels[min(level, len(levels) - 1)]
+    live = (~rest).nonzero().flatten()
+    if tile.patch.device.type != "cpu" or 2 * len(live) > len(rest):  # on a GPU, choosing takes longer
+        return _tile_scores(tile, weights).max(dim=0).indices  # twice as fast as `argmax`
+    scores = _tile_scores(tile, weights, live).add_((weights[:, rest] @ low[rest])[:, None, None])
+    best, labels = scores.max(dim=0)
+    if len(scores) < 2:
+        return labels
+    second = scores.scatter_(0, labels[None], -torch.inf).amax(0)
+    error = (weights[:, rest] @ (high - low)[rest]).max() + ROUNDING
+    rows, columns = (best - second <= error).nonzero(as_tuple=True)
+    if 8 * len(rows) > labels.numel():
+        return _tile_scores(tile, weights).max(dim=0).indices
+    if len(rows):
+        masks = tile.at(rows, columns).sigmoid_().to(weights.dtype)
+        labels[rows, columns] = (weights @ masks).max(dim=0).indices
+    return labels
 
 
 @dataclass

@@ -108,6 +108,13 @@ class MaskTile:
             return linear(self.vertical @ self.patch[masks], self.horizontal)
 
 
+    def at(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """(N, P): the values of all masks at single pixels, counted within the tile."""
+        with torch.autocast(self.patch.device.type, enabled=False):
+            lines = self.vertical @ self.patch  # (N, rows, w')
+            return torch.einsum("npw,pw->np", lines[:, rows], self.horizontal[columns])
+
+
 def mask_tiles(masks: Tensor, geometry: MaskGeometry) -> Iterator[MaskTile]:
     """
     The tiles of the result, row by row.

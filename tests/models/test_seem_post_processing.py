@@ -106,6 +106,27 @@ def test_semantic_equals_whole_masks(logits, tiles):
     assert torch.equal(class_map(prediction_of(*logits), 0, GEOMETRY), expected.argmax(dim=0))
 
 
+def test_queries_that_say_the_same_everywhere_are_not_asked_about_every_pixel(tiles, monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    classes = 3 * torch.randn(1, 60, 6, generator=generator, dtype=torch.float64)
+    classes[:, 20:, -1] += 9  # no object, but for a trace
+    masks = 12 * F.interpolate(torch.randn(1, 60, 4, 6, generator=generator, dtype=torch.float64), (16, 24))
+    masks[:, :10] -= 30
+    asked, values = [], tiles_module.MaskTile.values
+
+    def counted(tile, chosen=slice(None)):
+        found = values(tile, chosen)
+        asked.append(found.numel())
+        return found
+
+    monkeypatch.setattr(tiles_module.MaskTile, "values", counted)
+    for few in (classes, classes.index_fill(2, torch.tensor([1, 2]), 0.5)):  # and with two classes that always tie
+        whole = torch.einsum("qc,qhw->chw", few[0].softmax(-1)[:, :-1], resize_masks(masks[0], GEOMETRY).sigmoid())
+        asked.clear()
+        assert torch.equal(class_map(prediction_of(few, masks), 0, GEOMETRY), whole.argmax(dim=0))
+        assert sum(asked) < 60 * 45 * 61 / 3
+
+
 def test_semantic_scores(logits, tiles):
     """`return_segmentation_scores`, as in transformers."""
     processor, output = SeemImageProcessor(), output_of(*logits)
