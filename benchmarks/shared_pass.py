@@ -11,8 +11,8 @@ image, and confusion matrices counted at original size. Two sets of ten are scor
   that learn no spatial prompts are decoded together.
 * "spatial": ten seeds of SSPrompt, each of which is decoded by itself.
 
-One thread; processor seconds, which other work on the machine hardly changes. The adapters' prompts are moved at random
-where they start: time does not depend on them.
+One thread; processor seconds, which other work on the machine hardly changes. Prompts begin at random places near the
+base model's: time does not depend on them.
 """
 
 import argparse

@@ -107,7 +107,6 @@ class MaskTile:
         with torch.autocast(self.patch.device.type, enabled=False):
             return linear(self.vertical @ self.patch[masks], self.horizontal)
 
-
     def at(self, rows: Tensor, columns: Tensor) -> Tensor:
         """(N, P): the values of all masks at single pixels, counted within the tile."""
         with torch.autocast(self.patch.device.type, enabled=False):
