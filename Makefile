@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: demo test test-studio test-oldest test-newest campaign lint clean
+.PHONY: demo test docs test-studio test-oldest test-newest campaign lint clean
 
 # torch first, with its pin, so that nothing that merely asks for a range of torch brings another build
 $(INSTALLED): pyproject.toml
@@ -24,6 +24,11 @@ lint: $(INSTALLED)
 
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# The documentation as a site, in site/; broken links and names are errors. docs/outside_pages.py adds pages from elsewhere
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # The page of the studio and of the Space, which `make test` skips: with gradio, and in a browser
 test-studio:
@@ -51,4 +56,4 @@ campaign: $(INSTALLED)
 	$(BIN)/python tests/campaign/run.py --minutes $(MINUTES) --seed $(SEED)
 
 clean:
-	rm -rf $(VENV) .venv-studio .venv-oldest .venv-newest out build *.egg-info
+	rm -rf $(VENV) .venv-studio .venv-oldest .venv-newest out build site *.egg-info

@@ -1,10 +1,10 @@
 """Back towards the base model: only so much of a training is kept as the training images ask for.
 
-Training overfits to a few images, most of all in rare classes, and the more so the further the prompts have moved. On the
-straight line from the prompts that a training began with to those that it ended with, most of the gain on other images
-comes early. Wortsman et al., "Robust fine-tuning of zero-shot models" (2022), take a point of this line for whole
-networks. Here training images choose the point: the one nearest to the start at which their loss has risen by no more
-than a given share. For instance and panoptic segmentation, whose losses are not their scores, the point is nearer
+Training overfits to a few images, most of all in rare classes, and the more so the further the prompts have moved. On
+the straight line from the prompts that a training began with to those that it ended with, most of the gain on other
+images comes early. Wortsman et al., "Robust fine-tuning of zero-shot models" (2022), take a point of this line for
+whole networks. Here training images choose the point: the one nearest to the start at which their loss has risen by no
+more than a given share. For instance and panoptic segmentation, whose losses are not their scores, the point is nearer
 still where the training images score much worse than at the start (`score_guard`).
 """
 

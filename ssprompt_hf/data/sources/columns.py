@@ -81,6 +81,7 @@ class ColumnSource:
         return found
 
     def read(self, row: int) -> dict[str, Any]:
+        """`image`, `label` and perhaps `instance`, as `SegmentationDataset` describes them."""
         return self.decode(self.table[row], self.file_names[row])
 
     def decode(self, values: dict[str, Any], name: str | None = None) -> dict[str, Any]:
@@ -91,6 +92,7 @@ class ColumnSource:
         return {"image": image, "label": label} | ({} if instance is None else {"instance": instance})
 
     def read_label(self, row: int) -> np.ndarray:
+        """The `label` of `read(row)`, without decoding the image."""
         values, name = self.table[row], self.file_names[row]
         size = image_size(values[self.image_column], _where(values, self.image_column, name))
         return self._maps(values, name, size, False)[0]
