@@ -104,7 +104,7 @@ def shown_in_the_reference() -> list:
 
 def test_every_public_name_has_a_page_and_a_docstring():
     shown, missing = shown_in_the_reference(), []
-    for name in ("", ".data", ".explain", ".metrics", ".tuners", ".models.seem", ".models.sam3"):
+    for name in ("", ".data", ".explain", ".exporters", ".metrics", ".tuners", ".models.seem", ".models.sam3"):
         module = importlib.import_module(f"ssprompt_hf{name}")
         for public in (one for one in module.__all__ if not one.startswith("_")):
             value = getattr(module, public)

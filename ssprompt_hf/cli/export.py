@@ -11,7 +11,7 @@ HELP = "write the merged model as ONNX or torch.export"
 
 def fill(parser: argparse.ArgumentParser):
     """The options of `export`."""
-    from ..exporters import FORMATS, OUTPUTS
+    from ..exporters.export import FORMATS, OUTPUTS
 
     parser.add_argument("adapter", metavar="ADAPTER", help="folder, Hub id or name of an adapter")
     parser.add_argument("--base_model", metavar="NAME", help="default: the one that the adapter names")
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace):
     Raises:
         ExportError: `--output` is a folder.
     """
-    from ..exporters import FORMATS, export_model
+    from ..exporters.export import FORMATS, export_model
     from ..model import SSPromptModel
 
     path = Path(options.output or f"out/model{FORMATS[options.format]}")

@@ -4,6 +4,6 @@ Not to be taken for `segmentation/export.py`, which writes predictions in the fo
 read.
 """
 
-from .export import FORMATS, OUTPUTS, export_model
+from .export import export_model
 
-__all__ = ["FORMATS", "OUTPUTS", "export_model"]
+__all__ = ["export_model"]
