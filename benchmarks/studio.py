@@ -18,7 +18,7 @@ from clicks import middle
 from PIL import Image
 
 from ssprompt_hf.data.loading import load_segmentation_dataset
-from ssprompt_hf.metrics.confusion import confusion_matrix
+from ssprompt_hf.metrics.confusion import confusion_matrix, scores_from_confusion
 from ssprompt_hf.studio.app import SSPromptStudio
 
 PARTS = {
@@ -107,13 +107,13 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         names = [*PARTS, REST]
         means = {}
         for state in ("before", "after"):
-            total = np.zeros((len(names), len(names)), np.int64)
+            counts = 0
             for index in range(options.images, options.images + options.others):
                 found = studio.assistant.predict(scenes[index]["image"], zero_shot=state == "before").class_indices
-                total += confusion_matrix(found, table[scenes[index]["label"]], len(names))
-            ious = 100 * np.diag(total) / (total.sum(0) + total.sum(1) - np.diag(total))
-            means[state] = float(ious.mean())
-            told = ", ".join(f"{name} {iou:.1f}" for name, iou in zip(names, ious))
+                counts = counts + confusion_matrix(found, table[scenes[index]["label"]], len(names))
+            scores = scores_from_confusion(counts, names)
+            means[state] = 100 * scores["mean_iou"]
+            told = ", ".join(f"{name} {100 * iou:.1f}" for name, iou in scores["per_class_iou"].items())
             print(f"{state}: mean IoU {means[state]:.1f} on {options.others} other scenes ({told})")
     return means
 

@@ -7,6 +7,7 @@ from .utils.version import __version__
 
 if TYPE_CHECKING:
     from .model import SSPromptModel
+    from .studio.app import SSPromptStudio
     from .training.arguments import SSPromptTrainingArguments
     from .training.evaluation_runs import evaluate_adapter, evaluate_adapters
     from .training.runs import train_adapter
@@ -22,6 +23,7 @@ _EXPORTS = {
     "PromptArguments": ".training.settings",
     "SSPromptConfig": ".tuners",
     "SSPromptModel": ".model",
+    "SSPromptStudio": ".studio.app",
     "SSPromptTrainer": ".training.trainer",
     "SSPromptTrainingArguments": ".training.arguments",
     "VSPLConfig": ".tuners",
@@ -37,6 +39,7 @@ __all__ = [
     "PromptArguments",
     "SSPromptConfig",
     "SSPromptModel",
+    "SSPromptStudio",
     "SSPromptTrainer",
     "SSPromptTrainingArguments",
     "VSPLConfig",

@@ -89,7 +89,7 @@ class Session:
                 action = self._actions().get(event.get("do"))
                 if action is None:
                     raise SSPromptError(f"the page asked for {event.get('do')!r}, which there is not: load it again")
-                if self.annotation is not None:
+                if self.annotation is not None and action != self._peek:
                     self.annotation.note = ""
                 action(**{name: value for name, value in event.items() if name != "do"})
             except SSPromptError as problem:
@@ -104,7 +104,8 @@ class Session:
             return self.view(with_image=is_new) | {"error": error}
 
     def _actions(self) -> dict[str, Any]:
-        looking = {"look": lambda: self._look(), "open": self.open, "next": self.open_next, "choose": self.choose}
+        looking = {"look": self._look, "peek": self._peek, "open": self.open, "next": self.open_next}
+        looking["choose"] = self.choose
         if not self.can_write:
             return looking
         one = self.annotation
@@ -137,6 +138,11 @@ class Session:
             self._open.pop(self.annotation.name)
         if self.annotation is None and self.project.images:
             self.open(self.project.images[0])
+
+    def _peek(self) -> None:
+        """Time has passed: others may have labelled, too."""
+        if self.annotation is not None:
+            self.annotation.reload()
 
     def open(self, name: str) -> None:
         """Show an image; the one before is free for others."""

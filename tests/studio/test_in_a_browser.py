@@ -50,7 +50,7 @@ def page(studio):
         browser = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
         try:
             page = browser.new_page(viewport={"width": 1440, "height": 900})
-            page.set_default_timeout(120_000)
+            page.set_default_timeout(300_000)
             page.on("pageerror", lambda error: pytest.fail(f"the page has an error: {error}"))
             page.goto(address)
             page.wait_for_selector('#workspace [data-ready="yes"]')

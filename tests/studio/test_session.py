@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from studio_folders import HEIGHT, WIDTH, photographs, project
+from tiny_sam2 import tiny_sam2
 
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.studio.app import SSPromptStudio
@@ -125,6 +126,10 @@ def test_others_look_while_one_labels(session, made, assistant):
     assert view["images"][0]["locked"] and view["classes"][0]["pixels"] > 0
     other.act({"do": "choose", "class_id": 1})
     assert "somebody else" in other.act({"do": "fill"})["error"]
+    session.act({"do": "brush", "line": [[50, 40]], "radius": 3})
+    seen = view["classes"][0]["pixels"]
+    view = other.act({"do": "peek"})
+    assert view["classes"][0]["pixels"] > seen and "image" not in view["current"]
     session.act({"do": "open", "name": "b.jpg"})  # gives it back
     assert other.act({"do": "fill"})["error"] == ""
     assert session.act({"do": "open", "name": "a.jpg"})["classes"][1]["pixels"] > 0  # what they did is seen
@@ -155,3 +160,25 @@ def test_an_empty_folder(tmp_path):
     studio.project.add_images(photographs(tmp_path / "uploads", ("a.jpg",)).iterdir())
     assert studio.act({"who": "me", "event": {"do": "look"}})["current"]["name"] == "a.jpg"
     assert studio.thumbnails({"who": "me", "names": ["a.jpg", "../a.jpg"]}).keys() == {"a.jpg"}
+
+
+def test_base_models_without_words(tmp_path):
+    """They have clicks and boxes, and all classes look alike to them."""
+    base = tiny_sam2()
+    base.save_pretrained(tmp_path / "sam2")
+    base.default_image_processor().save_pretrained(tmp_path / "sam2")
+    made = project(tmp_path / "photos")
+    assistant = Assistant(made, str(tmp_path / "sam2"))
+    session = Session(made, assistant, Suggestions(made, assistant), "me")
+    view = session.act({"do": "look"})
+    assert view["takes"] == ["points", "boxes"]
+    for event in (
+        {"do": "choose", "class_id": 0},
+        {"do": "click", "x": 30, "y": 20},
+        {"do": "box", "left": 3, "top": 4, "right": 20, "bottom": 30},
+        {"do": "scribble", "line": [[40, 30], [50, 30]]},
+        {"do": "predict"},
+        {"do": "next"},
+    ):
+        assert session.act(event)["error"] == "", event
+    assert "takes no phrases (it takes: points, boxes)" in session.act({"do": "phrase", "text": "car"})["error"]

@@ -38,7 +38,7 @@ def made(tmp_path):
 SETTINGS = TrainingSettings("seem-nano", max_steps=4)
 
 
-def test_it_is_cancelled_and_goes_on(made, monkeypatch):
+def test_it_is_cancelled_and_goes_on(made, monkeypatch, hub, tmp_path):
     whole = TrainingJob(made)
     whole.start(SETTINGS)
     progress = whole.wait()
@@ -78,8 +78,13 @@ def test_it_is_cancelled_and_goes_on(made, monkeypatch):
     assert studio.assistant.adapter == made.folder / "adapter" and "before" in studio.scores_html()
     before, after = studio.compare("f.png")
     assert before.size == after.size == (WIDTH, HEIGHT)
-    with zipfile.ZipFile(adapter_zip(made, made.folder)) as archive:
+    with zipfile.ZipFile(adapter_zip(made, tmp_path)) as archive:
         assert "adapter_model.safetensors" in archive.namelist()
+    hub.patch_client(monkeypatch, tmp_path / "home", token=True)
+    assert "tester/street" in studio.push(" tester/street ", True, "")
+    assert hub.files("tester/street")["adapter_model.safetensors"] == weights
+    with pytest.raises(SSPromptError, match="name of the repository"):
+        studio.push(" ", True, "")
 
 
 def test_the_command_goes_on_where_the_page_stopped(made, tmp_path, capsys):

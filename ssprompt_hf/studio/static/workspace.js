@@ -341,6 +341,9 @@ new ResizeObserver(() => {
   const size = `${part.stage.clientWidth}x${part.stage.clientHeight}`;
   if (size !== stageSize) { stageSize = size; fit(); draw(); }
 }).observe(part.stage);
+setInterval(() => {  // others may have labelled meanwhile
+  if (!waiting && !drag && view && root.offsetParent && !document.hidden && !part.classes.contains(document.activeElement)) act({ do: "peek" });
+}, 15000);
 choose("click");
 window.ssprompt_studio = { who, look: () => act({ do: "look" }), toScreen: (p) => { const b = canvas.getBoundingClientRect(), [x, y] = toScreen(p); return [b.left + x, b.top + y]; } };
 act({ do: "look" });
