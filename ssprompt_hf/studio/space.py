@@ -199,7 +199,9 @@ class SSPromptSpace:
             with gr.Tab("Segment"):
                 workspace(self)
             with gr.Tab("Without and with the adapter", visible=bool(self.adapters)) as compared:
-                slider = gr.ImageSlider(elem_id="slider", show_label=False, type="pil", interactive=False, max_height=640)
+                slider = gr.ImageSlider(
+                    elem_id="slider", show_label=False, type="pil", interactive=False, max_height=640
+                )
             chosen = [who, adapter, threshold]
             for control in (adapter, threshold):
                 control.change(told(self.choose), chosen, js=who_first).then(None, js=look)
