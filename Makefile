@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: demo test docs test-studio test-oldest test-newest campaign lint clean
+.PHONY: demo test docs release-check test-studio test-oldest test-newest campaign lint clean
 
 # torch first, with its pin, so that nothing that merely asks for a range of torch brings another build
 $(INSTALLED): pyproject.toml
@@ -29,6 +29,20 @@ test: lint
 docs: $(INSTALLED)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# What would be released: built, checked, installed into an empty environment, and tried there, away from the sources
+release-check:
+	rm -rf dist && $(PYTHON) -m venv --clear .venv-release
+	.venv-release/bin/python -m pip install -q --disable-pip-version-check build twine
+	.venv-release/bin/python -m build --outdir dist
+	.venv-release/bin/python -m twine check --strict dist/*
+	$(PYTHON) -m venv --clear .venv-release
+	.venv-release/bin/python -m pip install -q --disable-pip-version-check "$(TORCH)" dist/*.whl
+	.venv-release/bin/python -I -c "from pathlib import Path; import ssprompt_hf as package; \
+		assert Path(package.__file__).with_name('py.typed').exists(); \
+		version = package.__version__; print('version', version); \
+		assert f'## {version}' in Path('CHANGELOG.md').read_text() or 'dev' in version, 'CHANGELOG.md lacks it'"
+	cd dist && ../.venv-release/bin/ssprompt-hf demo --output_dir demo --shots 4 --max_steps 20 --max_eval_images 4
 
 # The page of the studio and of the Space, which `make test` skips: with gradio, and in a browser
 test-studio:
@@ -56,4 +70,4 @@ campaign: $(INSTALLED)
 	$(BIN)/python tests/campaign/run.py --minutes $(MINUTES) --seed $(SEED)
 
 clean:
-	rm -rf $(VENV) .venv-studio .venv-oldest .venv-newest out build site *.egg-info
+	rm -rf $(VENV) .venv-* out build dist site *.egg-info

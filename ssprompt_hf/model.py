@@ -206,7 +206,7 @@ class SSPromptModel(PeftModel):
         local_files_only: bool = False,
         check_base_model: bool = True,
         **kwargs: Any,
-    ):
+    ) -> Any:
         """
         Load a further adapter, or new weights for one that is there. `set_adapter` makes it the active one.
 

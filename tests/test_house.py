@@ -219,3 +219,25 @@ def test_no_object_changes_its_class():
         if isinstance(part, ast.Attribute) and part.attr == "__class__"
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_public_signatures_are_annotated():
+    wrong = []
+
+    def look(name: str, node: ast.AST, is_class: bool = False):
+        for child in ast.iter_child_nodes(node):
+            if getattr(child, "name", "_").startswith("_"):
+                continue
+            if isinstance(child, ast.ClassDef):
+                look(name, child, is_class=True)
+            elif isinstance(child, ast.FunctionDef):
+                taken = child.args
+                arguments = [*taken.posonlyargs, *taken.args, *taken.kwonlyargs, taken.vararg, taken.kwarg]
+                is_static = any(ast.unparse(decorator) == "staticmethod" for decorator in child.decorator_list)
+                arguments = [argument for argument in arguments[is_class and not is_static :] if argument is not None]
+                if child.returns is None or any(argument.annotation is None for argument in arguments):
+                    wrong.append(f"{name}:{child.lineno} {child.name}")
+
+    for name in FILES:
+        look(name, tree(name))
+    assert not wrong, "\n".join(wrong)

@@ -9,7 +9,7 @@ from .options import check_folder
 HELP = "make one adapter of several: the union of their classes, or the mean of their numbers"
 
 
-def fill(parser: argparse.ArgumentParser):
+def fill(parser: argparse.ArgumentParser) -> None:
     """The options of `combine`."""
     parser.add_argument("adapters", metavar="ADAPTER", nargs="+", help="folder, Hub id or name; of one base model")
     parser.add_argument("--output_dir", metavar="DIR", required=True, help="folder of the new adapter")
@@ -29,7 +29,7 @@ def fill(parser: argparse.ArgumentParser):
     )
 
 
-def run(options: argparse.Namespace):
+def run(options: argparse.Namespace) -> None:
     """Run `combine`; raises as `SSPromptModel.from_pretrained`, `add_weighted_adapter` and `join_adapters`."""
     from ..model import SSPromptModel
 

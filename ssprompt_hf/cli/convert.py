@@ -7,7 +7,7 @@ from ..models.registry import BASE_MODELS, family
 HELP = "convert an official SEEM checkpoint"
 
 
-def fill(parser: argparse.ArgumentParser):
+def fill(parser: argparse.ArgumentParser) -> None:
     """The options of `convert`. The list of names and the text about tokenizers are told without importing torch."""
     models = [model for model in BASE_MODELS.values() if model.family == "seem" and not model.embedded]
     names = "\n".join(f"  {model.name:<16} {model.description}" for model in models)
@@ -33,7 +33,7 @@ def fill(parser: argparse.ArgumentParser):
     )
 
 
-def run(options: argparse.Namespace):
+def run(options: argparse.Namespace) -> None:
     """Run `convert`; raises as `convert_checkpoint` of the family."""
     seem = family("seem")
     tokenizer = seem.TOKENIZER_REPO if options.tokenizer is None else options.tokenizer

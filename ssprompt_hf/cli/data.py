@@ -6,7 +6,7 @@ import json
 HELP = "tell what a folder of labelled images holds, or convert it"
 
 
-def fill(parser: argparse.ArgumentParser):
+def fill(parser: argparse.ArgumentParser) -> None:
     """The options of `data`."""
     parser.description = (
         "Tell what a folder of labelled images holds: its format, splits, classes, sizes and problems; and write it "
@@ -23,7 +23,7 @@ def fill(parser: argparse.ArgumentParser):
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
-def run(options: argparse.Namespace):
+def run(options: argparse.Namespace) -> None:
     """
     Run `data`.
 

@@ -7,13 +7,13 @@ from ..errors import UnknownNameError
 HELP = "list the data sets known by name"
 
 
-def fill(parser: argparse.ArgumentParser):
+def fill(parser: argparse.ArgumentParser) -> None:
     """The options of `datasets`."""
     parser.description = "List the data sets known by name: where to get each, its licence, its tasks and its files."
     parser.add_argument("names", nargs="*", metavar="NAME", help="which ones (default: all)")
 
 
-def run(options: argparse.Namespace):
+def run(options: argparse.Namespace) -> None:
     """
     Run `datasets`.
 

@@ -9,7 +9,7 @@ HELP = "learn a user's own classes in fog from 16 images, nothing to download"
 TASK = "street-scenes/fog/custom"
 
 
-def fill(parser: argparse.ArgumentParser):
+def fill(parser: argparse.ArgumentParser) -> None:
     """The options of `train`, with defaults of its own."""
     from ..training.arguments import SSPromptTrainingArguments
     from ..training.settings import DataArguments, PromptArguments
@@ -20,7 +20,7 @@ def fill(parser: argparse.ArgumentParser):
     add_fields(parser, "training", SSPromptTrainingArguments, {"output_dir": "out/demo"})
 
 
-def run(options: argparse.Namespace):
+def run(options: argparse.Namespace) -> None:
     """Run `demo`; raises as `train_adapter`. A demo that was interrupted starts anew."""
     from ..training.runs import ADAPTER, train_adapter
     from ..training.settings import DataArguments, PromptArguments

@@ -22,7 +22,7 @@ ONLY_FOR_TRAINING = (
 )
 
 
-def fill(parser: argparse.ArgumentParser):
+def fill(parser: argparse.ArgumentParser) -> None:
     """The options of `evaluate`."""
     from ..training.arguments import SSPromptTrainingArguments
     from ..training.settings import DataArguments
@@ -45,7 +45,7 @@ def fill(parser: argparse.ArgumentParser):
     add_fields(parser, "running", SSPromptTrainingArguments, defaults, unlisted=ONLY_FOR_TRAINING, texts=texts)
 
 
-def run(options: argparse.Namespace):
+def run(options: argparse.Namespace) -> None:
     """Run `evaluate`; raises as `evaluate_adapter` and `evaluate_adapters`."""
     from ..training.evaluation_runs import evaluate_adapter, evaluate_adapters
     from ..training.reports import METRICS, TABLE

@@ -8,7 +8,7 @@ from .options import add_fields, build, check_folder
 HELP = "report what an adapter has learned, where it helps and where it fails"
 
 
-def fill(parser: argparse.ArgumentParser):
+def fill(parser: argparse.ArgumentParser) -> None:
     """The options of `explain`."""
     from ..training.settings import DataArguments
 
@@ -28,7 +28,7 @@ def fill(parser: argparse.ArgumentParser):
     parser.usage = f"{parser.prog} ADAPTER [OPTION VALUE ...]"
 
 
-def run(options: argparse.Namespace):
+def run(options: argparse.Namespace) -> None:
     """Run `explain`; raises as `explain_adapter`."""
     from ..explain import explain_adapter
     from ..explain.run import REPORT

@@ -9,7 +9,7 @@ from ..errors import ExportError
 HELP = "write the merged model as ONNX or torch.export"
 
 
-def fill(parser: argparse.ArgumentParser):
+def fill(parser: argparse.ArgumentParser) -> None:
     """The options of `export`."""
     from ..exporters.export import FORMATS, OUTPUTS
 
@@ -35,7 +35,7 @@ def fill(parser: argparse.ArgumentParser):
     )
 
 
-def run(options: argparse.Namespace):
+def run(options: argparse.Namespace) -> None:
     """
     Run `export`; raises as `SSPromptModel.from_pretrained` and `export_model`.
 

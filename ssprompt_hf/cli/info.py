@@ -10,13 +10,13 @@ from ..models.registry import ADAPTER_CONFIG, BASE_MODELS
 HELP = "tell what an adapter holds, or what a base model costs"
 
 
-def fill(parser: argparse.ArgumentParser):
+def fill(parser: argparse.ArgumentParser) -> None:
     """The options of `info`."""
     parser.add_argument("name", metavar="NAME", help="folder, Hub id or name of an adapter or a base model")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
-def run(options: argparse.Namespace):
+def run(options: argparse.Namespace) -> None:
     """Run `info`; raises as `fetch_adapter` and `read_adapter`, or as `describe_base_model`."""
     folder = None if _is_base_model(options.name) else _adapter_folder(options.name)
     if folder is not None:

@@ -47,7 +47,7 @@ class LazyParser(argparse.ArgumentParser):
 
     fill: Callable[["LazyParser"], None] | None = None
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As in `argparse`."""
         if self.fill is not None:
             fill, self.fill = self.fill, None
@@ -64,7 +64,7 @@ def add_fields(
     unlisted: Collection[str] = (),
     texts: dict[str, str] | None = None,
     only_given: bool = False,
-):
+) -> None:
     """Options for the fields of a dataclass, as transformers makes them; --help lists ours and the usual ones.
 
     Args:
@@ -160,7 +160,7 @@ def training_arguments(options: argparse.Namespace) -> "SSPromptTrainingArgument
     return args
 
 
-def check_folder(flag: str, folder: str | os.PathLike | None):
+def check_folder(flag: str, folder: str | os.PathLike | None) -> None:
     """Raises `SSPromptError` if `folder`, of an option that is not given if None, is a file or below one."""
     if folder is None:
         return

@@ -14,7 +14,7 @@ from .options import check_folder, split_class_names
 HELP = "segment images"
 
 
-def fill(parser: argparse.ArgumentParser):
+def fill(parser: argparse.ArgumentParser) -> None:
     """The options of `predict`."""
     from ..utils.tasks import TASKS
 
@@ -82,7 +82,7 @@ def _visual_prompts(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in prompts.items() if value is not None}
 
 
-def run(options: argparse.Namespace):
+def run(options: argparse.Namespace) -> None:
     """
     Run `predict`: see [`~ssprompt_hf.segmentation.prediction_files.PredictionFiles`] for what is written.
 

@@ -28,7 +28,7 @@ SEEDS = [0, 1, 2]
 EXECUTORS = ("processes", "ray")
 
 
-def fill(parser: argparse.ArgumentParser):
+def fill(parser: argparse.ArgumentParser) -> None:
     """The options of `reproduce`."""
     from ..reproduce.presets import PRESETS
     from ..reproduce.tables import TABLES
@@ -74,7 +74,7 @@ def fill(parser: argparse.ArgumentParser):
     )
 
 
-def run(options: argparse.Namespace):
+def run(options: argparse.Namespace) -> None:
     """
     Run `reproduce`.
 

@@ -5,7 +5,7 @@ import argparse
 HELP = "label photographs by clicking, train and compare, in a browser"
 
 
-def fill(parser: argparse.ArgumentParser):
+def fill(parser: argparse.ArgumentParser) -> None:
     """The options of `studio`."""
     parser.add_argument("folder", metavar="DIR", help="folder of photographs; labels are written into it")
     parser.add_argument("--base_model", metavar="NAME", help="name, folder or Hub id (default: the adapter's)")
@@ -20,7 +20,7 @@ def fill(parser: argparse.ArgumentParser):
     parser.add_argument("--no_browser", action="store_true", help="do not open a browser")
 
 
-def run(options: argparse.Namespace):
+def run(options: argparse.Namespace) -> None:
     """
     Run `studio`, until Ctrl-C.
 

@@ -11,7 +11,7 @@ from .options import add_fields, build, training_arguments
 HELP = "learn prompts from a few labelled images"
 
 
-def fill(parser: argparse.ArgumentParser):
+def fill(parser: argparse.ArgumentParser) -> None:
     """The options of `train`."""
     from ..training.arguments import SSPromptTrainingArguments
     from ..training.settings import DataArguments, PromptArguments
@@ -30,7 +30,7 @@ def fill(parser: argparse.ArgumentParser):
     )
 
 
-def run(options: argparse.Namespace):
+def run(options: argparse.Namespace) -> None:
     """
     Run `train`; raises as `train_adapter`, and with `--dry_run` as `plan_training`.
 

@@ -136,7 +136,9 @@ class PromptableModel(ForwardConventions):
 
     # Classes
 
-    def set_class_names(self, class_names: list[str], tokenizer: Any, thing_class_ids: list[int] | None = None):
+    def set_class_names(
+        self, class_names: list[str], tokenizer: Any, thing_class_ids: list[int] | None = None
+    ) -> None:
         """Let the text encoder make semantic prompts of class names, write them into their slot, and name the classes
         in `config`."""
         raise NotImplementedError

@@ -137,7 +137,9 @@ class LoadsPromptAdapters:
     """Weights that the files did not have, after `from_pretrained`."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
+    ) -> Any:
         """As in `transformers`; also by a name of `models/registry.py`, and of an adapter that knows its base model by
         such a name, which transformers would look for on the Hub: the base model with the adapter loaded into it."""
         name = pretrained_model_name_or_path
@@ -175,7 +177,7 @@ class LoadsPromptAdapters:
         adapter_state_dict: dict[str, torch.Tensor] | None = None,
         is_trainable: bool = False,
         **kwargs: Any,
-    ):
+    ) -> Any:
         """
         As in `transformers`; also for adapters of other libraries, which it loads itself.
 
@@ -218,7 +220,7 @@ class LoadsPromptAdapters:
         self._after_switching_adapters()
         return AdapterLoadInfo()
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any):
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         """As in `transformers`. Where an adapter is loaded it writes that one, the configuration first, which has to
         know the digest of the tensors that follow."""
         configs = getattr(self, "peft_config", {}) if getattr(self, "_hf_peft_config_loaded", False) else {}

@@ -270,7 +270,7 @@ class CellRunner:
         load = {"train": lambda: data.load(data.train_split, task), "eval": lambda: data.load_evaluation(task)}[use]
         return self.shared.images(use, (domain, task != "semantic"), load)
 
-    def check_data(self, works: Iterable[Work]):
+    def check_data(self, works: Iterable[Work]) -> None:
         """
         Open the data of all works, so that what is missing or misplaced is told before anything runs.
 

@@ -18,7 +18,9 @@ RESULTS, TABLE, PLOT = "results.json", "table.md", "plot.png"
 DASH = "\N{EN DASH}"
 
 
-def write_table(folder: str | Path, summary: Summary, records: Mapping[Cell, dict[str, Any]], facts: dict[str, Any]):
+def write_table(
+    folder: str | Path, summary: Summary, records: Mapping[Cell, dict[str, Any]], facts: dict[str, Any]
+) -> None:
     """
     Write `results.json`, `table.md` and `plot.png`, each whole or not at all.
 

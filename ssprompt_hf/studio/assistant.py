@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,7 @@ class Assistant:
         base = self.model.get_base_model()
         return tuple(kind for kind in getattr(base, "visual_prompts", ()) if base.missing_encoder(kind) is None)
 
-    def ask(self, name: str, **prompts) -> PromptedResult:
+    def ask(self, name: str, **prompts: Any) -> PromptedResult:
         """The base model's answer about a photograph, whose image encoder runs once for any number of questions."""
         with self._lock:
             model, encoded = self.model, self._encoded.pop(name, None)

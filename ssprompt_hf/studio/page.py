@@ -4,7 +4,7 @@ import html
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SSPromptError
 from ..training.arguments import MAX_STEPS
@@ -20,7 +20,7 @@ STATIC = Path(__file__).parent / "static"
 LOOK_AGAIN = "() => { window.ssprompt_studio && window.ssprompt_studio.look(); }"
 
 
-def import_gradio():
+def import_gradio() -> Any:
     """
     Raises:
         SSPromptError: it is not installed.
@@ -73,7 +73,7 @@ def head(*words: str) -> str:
     return f"<style>{style}</style><div class='st-brand'><b>SSPrompt</b> Studio{marks}</div>"
 
 
-def theme():
+def theme() -> Any:
     """Of all pages."""
     return import_gradio().themes.Default(primary_hue="indigo", neutral_hue="slate")
 

@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -242,7 +243,7 @@ class Project:
         self._save_classes([*there, info])
         return info
 
-    def change_class(self, number: int, **changes) -> ClassInfo:
+    def change_class(self, number: int, **changes: Any) -> ClassInfo:
         """Give a class another `name`, `thing` or `color`; raises as `add_class`."""
         new = dataclasses.replace(self.class_of(number), **changes)
         self._save_classes([new if info.id == number else info for info in self.classes])

@@ -4,7 +4,7 @@ import threading
 
 import torch
 
-from ..data.image_inputs import open_image
+from ..data.image_inputs import ImageLike, open_image
 from ..errors import SSPromptError
 from ..model import SSPromptModel
 from .assistant import Assistant
@@ -15,7 +15,7 @@ MAX_LOOKED_AT = 24
 
 
 @torch.no_grad()
-def uncertainty(model: SSPromptModel, image) -> float:
+def uncertainty(model: SSPromptModel, image: ImageLike) -> float:
     """
     How uncertain the classes of an image are: the mean entropy of its pixels' class scores, from 0 (all pixels are
     certain) to 1 (all classes are equally likely everywhere).

@@ -1,18 +1,22 @@
 """What is added to the callbacks of transformers: early stopping, and progress bars that say what they show."""
 
+from typing import Any
+
 from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback
 
 
 class NamedProgress(ProgressCallback):
     """The progress bars of transformers, with the name of the stage in front."""
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """See `TrainerCallback`."""
         super().on_train_begin(args, state, control, **kwargs)
         if self.training_bar is not None:
             self.training_bar.set_description("training")
 
-    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
         """See `TrainerCallback`."""
         is_new = self.prediction_bar is None
         super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)

@@ -61,7 +61,7 @@ class TaskEvaluation:
     @torch.no_grad()
     def add(
         self, index: int, prediction: Prediction, class_map: torch.Tensor, reference: dict, geometry: MaskGeometry
-    ):
+    ) -> None:
         """
         One image.
 

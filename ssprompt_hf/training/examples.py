@@ -271,7 +271,7 @@ class TrainingBatchSampler(BatchSampler):
             examples.seed,
         )
 
-    def set_epoch(self, epoch: int):
+    def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
         self.epoch = epoch
 
@@ -305,6 +305,6 @@ class TrainingBatchSampler(BatchSampler):
 class PromptDataLoader(DataLoader):
     """A loader whose batch sampler is told the epoch, as the trainer tells its loaders."""
 
-    def set_epoch(self, epoch: int):
+    def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
         self.batch_sampler.set_epoch(epoch)

@@ -149,7 +149,7 @@ class FeatureCache:
             total -= file_size
         return True
 
-    def remove(self, whole_directory: bool = False):
+    def remove(self, whole_directory: bool = False) -> None:
         """
         Delete the files that this cache has written; then the directory, if that leaves it empty and it was not there
         before. Every process calls it, when none reads any more. A file that cannot be deleted stays.

@@ -85,7 +85,7 @@ def write_picture(
     scores: dict[str, dict],
     image_size: int | None,
     adapter: str = "default",
-):
+) -> None:
     """Image, truth and predictions of the image that shows the most classes (of the first 32; the first such).
     `scores` holds those of the states that are shown; it is empty where nothing was scored and both are."""
     settings = {"task": "semantic", "image_size": image_size}

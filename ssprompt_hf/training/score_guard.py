@@ -6,7 +6,7 @@ too. On a few images the scores are rough, so that a little may be lost: a train
 took their AP from 6.4 to 6.0 on half of the way, and that of 24 others from 5.3 to 5.8.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,7 +20,7 @@ MAX_LOST_SCORE = 0.1
 """Share of the first score."""
 
 
-def share_that_scores(trainer, path: "TrainingPath", share: float, images: list[int]) -> float:
+def share_that_scores(trainer: Any, path: "TrainingPath", share: float, images: list[int]) -> float:
     """
     The largest of `share`, its half, its quarter and 0 of the way at which the task's score (`BEST_METRICS`) of the
     training images is at most a tenth (`MAX_LOST_SCORE`) below that of the start.
@@ -40,7 +40,7 @@ def share_that_scores(trainer, path: "TrainingPath", share: float, images: list[
 
 
 @torch.no_grad()
-def score_at(trainer, path: "TrainingPath", share: float, images: list[int]) -> float:
+def score_at(trainer: Any, path: "TrainingPath", share: float, images: list[int]) -> float:
     """The task's score of training images at `share` of the way, from 0 to 1; 0 where it is not defined. The images
     are divided among the processes, each of which gets the score of all."""
     args, dataset = trainer.args, trainer.train_examples.dataset

@@ -3,12 +3,16 @@
 import json
 import os
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
 from ..errors import SSPromptError
 from ..tuners import METHODS, PromptConfig, SSPromptConfig
 from ..tuners.ssprompt.config import SPATIAL_SOURCES
+
+if TYPE_CHECKING:
+    from ..data.dataset import SegmentationDataset
 
 logger = logging.get_logger(__name__)
 
@@ -86,7 +90,7 @@ class DataArguments:
             if value is not None and value < 1:
                 raise SSPromptError(f"{name} is {value}; it must be at least 1")
 
-    def load(self, split: str, task: str | None = None):
+    def load(self, split: str, task: str | None = None) -> "SegmentationDataset":
         """
         The data set's `split`, with the labels that `task` needs.
 
@@ -123,12 +127,14 @@ class DataArguments:
         """The name of the split to evaluate on; of the training split where there is no other."""
         return self.eval_split or ("val" if self.has_evaluation_split() else self.train_split)
 
-    def load_evaluation(self, task: str | None = None, adapter: PromptConfig | None = None):
+    def load_evaluation(self, task: str | None = None, adapter: PromptConfig | None = None) -> "SegmentationDataset":
         """The images to evaluate on, with the labels that `task` needs; of these, those for an `adapter`
         (`shown_images`)."""
         return self.shown_images(self.load(self.evaluation_split, task), adapter)
 
-    def shown_images(self, dataset, adapter: PromptConfig | None = None):
+    def shown_images(
+        self, dataset: "SegmentationDataset", adapter: PromptConfig | None = None
+    ) -> "SegmentationDataset":
         """Those images of `dataset`, the evaluation split, that an adapter is scored on. Where the data set has no
         split for it, these are the training images, without those that an `adapter` of this data set was trained on,
         if any are left. It is this data set if it has the adapter's name and all images that the adapter names."""
@@ -212,7 +218,7 @@ class PromptArguments:
                 f"spatial_source is {self.spatial_source!r}, but {self.method} has no choice of spatial prompts"
             )
 
-    def config(self, **fields) -> PromptConfig:
+    def config(self, **fields: Any) -> PromptConfig:
         """
         The configuration of the adapter; `fields` are those that describe the data.
 

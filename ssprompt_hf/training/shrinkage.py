@@ -11,6 +11,7 @@ still where the training images score much worse than at the start (`score_guard
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast
@@ -109,7 +110,7 @@ class Shrinkage(TrainerCallback):
         self.trainer = trainer
         self.path = TrainingPath(trainer.model)
 
-    def begin(self, resumed: bool):
+    def begin(self, resumed: bool) -> None:
         """A training begins, or one that was interrupted goes on."""
         self.path.end = None
         if not resumed:
@@ -117,7 +118,7 @@ class Shrinkage(TrainerCallback):
         if self.trainer.args.world_size > 1:
             self.path.start = broadcast(self.path.start)  # as torch does with the parameters themselves
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """See `TrainerCallback`."""
         trainer = self.trainer
         images, count = first_images(trainer, MAX_IMAGES)
@@ -142,7 +143,7 @@ class Shrinkage(TrainerCallback):
         trainer.log({"kept_share": round(share, 4)})
 
 
-def first_images(trainer, limit: int) -> tuple[list[tuple[int, int]], int]:
+def first_images(trainer: Any, limit: int) -> tuple[list[tuple[int, int]], int]:
     """Round and index of the training images that an `SSPromptTrainer` has learned from, as each was seen first, or of
     `limit` of them; and how many they are."""
     sampler = trainer.training_sampler()
@@ -150,7 +151,7 @@ def first_images(trainer, limit: int) -> tuple[list[tuple[int, int]], int]:
     return [sampler.at(position) for position in range(0, count, math.ceil(count / limit) or 1)], count
 
 
-def losses_along(trainer, path: TrainingPath, images: list[tuple[int, int]]) -> torch.Tensor:
+def losses_along(trainer: Any, path: TrainingPath, images: list[tuple[int, int]]) -> torch.Tensor:
     """float64 `(INTERVALS + 1,)`: the mean loss of images at equally spaced shares of the way. The frozen part runs
     once an image; afterwards the prompts are at the end of the way."""
     args = trainer.args

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from peft import PeftModel
@@ -225,7 +225,7 @@ class SSPromptTrainer(Trainer):
 
     # Training
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """
         As in `transformers`. At the end, before callbacks for it are called, the prompts go back towards those of the
         beginning as far as `args.shrinkage` says; what was evaluated and saved before has not gone back. Then the
@@ -401,11 +401,11 @@ class SSPromptTrainer(Trainer):
         keys = (ADAPTED, ZERO_SHOT) if with_zero_shot else (ADAPTED,)
         return {name: {key: scores[name, key] for key in keys} for name in adapters}
 
-    def predict(self, *args: Any, **kwargs: Any):
+    def predict(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raises `SSPromptError`: label maps of many images are too large to be gathered."""
         raise SSPromptError("use SSPromptModel.predict for label maps, and evaluate for scores")
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any):
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As in `transformers`, with empty counts to begin with."""
         self.evaluator.begin(self._eval_examples.dataset, self.model)
         return super().evaluation_loop(*args, **kwargs)

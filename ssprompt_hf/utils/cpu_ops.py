@@ -4,6 +4,7 @@ Which route is taken depends on device, dtype and shapes only, never on whether 
 the same bits with and without `torch.no_grad()`.
 """
 
+from collections.abc import Callable
 from itertools import product
 
 import torch
@@ -162,7 +163,7 @@ def scaled_dot_product_attention(
     return torch.cat(outputs).view(batch_size, num_heads, num_queries, -1)
 
 
-def map_tokens(function, x: torch.Tensor, width: int) -> torch.Tensor:
+def map_tokens(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, width: int) -> torch.Tensor:
     """
     `function(x)` for a function of single tokens, such as an MLP, in chunks whose widest intermediate fits the cache.
 

@@ -109,7 +109,15 @@ def building_style(rng: np.random.Generator) -> dict:
     }
 
 
-def add_building(scene: Primitives, rng: np.random.Generator, a, b, outward: float, height: float, shop: bool) -> None:
+def add_building(
+    scene: Primitives,
+    rng: np.random.Generator,
+    a: tuple[float, float],
+    b: tuple[float, float],
+    outward: float,
+    height: float,
+    shop: bool,
+) -> None:
     """A building whose street front stands over the ground segment a-b, (x, z) with a the nearer end.
 
     `outward` is the signed depth in metres away from the street. Painted at its far end, so that all that stands in
@@ -179,7 +187,9 @@ def fence_style(rng: np.random.Generator) -> dict:
     }
 
 
-def add_fence(scene: Primitives, rng: np.random.Generator, a, b, style: dict) -> None:
+def add_fence(
+    scene: Primitives, rng: np.random.Generator, a: tuple[float, float], b: tuple[float, float], style: dict
+) -> None:
     """A wall, boards or a railing over the ground segment a-b; the gaps of a railing count as fence."""
     scene.begin(max(math.hypot(*a), math.hypot(*b)))
     height, color = style["height"], style["color"]

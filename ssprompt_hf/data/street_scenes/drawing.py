@@ -5,6 +5,7 @@ and depth are then table look-ups by that number. This is what makes a scene cos
 World axes: x right, y up, z forward, in metres; the camera stands at (0, height, 0).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -85,7 +86,7 @@ class Primitives:
         self.num_instances += instance
         self.instance = self.num_instances if instance else 0
 
-    def add(self, points: list[Point], part: int, color, emission: float = 0.0) -> None:
+    def add(self, points: list[Point], part: int, color: Sequence[float], emission: float = 0.0) -> None:
         """Adds one flat polygon. `color` is RGB in 0..1, `emission` how bright it glows at night."""
         self.points.extend(points)
         self.counts.append(len(points))
@@ -95,7 +96,7 @@ class Primitives:
         self.instances.append(self.instance)
         self.emissions.append(emission)
 
-    def add_quads(self, quads: np.ndarray, part: int, colors, emissions) -> None:
+    def add_quads(self, quads: np.ndarray, part: int, colors: np.ndarray, emissions: np.ndarray | float) -> None:
         """Adds n quadrilaterals (n, 4, 3) with `colors` (n, 3) and `emissions` (n,)."""
         n = len(quads)
         self.points.extend(quads.reshape(-1, 3).tolist())

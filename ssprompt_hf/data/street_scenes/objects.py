@@ -71,7 +71,9 @@ def ground_shadow(footprint: list[tuple[float, float]], height: float, sun: tupl
     return [(x, 0.0, z) for x, z in hull]
 
 
-def add_car(scene: Primitives, rng: np.random.Generator, x: float, z: float, heading: float, large: float = 0.12):
+def add_car(
+    scene: Primitives, rng: np.random.Generator, x: float, z: float, heading: float, large: float = 0.12
+) -> tuple[list[tuple[float, float]], float]:
     """A car, van or bus whose middle stands at (x, z). `heading` radians, 0 drives away from the camera.
 
     Returns its footprint as four (x, z) and its height.
@@ -268,7 +270,7 @@ def add_rider(scene: Primitives, rng: np.random.Generator, x: float, z: float) -
     return 1.8 * s
 
 
-def add_post(scene: Primitives, x: float, z: float, height: float, width: float, color) -> None:
+def add_post(scene: Primitives, x: float, z: float, height: float, width: float, color: np.ndarray) -> None:
     """A thin upright post as wide as at least a third of a pixel of a small image."""
     half = max(width, 0.0025 * z) / 2
     top = half * 0.7
@@ -344,7 +346,7 @@ def add_sign(scene: Primitives, rng: np.random.Generator, x: float, z: float) ->
 
 
 def add_tree(
-    scene: Primitives, rng: np.random.Generator, x: float, z: float, color, bare: bool, scale: float
+    scene: Primitives, rng: np.random.Generator, x: float, z: float, color: np.ndarray, bare: bool, scale: float
 ) -> float:
     """A tree of several overlapping crowns, or of branches when `bare`. Returns the radius of the crown."""
     height = rng.uniform(4.5, 11.0) * scale

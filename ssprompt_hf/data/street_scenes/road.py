@@ -1,6 +1,7 @@
 """The street itself: camera, course of the road, season, ground surfaces and lane markings."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -90,7 +91,9 @@ class Street:
         if self.sun_strength > 0:
             self.shadows.append(ground_shadow(footprint, height, self.shadow_step))
 
-    def strip(self, left: float, right: float, z0: float, z1: float, part: int, color, order: int) -> None:
+    def strip(
+        self, left: float, right: float, z0: float, z1: float, part: int, color: Sequence[float], order: int
+    ) -> None:
         """A band of ground between two lateral positions."""
         pieces = 2 if self.curve == 0 else 8 if z1 - z0 > 20 else 3
         zs = [z0 + (z1 - z0) * (i / (pieces - 1)) ** 1.5 for i in range(pieces)]

@@ -123,7 +123,9 @@ class CLIPSegPrompting(LoadsPromptAdapters, PromptableModel):
 
     # Classes
 
-    def set_class_names(self, class_names: list[str], tokenizer: Any, thing_class_ids: list[int] | None = None):
+    def set_class_names(
+        self, class_names: list[str], tokenizer: Any, thing_class_ids: list[int] | None = None
+    ) -> None:
         """
         Let the text encoder make class embeddings of names, bit for bit those of `CLIPSegProcessor` and
         `get_conditional_embeddings` for each name alone, as [`spoken_name`] reads it and in `class_template`.

@@ -187,7 +187,7 @@ class SamPrompting(LoadsPromptAdapters, SamWords, PromptableModel):
                 shapes[name] = list(stored.shape)
         self.config.prompt_shapes = shapes or None
 
-    def save_pretrained(self, *args: Any, **kwargs: Any):
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """As in transformers, after `prompts_written`."""
         self.prompts_written()
         return super().save_pretrained(*args, **kwargs)

@@ -78,7 +78,7 @@ class Sam3TrackerForPromptedSegmentation(Sam2Decoding, Sam3TrackerModel):
     model_title = "SAM 3's tracker"
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any):
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """As in transformers, which renames the weights of `sam3_video` for its own class only."""
         return super().from_pretrained(*args, **{"key_mapping": VIDEO_WEIGHTS} | kwargs)
 

@@ -82,7 +82,9 @@ class Sam3Prompting(LoadsPromptAdapters, PromptableModel):
 
     # Classes
 
-    def set_class_names(self, class_names: list[str], tokenizer: Any, thing_class_ids: list[int] | None = None):
+    def set_class_names(
+        self, class_names: list[str], tokenizer: Any, thing_class_ids: list[int] | None = None
+    ) -> None:
         """
         Let the text encoder make class tokens of names, bit for bit those of `Sam3Processor` and `get_text_features`
         for each name alone, as [`spoken_name`] reads it.
@@ -209,7 +211,7 @@ class Sam3Prompting(LoadsPromptAdapters, PromptableModel):
             )
         return {"vision_features": images}
 
-    def save_pretrained(self, *args: Any, **kwargs: Any):
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """As in transformers. The configuration says the shape of the class tokens in force, which are saved with the
         weights."""
         self.prompts_written()

@@ -158,7 +158,7 @@ class SeemEfficientNetLiteConfig(BackboneConfigMixin, PreTrainedConfig):
         )
         super().__post_init__(**kwargs)
 
-    def validate_architecture(self):
+    def validate_architecture(self) -> None:
         """Part of `@strict`-powered validation."""
         for name in ("group_channels", "group_depths"):
             if len(getattr(self, name)) != 7:
@@ -292,7 +292,7 @@ class SeemConfig(PreTrainedConfig):
             kwargs["label2id"] = {name: index for index, name in enumerate(self.class_names)}
         super().__post_init__(**kwargs)
 
-    def validate_architecture(self):
+    def validate_architecture(self) -> None:
         """Part of `@strict`-powered validation."""
         if self.pixel_decoder_type not in ("fpn", "deformable"):
             raise ValueError(f"pixel_decoder_type is {self.pixel_decoder_type!r}; it must be 'fpn' or 'deformable'")

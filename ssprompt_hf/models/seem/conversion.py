@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -37,7 +38,7 @@ def convert_seem_checkpoint(
     name: str | None = None,
     output_dir: str | os.PathLike | None = None,
     config: SeemConfig | None = None,
-    tokenizer=None,
+    tokenizer: Any = None,
 ) -> Path:
     """
     Convert an official checkpoint to a folder that `from_pretrained` loads.
@@ -233,7 +234,7 @@ def expected_shapes(config: SeemConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def check_output_dir(folder: Path):
+def check_output_dir(folder: Path) -> None:
     """
     Raises:
         CheckpointError: something is there that would have to be overwritten.

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
@@ -28,7 +29,7 @@ def is_converted(folder: Path) -> bool:
     return (folder / "config.json").is_file()
 
 
-def load_tokenizer(name_or_path: str | os.PathLike = TOKENIZER_REPO, **kwargs):
+def load_tokenizer(name_or_path: str | os.PathLike = TOKENIZER_REPO, **kwargs: Any) -> Any:
     """
     The tokenizer of SEEM's text encoder, or None, with a warning, if it cannot be had.
 

@@ -219,7 +219,7 @@ class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompti
         """See `SeemModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, prepare)
 
-    def get_spatial_prompts(self, *args, **kwargs) -> SeemSpatialPrompts:
+    def get_spatial_prompts(self, *args: Any, **kwargs: Any) -> SeemSpatialPrompts:
         """See `SeemModel.get_spatial_prompts`."""
         return self.model.get_spatial_prompts(*args, **kwargs)
 

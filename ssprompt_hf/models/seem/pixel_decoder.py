@@ -1,6 +1,7 @@
 """The two pixel decoders of SEEM: an FPN with a transformer on its coarsest map, and Mask2Former's deformable one."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -183,7 +184,7 @@ class SeemDeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformable
         encoder_hidden_states: torch.Tensor,
         position_embeddings: torch.Tensor,
         spatial_shapes_list: list[tuple[int, int]],
-        **kwargs,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
@@ -266,7 +267,7 @@ class SeemDeformablePixelDecoder(Mask2FormerPixelDecoder):
         return outputs.mask_features, list(outputs.multi_scale_features)
 
 
-def init_deformable_weights(module: nn.Module):
+def init_deformable_weights(module: nn.Module) -> None:
     """
     Initialise what the general rules of a `PreTrainedModel` leave open in [`SeemDeformablePixelDecoder`].
 

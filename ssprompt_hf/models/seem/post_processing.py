@@ -1,6 +1,7 @@
 """The image processor's methods from the model's output to semantic, instance, panoptic and prompted results."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +65,10 @@ class SeemPostProcessingMixin:
 
     @torch.no_grad()
     def post_process_semantic_segmentation(
-        self, outputs, target_sizes=None, return_segmentation_scores: bool = False
+        self,
+        outputs: Any,
+        target_sizes: Tensor | list[tuple[int, int]] | None = None,
+        return_segmentation_scores: bool = False,
     ) -> list[Tensor] | list[BatchFeature]:
         """
         Class ids of every pixel.
@@ -92,12 +96,12 @@ class SeemPostProcessingMixin:
     @torch.no_grad()
     def post_process_panoptic_segmentation(
         self,
-        outputs,
+        outputs: Any,
         threshold: float | None = None,
         mask_threshold: float = 0.5,
         overlap_mask_area_threshold: float | None = None,
         thing_class_ids: list[int] | None = None,
-        target_sizes=None,
+        target_sizes: Tensor | list[tuple[int, int]] | None = None,
     ) -> list[dict]:
         """
         Panoptic result; see [`panoptic_segmentation`].
@@ -128,13 +132,13 @@ class SeemPostProcessingMixin:
     @torch.no_grad()
     def post_process_instance_segmentation(
         self,
-        outputs,
+        outputs: Any,
         threshold: float = 0.0,
         mask_threshold: float = 0.5,
         overlap_mask_area_threshold: float = 0.0,
         top_k: int = 100,
         thing_class_ids: list[int] | None = None,
-        target_sizes=None,
+        target_sizes: Tensor | list[tuple[int, int]] | None = None,
         return_binary_maps: bool = False,
     ) -> list[dict]:
         """
@@ -171,7 +175,13 @@ class SeemPostProcessingMixin:
             results.append({"segmentation": segmentation, "segments_info": segments_info})
         return results
 
-    def post_process_grounding(self, outputs, mask_threshold: float = 0.5, target_sizes=None, binarize: bool = True):
+    def post_process_grounding(
+        self,
+        outputs: Any,
+        mask_threshold: float = 0.5,
+        target_sizes: Tensor | list[tuple[int, int]] | None = None,
+        binarize: bool = True,
+    ) -> list[Tensor]:
         """
         Masks of phrases, from `grounding_masks_logits` (B, P, h, w).
 
@@ -182,7 +192,13 @@ class SeemPostProcessingMixin:
             outputs, "grounding_masks_logits", mask_threshold, target_sizes, binarize, mode="bicubic"
         )
 
-    def post_process_spatial(self, outputs, mask_threshold: float = 0.5, target_sizes=None, binarize: bool = True):
+    def post_process_spatial(
+        self,
+        outputs: Any,
+        mask_threshold: float = 0.5,
+        target_sizes: Tensor | list[tuple[int, int]] | None = None,
+        binarize: bool = True,
+    ) -> list[Tensor]:
         """
         Masks of the objects given by points, boxes, scribbles or masks, from `spatial_masks_logits` (B, O, h, w).
 

@@ -1,6 +1,7 @@
 """Names of official models in `from_pretrained`."""
 
 import os
+from typing import Any
 
 from ..model_files import ACCESS, access_of
 from ..registry import family
@@ -11,7 +12,9 @@ class ResolvesPretrainedNames:
     downloaded and converted on first use. See `models/seem/pretrained.py`, also for errors."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
+    ) -> Any:
         if pretrained_model_name_or_path is None:  # the weights come as `state_dict`
             return super().from_pretrained(None, *args, **kwargs)
         path = family("seem").resolve(pretrained_model_name_or_path, **access_of(kwargs))

@@ -1,5 +1,7 @@
 """One processor for all of SEEM's inputs: images, spatial prompts and phrases."""
 
+from typing import Any
+
 from transformers import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
@@ -85,22 +87,22 @@ class SeemProcessor(ResolvesPretrainedNames, ProcessorMixin):
     def model_input_names(self) -> list[str]:
         return [*self.image_processor.model_input_names, "input_ids", "attention_mask"]
 
-    def post_process_semantic_segmentation(self, *args, **kwargs):
+    def post_process_semantic_segmentation(self, *args: Any, **kwargs: Any) -> Any:
         """See [`SeemImageProcessor.post_process_semantic_segmentation`]."""
         return self.image_processor.post_process_semantic_segmentation(*args, **kwargs)
 
-    def post_process_instance_segmentation(self, *args, **kwargs):
+    def post_process_instance_segmentation(self, *args: Any, **kwargs: Any) -> Any:
         """See [`SeemImageProcessor.post_process_instance_segmentation`]."""
         return self.image_processor.post_process_instance_segmentation(*args, **kwargs)
 
-    def post_process_panoptic_segmentation(self, *args, **kwargs):
+    def post_process_panoptic_segmentation(self, *args: Any, **kwargs: Any) -> Any:
         """See [`SeemImageProcessor.post_process_panoptic_segmentation`]."""
         return self.image_processor.post_process_panoptic_segmentation(*args, **kwargs)
 
-    def post_process_grounding(self, *args, **kwargs):
+    def post_process_grounding(self, *args: Any, **kwargs: Any) -> Any:
         """See [`SeemImageProcessor.post_process_grounding`]."""
         return self.image_processor.post_process_grounding(*args, **kwargs)
 
-    def post_process_spatial(self, *args, **kwargs):
+    def post_process_spatial(self, *args: Any, **kwargs: Any) -> Any:
         """See [`SeemImageProcessor.post_process_spatial`]."""
         return self.image_processor.post_process_spatial(*args, **kwargs)

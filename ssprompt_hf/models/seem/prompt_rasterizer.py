@@ -7,6 +7,7 @@ demo (bilinear, every pixel that is touched).
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +20,14 @@ def rasterize_prompts(
     original_sizes: Sequence[Size],
     image_sizes: Sequence[Size],
     padded_size: Size,
-    input_points=None,
-    input_labels=None,
-    input_boxes=None,
-    input_boxes_labels=None,
-    input_scribbles=None,
-    input_scribbles_labels=None,
-    input_masks=None,
-    input_masks_labels=None,
+    input_points: Any = None,
+    input_labels: Any = None,
+    input_boxes: Any = None,
+    input_boxes_labels: Any = None,
+    input_scribbles: Any = None,
+    input_scribbles_labels: Any = None,
+    input_masks: Any = None,
+    input_masks_labels: Any = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     Draw the prompts of a batch at the size of the padded input.

@@ -72,7 +72,9 @@ class SeemPrompting(PromptableModel):
     # Classes
 
     @torch.no_grad()
-    def set_class_names(self, class_names: list[str], tokenizer, thing_class_ids: list[int] | None = None):
+    def set_class_names(
+        self, class_names: list[str], tokenizer: Any, thing_class_ids: list[int] | None = None
+    ) -> None:
         """Embed class names by the text encoder (the ensemble of `config.prompt_templates`) and keep the embeddings.
 
         Args:
@@ -93,7 +95,7 @@ class SeemPrompting(PromptableModel):
 
     def set_class_embeddings(
         self, embeddings: torch.Tensor, class_names: list[str], thing_class_ids: list[int] | None = None
-    ):
+    ) -> None:
         """Keep given class embeddings `(classes + 1, projection_dim)`, the last row being "background"."""
         expected = (len(class_names) + 1, self.config.projection_dim)
         if tuple(embeddings.shape) != expected:
@@ -129,7 +131,7 @@ class SeemPrompting(PromptableModel):
         templates = self.config.prompt_templates
         return templates[0] if templates and len(templates) == 1 else DEFAULT_TEMPLATE
 
-    def encode_class_names(self, class_names: list[str], tokenizer) -> torch.Tensor:
+    def encode_class_names(self, class_names: list[str], tokenizer: Any) -> torch.Tensor:
         text_model = self.get_text_model()
         if text_model is None:
             return super().encode_class_names(class_names, tokenizer)
@@ -239,7 +241,7 @@ class SeemPrompting(PromptableModel):
         levels = {name: tuple(tensors) for name, tensors in tuples.items()}
         return {"image_features": SeemImageFeatures(**batch, **levels, padded_size=padded_size)}
 
-    def predictions(self, outputs) -> list[QueryPrediction]:
+    def predictions(self, outputs: Any) -> list[QueryPrediction]:
         return [
             QueryPrediction(one["class_queries_logits"], one["masks_queries_logits"], outputs.padded_size)
             for one in (outputs, *(outputs.auxiliary_predictions or ()))

@@ -7,6 +7,7 @@ attention mask lets every token see its own ancestors and nothing else.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -168,7 +169,7 @@ class SeemTextModel(nn.Module):
     def encode_class_names(
         self,
         class_names: list[str],
-        tokenizer,
+        tokenizer: Any,
         templates: tuple[str, ...] | None = None,
         add_background: bool = False,
         batch_size: int = 4,

@@ -351,7 +351,9 @@ class PromptConfig(PeftConfig):
         finally:
             del self.__dict__["_coming_digest"]
 
-    def save_pretrained(self, save_directory: str | os.PathLike, auto_mapping_dict: dict | None = None, **kwargs):
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, auto_mapping_dict: dict | None = None, **kwargs: Any
+    ) -> None:
         """Write `adapter_config.json`, under a temporary name first, with the digest of the tensors that are there
         already; arguments as in PEFT."""
         from peft.utils import CONFIG_NAME

@@ -174,7 +174,7 @@ class PromptTuner(PromptsOfThreads, BaseTuner):
         return None
 
     @locked
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args, **kwargs) -> None:
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """As in PEFT; an adapter of another method is added by that method's tuner, as transformers would do it."""
         check_adapter_name(adapter_name)
         config = self.peft_config[adapter_name]

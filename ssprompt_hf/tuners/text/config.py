@@ -1,7 +1,7 @@
 """What the configurations of methods that learn words share: tokens of class names and what surrounds them."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -84,7 +84,7 @@ class TextPromptConfig(PromptConfig):
         """See [`PromptConfig.prompt_encoders`]. For inference the final class embeddings are in the adapter."""
         return ("text",) if is_new or is_trainable else ()
 
-    def tokenize(self, class_names: list[str], tokenizer, template: str = DEFAULT_TEMPLATE) -> "TextPromptConfig":
+    def tokenize(self, class_names: list[str], tokenizer: Any, template: str = DEFAULT_TEMPLATE) -> "TextPromptConfig":
         """
         Fill in `class_names` and all tokens.
 

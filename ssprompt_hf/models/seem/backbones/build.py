@@ -1,5 +1,7 @@
 """The image encoder of SEEM: one of the three it was published with, EfficientNet-Lite, or transformers' own."""
 
+from typing import Any
+
 from transformers import AutoBackbone, PreTrainedConfig, PreTrainedModel
 
 from ..configuration_seem import (
@@ -21,7 +23,7 @@ AutoBackbone.register(SeemSamVitConfig, SeemSamVitBackbone)
 AutoBackbone.register(SeemEfficientNetLiteConfig, SeemEfficientNetLiteBackbone)
 
 
-def build_backbone(config: PreTrainedConfig, **kwargs) -> PreTrainedModel:
+def build_backbone(config: PreTrainedConfig, **kwargs: Any) -> PreTrainedModel:
     """
     Build a backbone that returns four feature maps, finest first.
 

@@ -3,6 +3,8 @@
 Source: "DaViT: Dual Attention Vision Transformers" (Ding et al., 2022).
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -86,7 +88,7 @@ class SeemDavitBackbone(BackboneMixin, SeemDavitPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs
+        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs: Any
     ) -> BackboneOutput:
         """
         Args:

@@ -4,6 +4,8 @@ Sources: "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networ
 "Higher accuracy on vision models with EfficientNet-Lite" (TensorFlow blog, 2020), for what Lite changes.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -131,7 +133,7 @@ class SeemEfficientNetLiteBackbone(BackboneMixin, SeemEfficientNetLitePreTrained
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs
+        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs: Any
     ) -> BackboneOutput:
         """
         Args:

@@ -6,6 +6,8 @@ All maps inside are channels-last, `(batch, height, width, channels)`, so that l
 cuDNN take this layout as it is) depth-wise convolutions need no copies between them.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -216,7 +218,7 @@ class SeemFocalNetBackbone(BackboneMixin, SeemFocalNetPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs
+        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs: Any
     ) -> BackboneOutput:
         """
         Args:

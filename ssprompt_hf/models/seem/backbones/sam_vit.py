@@ -4,6 +4,8 @@ Sources: "Segment Anything" (Kirillov et al., 2023); the pyramid follows "Explor
 for Object Detection" (Li et al., 2022), section 3.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -110,7 +112,7 @@ class SeemSamVitBackbone(BackboneMixin, SeemSamVitPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs
+        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs: Any
     ) -> BackboneOutput:
         """
         Args:
