@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
@@ -253,6 +254,57 @@ class _told_errors:
             return False
 
 
+def random_base_model(
+    name: str | os.PathLike, class_names: list[str], prompt_encoders: Iterable[str] = (), **access: Any
+) -> tuple[nn.Module, PromptableImageProcessor]:
+    """
+    A model of the architecture of a base model, with random weights, and the base model's image processor. For names
+    of `models/registry.py` nothing is downloaded; of a folder or a Hub id its configurations are read.
+
+    Args:
+        name, prompt_encoders, access: as of [`load_base_model`].
+        class_names: of the random semantic prompts.
+
+    Raises:
+        as [`load_base_model`].
+    """
+    name = os.fspath(name)
+    with _told_errors(name, access):
+        family = find_family(name, **access)
+        model, processor = family.random_model(name, class_names, _parts_for(family, prompt_encoders))
+        known = BASE_MODELS.get(name)
+        if known is not None and not known.embedded and not os.path.exists(name):
+            return model, model.default_image_processor() or processor  # it may not have been downloaded
+        return model, family.load_image_processor(family.resolve(name, **access), model, **access) or processor
+
+
+def is_on_disk(name: str | os.PathLike, **access: Any) -> bool:
+    """
+    Whether the files of a base model are on this machine, so that nothing is downloaded to load it.
+
+    Args:
+        name, access: as of [`load_base_model`].
+
+    Raises:
+        UnknownNameError: no such name, or one that no files are published for.
+    """
+    access = access | {"local_files_only": True}
+    try:
+        with _told_errors(name, access):
+            source = find_source(name, **access)
+    except DownloadError:
+        return False
+    folder = access.get("cache_dir")
+    return os.path.isdir(source.path) or any(
+        isinstance(try_to_load_from_cache(source.path, file, folder, source.access["revision"]), str)
+        for file in WEIGHT_FILES
+    )
+
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+"""One of which a model has."""
+
+
 EXAMPLE_SIZE = (1024, 2048)
 """(height, width) of the image that memory is told for, where there is no other: Cityscapes'."""
 
@@ -287,14 +339,9 @@ def base_model_facts(
     """
     name = os.fspath(name)
     with _told_errors(name, access):
-        family = find_family(name, **access)
+        family, known = find_family(name, **access), BASE_MODELS.get(name)
         with torch.random.fork_rng([]), torch.device("meta"):
-            model, processor = family.random_model(name, ["class"], _parts_for(family, prompt_encoders))
-        known = BASE_MODELS.get(name)
-        if known is not None and not known.embedded and not os.path.exists(name):
-            processor = model.default_image_processor() or processor  # it may not have been downloaded
-        else:
-            processor = family.load_image_processor(family.resolve(name, **access), model, **access) or processor
+            model, processor = random_base_model(name, ["class"], prompt_encoders, **access)
     if shorter_side is not None:
         processor = processor.with_image_size(shorter_side)
     padded_size = processor.padded_size(processor.resized_size(size))

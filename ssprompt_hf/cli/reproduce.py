@@ -47,6 +47,9 @@ def fill(parser: argparse.ArgumentParser) -> None:
         help="for full: cityscapes=DIR acdc=DIR ..., all or some; for camvid: one folder",
     )
     group.add_argument("--output_dir", default="out/reproduce", help="folder to write to (default: %(default)s)")
+    group.add_argument(
+        "--dry_run", action="store_true", help="tell what would be done and what it would take; do nothing"
+    )
     group = parser.add_argument_group("changes")
     group.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="default: 0 1 2")
     group.add_argument("--shots", type=int, default=16, help="training images of each class (default: %(default)s)")
@@ -85,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
 
     from ..reproduce.plans import Choices
     from ..reproduce.presets import make_preset
-    from ..reproduce.run import reproduce
+    from ..reproduce.run import dry_run, reproduce
     from ..training.arguments import SSPromptTrainingArguments
 
     wrong = [number for number in options.figure if number not in ("3", "3b")]
@@ -111,6 +114,9 @@ def run(options: argparse.Namespace) -> None:
     fields = {field.name for field in dataclasses.fields(SSPromptTrainingArguments)} - set(OWN)
     training = {name: value for name, value in vars(options).items() if name in fields}
     logging.disable_progress_bar()  # a bar for each of many models hides the numbers
+    if options.dry_run:
+        print(dry_run(tables, preset, choices, options.output_dir, training))
+        return
     command = _command(options, training)
     with _executor(options) as executor:
         reproduce(tables, preset, choices, options.output_dir, training, command, executor)

@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 from ..adapters.info import adapter_info
 from ..data.classes import SegmentationClasses
-from ..data.dataset import check_disjoint
+from ..data.dataset import SegmentationDataset, check_disjoint
 from ..errors import DownloadError, SSPromptError
 from ..loading import load_base_model
 from ..models.fingerprint import model_fingerprint
@@ -78,7 +78,7 @@ class CellRunner:
         self, output_dir: str | Path, training: dict[str, Any] | None = None, shared: SharedWork | None = None
     ):
         self.folder, self.training = Path(output_dir), training or {}
-        args = self._arguments("semantic", 0)
+        args = self.arguments("semantic", 0)
         if args.world_size > 1:
             raise SSPromptError(
                 f"{args.world_size} processes were started, but tables are made by one: start it without accelerate "
@@ -92,7 +92,8 @@ class CellRunner:
 
     # Settings
 
-    def _arguments(self, task: str, seed: int) -> SSPromptTrainingArguments:
+    def arguments(self, task: str, seed: int) -> SSPromptTrainingArguments:
+        """Those that adapters for a task are learned with, and their evaluation."""
         own = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no", "logging_strategy": "no"}
         own |= {"eval_strategy": "no", "output_dir": str(self.folder)}
         return SSPromptTrainingArguments(**(self.training | own | {"task": task, "seed": seed}))
@@ -118,7 +119,7 @@ class CellRunner:
             arguments = work.domain.arguments(work.base_model)
             data = dataclasses.asdict(arguments) | {"eval_split": arguments.evaluation_split}
             data = {name: value for name, value in data.items() if name not in ("base_model", "train_split")}
-            settings = {"base_model": self._base(work.base_model), "task": work.task, "data": data}
+            settings = {"base_model": self.base(work.base_model), "task": work.task, "data": data}
             settings["adapter"] = work.training and self.training_settings(work.training)
         return settings
 
@@ -130,9 +131,9 @@ class CellRunner:
         config = self._prompts(training).config()
         own = set(config.__dataclass_fields__) - set(PromptConfig.__dataclass_fields__)
         method = {name: getattr(config, name) for name in sorted(own)}
-        args = self._arguments(training.task, training.seed)
+        args = self.arguments(training.task, training.seed)
         return {
-            "base_model": self._base(training.base_model),
+            "base_model": self.base(training.base_model),
             "data": data,
             "method": ROWS[training.method].prompts["method"],
             "prompts": method,
@@ -140,8 +141,13 @@ class CellRunner:
             "training": _training_settings(args) | open_arguments(args, config.training_defaults),
         }
 
-    def _base(self, base_model: str) -> dict[str, str]:
-        """Name and fingerprint, and the text encoder that it borrows, if it does."""
+    def base(self, base_model: str) -> dict[str, str]:
+        """
+        Name and fingerprint, and the text encoder that it borrows, if it does.
+
+        Raises:
+            DownloadError, UnknownNameError: it cannot be had.
+        """
         if base_model not in self._bases:
             try:
                 model, _ = load_base_model(base_model)
@@ -154,7 +160,7 @@ class CellRunner:
 
     def common_settings(self) -> dict[str, Any]:
         """The training arguments that all cells have in common."""
-        return _training_settings(self._arguments("semantic", 0))
+        return _training_settings(self.arguments("semantic", 0))
 
     def known_bases(self) -> dict[str, dict[str, str]]:
         """Name and fingerprint of the base models that have been loaded."""
@@ -204,7 +210,7 @@ class CellRunner:
         write_json(self.path(work), own | record)
 
     def _measure(self, work: StepCost) -> dict[str, Any]:
-        args = self._arguments("semantic", 0)
+        args = self.arguments("semantic", 0)
         return measure_step(work.base_model, work.method, work.cached, work.setting, args)
 
     def _score(self, works: Sequence[Score]) -> None:
@@ -214,12 +220,12 @@ class CellRunner:
         learned = [{} if work.training is None else self._learn(work.training) for work in works]
         folders = [work.training and self.adapter_folder(work.training) / ADAPTER for work in works]
         data = first.domain.arguments(first.base_model)
-        images = self._images("eval", first.domain, first.base_model, first.task)
+        images = self.images("eval", first.domain, first.base_model, first.task)
         cache = self.shared.cache("eval", (first.base_model, first.domain))
         start = time.perf_counter()
         names = [f"cell_{number}" for number in range(len(works))]
         adapters = {name: folder and str(folder) for name, folder in zip(names, folders)}
-        args, scores = self._arguments(first.task, 0), {}
+        args, scores = self.arguments(first.task, 0), {}
         for trainer, own in prepare_evaluation(data, adapters, args, first.task, images, cache):
             trainer.remove_callback(PrinterCallback)
             scores |= trainer.evaluate_by_class(adapters=own)
@@ -243,8 +249,8 @@ class CellRunner:
         if record is not None:
             return record["training"]
         data, prompts = training.domain.arguments(training.base_model), self._prompts(training)
-        args = self._arguments(training.task, training.seed)
-        images = self._images("train", training.domain, training.base_model, training.task)
+        args = self.arguments(training.task, training.seed)
+        images = self.images("train", training.domain, training.base_model, training.task)
         cache = self.shared.cache("train", (training.base_model, training.domain, training.seed))
         selection = select_training_images(images, prompts, training.seed)
         trainer = prepare_training(data, prompts, args, images, selection, feature_cache=cache)
@@ -265,14 +271,16 @@ class CellRunner:
         write_json(folder / TRAINING, {"settings": settings, "versions": current_versions(), "training": record})
         return record
 
-    def _images(self, use: str, domain: Domain, base_model: str, task: str):
+    def images(self, use: str, domain: Domain, base_model: str, task: str) -> SegmentationDataset:
+        """Those to learn from (`use` is `"train"`) or to be scored on (`"eval"`)."""
         data = domain.arguments(base_model)
         load = {"train": lambda: data.load(data.train_split, task), "eval": lambda: data.load_evaluation(task)}[use]
         return self.shared.images(use, (domain, task != "semantic"), load)
 
     def check_data(self, works: Iterable[Work]) -> None:
         """
-        Open the data of all works, so that what is missing or misplaced is told before anything runs.
+        Open the data of all works and read the first image of each, so that what is missing, misplaced or in another
+        form is told before anything is downloaded or runs.
 
         Raises:
             DatasetError: what is wrong with a data set; the subclass and the message say which file.
@@ -286,7 +294,9 @@ class CellRunner:
                 if (*uses.values(), work.task) in seen:
                     continue
                 seen.add((*uses.values(), work.task))
-                images = [self._images(use, domain, work.base_model, work.task) for use, domain in uses.items()]
+                images = [self.images(use, domain, work.base_model, work.task) for use, domain in uses.items()]
+                for one in images:
+                    one[0]
                 if len(images) == 2:
                     check_disjoint(*reversed(images))
 

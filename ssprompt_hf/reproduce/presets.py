@@ -62,6 +62,7 @@ class Preset:
         step: what Table 7 is measured on.
         with_sam: base models of Table 9: those that users asked for, or SAM if the preset has one, and then the first
             of the preset's own.
+        notes: what a reader of its tables has to know.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Preset:
     domains: dict[str, Domain]
     step: StepSetting
     with_sam: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def make_preset(

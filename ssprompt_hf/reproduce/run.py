@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from ..errors import SSPromptError
+from .availability import missing_base_models, scored_base_models, without_base_models
 from .cells import CellRunner
+from .dry_run import describe_work
 from .executors import Executor, Setup
 from .jobs import Learn, finished_works, in_shared_order, plan_jobs
 from .plans import Cell, Choices, Plan, work_name
@@ -49,11 +51,17 @@ def reproduce(
 
     Raises:
         SSPromptError: a setting, a file or a name is wrong, or a table makes no sense for the preset; the data of all
-            tables are looked at before anything runs.
+            tables are looked at before a base model is downloaded. A base model that cannot be had leaves out its
+            rows, with a note; it is an error if there is no other.
     """
-    plans = _plans(tables, preset, choices)
     folder = Path(output_dir) / preset.name
     runner = CellRunner(folder, training)
+    plans = _checked_plans(tables, preset, choices, runner)
+    missing_bases = missing_base_models(scored_base_models(plans), runner.base)
+    if missing_bases:
+        preset = without_base_models(preset, missing_bases)
+        print("\n".join(preset.notes), flush=True)
+        plans = _plans(tables, preset, choices, needs_all=False)
     writer = TableWriter(folder, runner, preset, choices, command)
     works = in_shared_order(cell.work for plan in plans for cell in plan.cells)
     if executor is not None:
@@ -62,7 +70,6 @@ def reproduce(
         runner.device = executor.start(setup)
     missing = [work for work in works if writer.record(work) is None]
     print(f"{len(works)} cells, of which {len(works) - len(missing)} are done; results go to {folder}", flush=True)
-    runner.check_data(missing)
     writer.write(plans)
     count = 0
     for job, seconds in run_jobs(plan_jobs(missing), runner, executor):
@@ -82,14 +89,33 @@ def reproduce(
     return folders
 
 
-def _plans(tables: Sequence[str], preset: Preset, choices: Choices) -> list[Plan]:
-    if list(tables) != ["all"]:
-        return [plan_table(name, preset, choices) for name in dict.fromkeys(tables)]
+def dry_run(
+    tables: Sequence[str],
+    preset: Preset,
+    choices: Choices,
+    output_dir: str | Path = "out/reproduce",
+    training: dict[str, Any] | None = None,
+) -> str:
+    """What `reproduce` would do, and about what it would take, as text for a terminal: see `describe_work`. Arguments
+    and errors are those of `reproduce`."""
+    runner = CellRunner(Path(output_dir) / preset.name, training)
+    return describe_work(_checked_plans(tables, preset, choices, runner), runner)
+
+
+def _checked_plans(tables: Sequence[str], preset: Preset, choices: Choices, runner: CellRunner) -> list[Plan]:
+    plans = _plans(tables, preset, choices, needs_all=list(tables) != ["all"])
+    runner.check_data(cell.work for plan in plans for cell in plan.cells)
+    return plans
+
+
+def _plans(tables: Sequence[str], preset: Preset, choices: Choices, needs_all: bool) -> list[Plan]:
     plans = []
-    for name in TABLES:
+    for name in TABLES if list(tables) == ["all"] else dict.fromkeys(tables):
         try:
             plans.append(plan_table(name, preset, choices))
         except SSPromptError as error:
+            if needs_all:
+                raise
             print(f"left out: {error}")
     return plans
 

@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,10 +31,14 @@ class PeakMemory:
     highest since the process began."""
 
     def __enter__(self):
+        self.reset()
+        return self
+
+    def reset(self):
+        """Forget what came before, where that is possible."""
         if CLEAR_REFS.exists():
             ctypes.CDLL(None).malloc_trim(0)
             CLEAR_REFS.write_text("5")
-        return self
 
     def __exit__(self, *_):
         if CLEAR_REFS.exists():
@@ -83,6 +88,36 @@ def method_config(method: str, names: list[str], vocab_size: int, setting: StepS
     )
 
 
+def time_steps(trainer: SSPromptTrainer, steps: int, after_warm_up: Callable[[], None] = lambda: None) -> list[float]:
+    """
+    Seconds of steps of training on one and the same batch, after one to warm up, which fills the feature cache.
+
+    Args:
+        trainer: which has not trained.
+        steps: how many.
+        after_warm_up: called before the first that counts.
+    """
+    on_gpu = trainer.args.device.type == "cuda"
+    model = trainer.accelerator.prepare(trainer.model)
+    trainer.create_optimizer()
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+
+    def step() -> float:
+        start = time.perf_counter()
+        trainer.compute_loss(model, batch).backward()
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+        if on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    step()
+    after_warm_up()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    return [step() for _ in range(steps)]
+
+
 def measure_step(
     base_model: str,
     method: str,
@@ -128,24 +163,8 @@ def measure_step(
         feature_cache_gb=64,
     )
     trainer = SSPromptTrainer(model, args, processor, dataset)
-    model = trainer.accelerator.prepare(model)
-    trainer.create_optimizer()
-    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
-
-    def step() -> float:
-        start = time.perf_counter()
-        trainer.compute_loss(model, batch).backward()
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad()
-        if on_gpu:
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    step()
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
     with PeakMemory() as peak:
-        seconds = [step() for _ in range(steps)]
+        seconds = time_steps(trainer, steps, after_warm_up=peak.reset)
     memory = torch.cuda.max_memory_allocated() / 1e9 if on_gpu else peak.value * 2**30 / 1e9
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {"ms": 1000 * median(seconds) / batch_size, "gb": memory, "parameters": parameters}

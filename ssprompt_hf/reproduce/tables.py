@@ -54,6 +54,7 @@ def plan_table(name: str, preset: Preset, choices: Choices) -> Plan:
         raise SSPromptError(f"methods holds {unknown[0]!r}; it must be one of {', '.join(ROWS)}")
     plan = TABLES[name](preset, choices)
     leave_out_inapplicable(plan)
+    plan.notes += preset.notes
     return plan
 
 

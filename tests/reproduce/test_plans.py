@@ -5,6 +5,7 @@ import math
 import pytest
 
 from ssprompt_hf.errors import SSPromptError
+from ssprompt_hf.reproduce.availability import without_base_models
 from ssprompt_hf.reproduce.plans import ROWS, Cell, Choices, Plan, Score, StepCost
 from ssprompt_hf.reproduce.presets import FULL_FOLDERS, make_preset
 from ssprompt_hf.reproduce.rendering import markdown, plot, results
@@ -225,6 +226,18 @@ def test_rows_that_a_base_model_has_nothing_for_are_left_out_with_the_reason(bas
     assert plan.cells and not [cell for cell in plan.cells if cell.row == row]
     usual = plan_table(table, make_preset("embedded"), Choices(seeds=(0,)))
     assert [cell for cell in usual.cells if cell.row == row] and "does not apply" not in " ".join(usual.notes)
+
+
+def test_presets_without_the_base_models_that_cannot_be_had(tmp_path):
+    full = preset("full", tmp_path)
+    assert full.base_models == ("seem-t", "seem-l") and full.with_sam == ("sam-vit-b", "seem-t")
+    without = without_base_models(full, {"seem-t": SSPromptError("gone")})
+    assert without.base_models == ("seem-l",) and without.with_sam == ("sam-vit-b", "seem-l")
+    plan = plan_table("9", without, Choices())
+    assert {cell.work.base_model for cell in plan.cells} == {"sam-vit-b", "seem-l"}
+    assert plan.notes[-1] == "Left out: seem-t, which cannot be had. gone"
+    without = without_base_models(full, dict.fromkeys(full.base_models, SSPromptError("gone")))
+    assert without.base_models == without.with_sam == ("sam-vit-b",)
 
 
 def test_sam_is_set_beside_the_presets_seem(tmp_path):

@@ -1,6 +1,7 @@
 """Tables from the command line, on a tiny base model and a few small scenes."""
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -79,6 +80,43 @@ def test_a_table_from_end_to_end(arguments, base, tmp_path, capsys):
     assert json.loads((tmp_path / "t" / "metrics.json").read_text())["scores"]["adapted"] == record["scores"]
     weights = [folder / "adapter_model.safetensors" for folder in (adapter, tmp_path / "t" / "adapter")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_dry_run_says_what_would_be_done(arguments, base, tmp_path, capsys):
+    start = arguments.index("--base_models") + 1
+    several = [*arguments[:start], base, "seem-l", "sam3", *arguments[start + 1 :]]
+    command = ["--methods", "zero_shot", "ssprompt", "--table", "3", "--columns", "fog", "--dry_run"]
+    assert main(["reproduce", *several, *command]) == 0
+    told = capsys.readouterr().out
+    for line in (
+        r"tables +3: 9 cells, 0 of them done",
+        r"left out: seem-l, which cannot be had\. no file is published",
+        r"data +fog: 4 images to choose from, 4 images to be scored on; the first is 32x64 pixels",
+        r"trainings +4\n",
+        r"evaluations +24 of an image, in 2 passes over data sets: .* runs for 8 images",
+        r"download +sam3: about 3\.\d+ GiB",
+        rf"time +{re.escape(base)} about \d+ s for one process on cpu: an image takes .* s to read",
+        r"time +sam3 was not measured: that would take longer than a minute on cpu",
+        r"nothing was learned or written",
+    ):
+        assert re.search(line, told), (line, told)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_base_model_that_cannot_be_had_leaves_out_its_rows(arguments, base, tmp_path, capsys):
+    start = arguments.index("--base_models") + 1
+    several = [*arguments[:start], base, "seem-l", *arguments[start + 1 :]]
+    assert main(["reproduce", *several, "--methods", "zero_shot", "--table", "3", "--columns", "fog"]) == 0
+    assert "Left out: seem-l, which cannot be had. no file is published for 'seem-l'" in capsys.readouterr().out
+    found = table(tmp_path, "table-3")
+    assert found["complete"] and next(row for row, _ in values(tmp_path, "table-3")) == "zero-shot"
+    assert any("seem-l" in note for note in found["notes"])
+    alone = [*arguments[:start], "seem-l", *arguments[start + 1 :]]
+    assert main(["reproduce", *alone, "--table", "3", "--columns", "fog"]) == 2
+    assert "no file is published for 'seem-l'" in capsys.readouterr().err
+    mistyped = [*arguments[:start], base, "seem_l", *arguments[start + 1 :]]
+    assert main(["reproduce", *mistyped, "--table", "3", "--columns", "fog"]) == 2
+    assert "did you mean 'seem-l'?" in capsys.readouterr().err
 
 
 def test_finished_cells_stay_and_changed_ones_run_anew(arguments, tmp_path, capsys):
@@ -263,6 +301,8 @@ def test_known_data_sets(base, tmp_path):
         (["--table", "3", "--preset", "full", "--data_dir", "acdc=."], "ACDC"),
         (["--table", "2", "--semantic_loss", "focal"], "semantic_loss is 'focal'"),
         (["--table", "2", "--base_models", "/nowhere"], "/nowhere"),
+        # data are looked at before base models are
+        (["--table", "3", "--preset", "full", "--data_dir", "acdc=.", "--base_models", "/nowhere"], "not ACDC"),
     ],
 )
 def test_mistakes_are_told_in_one_line(base, command, message, capsys, tmp_path):
