@@ -34,6 +34,7 @@ from ..training.arguments import SSPromptTrainingArguments, open_arguments
 from ..training.data_choice import select_training_images
 from ..training.evaluation_runs import prepare_evaluation
 from ..training.evaluator import ADAPTED
+from ..training.feature_cache import FeatureCache
 from ..training.reports import in_percent
 from ..training.runs import ADAPTER, prepare_training, unusual_arguments
 from ..training.settings import PromptArguments
@@ -86,6 +87,7 @@ class CellRunner:
             )
         cache = args.feature_cache_dir or str(self.folder / "feature_cache")
         self.shared = shared or SharedWork(args.feature_cache, cache, int(args.feature_cache_gb * 2**30))
+        self._spills = args.feature_cache == "auto" and args.feature_cache_dir is None
         self.device = str(args.device)
         self._bases: dict[str, dict[str, str]] = {}
         self._settings: dict[Work, dict[str, Any]] = {}
@@ -270,6 +272,11 @@ class CellRunner:
         }
         write_json(folder / TRAINING, {"settings": settings, "versions": current_versions(), "training": record})
         return record
+
+    def close(self) -> None:
+        """Remove files that stood in for memory, those of workers, too."""
+        if self._spills:
+            FeatureCache("auto", self.folder / "feature_cache").remove(whole_directory=True)
 
     def images(self, use: str, domain: Domain, base_model: str, task: str) -> SegmentationDataset:
         """Those to learn from (`use` is `"train"`) or to be scored on (`"eval"`)."""

@@ -82,6 +82,7 @@ def reproduce(
             print(f"[{count}/{len(missing)}] {_told(told[work], writer.record(work))}", flush=True)
         if own:
             writer.write([plan for plan in plans if any(plan is one for one, _ in own)])
+    runner.close()
     for plan in plans:
         print(f"\n{(writer.path(plan.name) / TABLE).read_text(encoding='utf-8')}")
     folders = [writer.path(plan.name) for plan in plans]

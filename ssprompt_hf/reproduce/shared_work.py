@@ -60,7 +60,8 @@ class SharedWork:
 
     Args:
         storage, directory, max_bytes: as of `FeatureCache`. Images to learn from and images to be scored on have a
-            cache each, so that many of the latter leave room for the former.
+            cache each, so that many of the latter leave room for the former; `"auto"` writes files for the former
+            alone, as the latter are many and seen once a pass.
     """
 
     def __init__(self, storage: str, directory: str, max_bytes: int):
@@ -82,6 +83,9 @@ class SharedWork:
 
     def _hold(self, kind: str, key: Hashable, make: Callable[[], Any]) -> Any:
         if kind not in self._held or self._held[kind][0] != key:
-            self._held.pop(kind, None)  # before the next one takes its memory
+            _, last = self._held.pop(kind, (None, None))  # before the next one takes its memory
+            if isinstance(last, FeatureCache) and last.storage == "auto":
+                last.remove()  # the files that stood in for memory
+            del last
             self._held[kind] = key, make()
         return self._held[kind][1]

@@ -72,10 +72,12 @@ class SSPromptTrainingArguments(TrainingArguments):
             most 64 images are looked at. 0 keeps all of it. By default the `default_shrinkage` of the adapter's
             configuration. Evaluations and checkpoints during training have not gone back, and with
             `load_best_model_at_end` nothing does.
-        feature_cache: `"memory"`, `"device"`, `"disk"` or `"none"`: where the results of the frozen part are kept.
-        feature_cache_dir: folder for `"disk"`; by default `feature_cache` in `output_dir`. With several processes,
-            files are used for `"memory"` too, so that no process repeats what another has computed.
-        feature_cache_gb: limit in GiB.
+        feature_cache: where the results of the frozen part are kept: `"memory"`, `"device"`, `"disk"`, `"none"`, or
+            `"auto"`: in memory up to the limit, and then in files, which are removed after training, as long as 8 GiB
+            of the disk stay free.
+        feature_cache_dir: folder for files; by default `feature_cache` in `output_dir`. With several processes,
+            files are used for `"auto"` and `"memory"` alone, so that no process repeats what another has computed.
+        feature_cache_gb: limit in GiB; with `"auto"`, of what is in memory.
         feature_cache_dtype: `"float32"`, or `"float16"`, which takes half the memory and rounds the features, cached
             or not.
         keep_projections: also keep the keys and values of the decoder's layers: steps are faster, features about twice
@@ -140,8 +142,10 @@ class SSPromptTrainingArguments(TrainingArguments):
             "the root of the number of images (0: stay; default: 0.4 for SSPrompt and its halves, else 0)"
         },
     )
-    feature_cache: str = field(default="memory", metadata={"help": f"one of {', '.join(STORAGES)}"})
-    feature_cache_dir: str | None = field(default=None, metadata={"help": "folder for a cache on disk"})
+    feature_cache: str = field(
+        default="auto", metadata={"help": f"one of {', '.join(STORAGES)}; auto is memory, and then files"}
+    )
+    feature_cache_dir: str | None = field(default=None, metadata={"help": "folder for what is cached in files"})
     feature_cache_gb: float = field(default=4.0, metadata={"help": "limit of the feature cache in GiB"})
     feature_cache_dtype: str = field(
         default="float32", metadata={"help": "precision of cached features: float32, or float16 for half the memory"}

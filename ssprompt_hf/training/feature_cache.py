@@ -1,8 +1,9 @@
-"""Cached features of images, in memory or in files, up to a limit."""
+"""Cached features of images, in memory, in files or both, up to a limit."""
 
 import contextlib
 import os
 import re
+import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,7 +20,9 @@ from ..utils.files import atomic_path
 
 logger = logging.get_logger(__name__)
 
-STORAGES = ("memory", "device", "disk", "none")
+STORAGES = ("auto", "memory", "device", "disk", "none")
+FREE_BYTES = 8 * 2**30
+"""What "auto" leaves free on the disk, at least."""
 FEATURE_FILE = re.compile(r"[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}-\w+\.safetensors", re.ASCII)
 """Names of the cache's files: features, and the temporary names that `atomic_path` gives them. Other files in the
 directory are somebody else's."""
@@ -39,11 +42,12 @@ class FeatureCache:
     again each time.
 
     Args:
-        storage: `"memory"` (of the host), `"device"` (where the model is), `"disk"` or `"none"`.
-        directory: of the files, for `"disk"`. Several processes, and several runs, may share it. Other files there are
-            neither counted nor touched.
-        max_bytes: limit of all of them together. In a directory, files that this run has not used make room, the
-            oldest first.
+        storage: `"memory"` (of the host), `"device"` (where the model is), `"disk"`, `"auto"` (memory up to the limit,
+            then files as long as 8 GiB of the disk stay free) or `"none"`.
+        directory: of the files, for `"disk"` and `"auto"`. Several processes, and several runs, may share it. Other
+            files there are neither counted nor touched.
+        max_bytes: limit of all of them together; with `"auto"`, of those in memory. In a directory, files that this
+            run has not used make room, the oldest first.
 
     Raises:
         SSPromptError: an unknown storage, a limit that is not positive, or no directory where one is needed.
@@ -54,8 +58,8 @@ class FeatureCache:
     ):
         if storage not in STORAGES:
             raise SSPromptError(f"feature_cache is {storage!r}; it must be one of {', '.join(STORAGES)}")
-        if storage == "disk" and directory is None:
-            raise SSPromptError("feature_cache 'disk' needs feature_cache_dir")
+        if storage in ("auto", "disk") and directory is None:
+            raise SSPromptError(f"feature_cache {storage!r} needs feature_cache_dir")
         if max_bytes <= 0:
             raise SSPromptError(f"the limit of the feature cache is {max_bytes} bytes; it must be positive")
         self.storage, self.max_bytes = storage, max_bytes
@@ -69,10 +73,17 @@ class FeatureCache:
         self._started = time.time_ns()
         self._told_full = self._told_unwritable = False
 
-    def get_or_compute(self, key: str, compute: Callable[[], CachedFeatures], store: bool = True) -> CachedFeatures:
-        """What is kept under `key`, else what `compute` returns, which is stored if there is room and `store` is true.
+    def get_or_compute(
+        self, key: str, compute: Callable[[], CachedFeatures], store: bool = True, spill: bool = True
+    ) -> CachedFeatures:
+        """
+        What is kept under `key`, else what `compute` returns.
 
-        `key` is a hexadecimal SHA-256 digest: by it the cache knows its own files.
+        Args:
+            key: a hexadecimal SHA-256 digest: by it the cache knows its own files.
+            compute: the features.
+            store: whether to keep what was computed, if there is room.
+            spill: whether `"auto"` may write files when memory is full.
         """
         features = self._read(key)
         if features is not None:
@@ -81,11 +92,11 @@ class FeatureCache:
         self.misses += 1
         features = compute()
         if store and self.storage != "none":
-            self._write(key, features)
+            self._write(key, features, spill)
         return features
 
     def _read(self, key: str) -> CachedFeatures | None:
-        if self.storage != "disk":
+        if key in self._memory or self.storage not in ("auto", "disk"):
             return self._memory.get(key)
         path = self._path(key)
         try:
@@ -105,28 +116,32 @@ class FeatureCache:
         self._used.add(path.name)
         return features
 
-    def _write(self, key: str, features: CachedFeatures):
+    def _write(self, key: str, features: CachedFeatures, spill: bool):
         size = features_bytes(features)
-        if self.storage == "disk":
+        fits = self.memory_bytes + size <= self.max_bytes
+        if self.storage == "disk" or (self.storage == "auto" and not fits and spill):
+            self._write_file(key, features, size)
+        elif not fits:
+            self._tell_full()
+        else:
+            self._memory[key] = features if self.storage == "device" else {k: v.cpu() for k, v in features.items()}
+            self.memory_bytes += size
+
+    def _write_file(self, key: str, features: CachedFeatures, size: int):
+        try:
             if not self._make_room(size):
                 self._tell_full()
                 return
             features = {name: tensor.cpu().contiguous() for name, tensor in features.items()}
             path = self._path(key)
-            try:
-                # not durable: a file that was cut off is known by its checksum, and computed again
-                with atomic_path(path, durable=False, needed=size) as temporary:
-                    save_file(features, temporary, metadata={"crc32": _checksum(features)})
-            except (OSError, SafetensorError) as error:
-                self._tell_unwritable(error)
-                return
-            self._used.add(path.name)
-            self._written.add(path.name)
-        elif self.memory_bytes + size > self.max_bytes:
-            self._tell_full()
-        else:
-            self._memory[key] = features if self.storage == "device" else {k: v.cpu() for k, v in features.items()}
-            self.memory_bytes += size
+            # not durable: a file that was cut off is known by its checksum, and computed again
+            with atomic_path(path, durable=False, needed=size) as temporary:
+                save_file(features, temporary, metadata={"crc32": _checksum(features)})
+        except (OSError, SafetensorError) as error:
+            self._tell_unwritable(error)
+            return
+        self._used.add(path.name)
+        self._written.add(path.name)
 
     def _make_room(self, size: int) -> bool:
         """Whether `size` bytes fit into the directory, after files that this run has not used have been deleted."""
@@ -138,12 +153,16 @@ class FeatureCache:
                 continue
             files.append((status.st_mtime_ns, status.st_size, path))
         total = sum(file_size for _, file_size, _ in files)
+        limit = self.max_bytes
+        if self.storage == "auto":
+            self.directory.mkdir(parents=True, exist_ok=True)
+            limit = total + max(0, shutil.disk_usage(self.directory).free - FREE_BYTES)
         # younger files are those of another process of this run
         unused = sorted(file for file in files if file[2].name not in self._used and file[0] < self._started)
-        if total - sum(file_size for _, file_size, _ in unused) + size > self.max_bytes:
+        if total - sum(file_size for _, file_size, _ in unused) + size > limit:
             return False
         for _, file_size, path in unused:
-            if total + size <= self.max_bytes:
+            if total + size <= limit:
                 break
             path.unlink(missing_ok=True)
             total -= file_size
@@ -158,12 +177,14 @@ class FeatureCache:
             whole_directory: nobody else uses the directory. Files that an interrupted run left go too, and so does
                 the directory, even if it was there; files of other names stay.
         """
-        if self.storage != "disk":
+        if self.storage not in ("auto", "disk"):
             return
         written = [self.directory / name for name in self._written]
         for path in self._feature_files() if whole_directory else written:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
+        if self.storage == "auto":
+            self.storage = "memory"  # what comes now would not be removed
         if whole_directory or self._made_directory:
             with contextlib.suppress(OSError):  # not empty, or another process was faster
                 self.directory.rmdir()
@@ -185,9 +206,10 @@ class FeatureCache:
     def _tell_full(self):
         if not self._told_full:
             self._told_full = True
+            where = " and the disk" * (self.storage == "auto")
             logger.warning(
-                f"the feature cache is full ({self.max_bytes / 2**30:.1f} GiB): the frozen part runs again for the "
-                "images that did not fit. Raise feature_cache_gb, or use feature_cache='disk'"
+                f"the feature cache is full ({self.max_bytes / 2**30:.1f} GiB{where}): the frozen part runs again for "
+                "the images that did not fit. Raise feature_cache_gb, or name another disk by feature_cache_dir"
             )
 
 

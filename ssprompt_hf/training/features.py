@@ -84,6 +84,7 @@ class ImageFeatures:
         flipped: bool = False,
         pixel_values: torch.Tensor | None = None,
         store: bool = True,
+        spill: bool = True,
     ) -> CachedFeatures:
         """
         What the frozen part says of an image.
@@ -93,7 +94,7 @@ class ImageFeatures:
             index: of the image.
             flipped: whether the mirror image is meant.
             pixel_values: `(1, 3, H, W)`, if they are at hand.
-            store: whether to keep what was computed.
+            store, spill: see `FeatureCache.get_or_compute`.
         """
         # pixel values at hand that are not to be kept need no name in the cache
         unnamed = self.cache.storage == "none" or (pixel_values is not None and not store)
@@ -109,7 +110,7 @@ class ImageFeatures:
             if not unnamed:
                 digest = examples.image_digest(index)
                 key = hashlib.sha256(f"{self.fingerprint} {digest} {flipped}".encode()).hexdigest()
-            return self._restored(self.cache.get_or_compute(key, compute, store and not unnamed))
+            return self._restored(self.cache.get_or_compute(key, compute, store and not unnamed, spill))
 
     def _rounded(self, features: CachedFeatures) -> CachedFeatures:
         if self.dtype == "float32":

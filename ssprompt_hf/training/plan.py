@@ -58,7 +58,7 @@ def plan_training(data: DataArguments, prompts: PromptArguments, args: SSPromptT
         f"{' and mirror images' if args.random_flip else ''}: {total / GIB:.2f} GiB; "
         + _cache_advice(args, total, limit),
     ]
-    needed = 4 * parameters + (min(total, limit) if args.feature_cache in ("memory", "device") else 0)
+    needed = 4 * parameters + (min(total, limit) if args.feature_cache in ("auto", "memory", "device") else 0)
     training = facts["decoder_bytes"]["training"]
     if training is not None:
         lines.append(
@@ -99,7 +99,11 @@ def _cache_advice(args: SSPromptTrainingArguments, total: float, limit: float) -
     if args.feature_cache == "none":
         return "but feature_cache is none: the frozen part runs at every step"
     if total <= limit:
-        return f"they fit into {args.feature_cache} (limit {limit / GIB:.1f} GiB)"
+        storage = "memory" if args.feature_cache == "auto" else args.feature_cache
+        return f"they fit into {storage} (limit {limit / GIB:.1f} GiB)"
+    if args.feature_cache == "auto":
+        folder = os.path.abspath(args.feature_cache_dir or os.path.join(args.output_dir, "feature_cache"))
+        return f"{limit / GIB:.1f} GiB of them in memory, the others in files in {folder} until training ends"
     return (
         f"the limit is {limit / GIB:.1f} GiB, so the frozen part runs again for the rest. Raise --feature_cache_gb, "
         "or add --feature_cache disk, or --feature_cache_dtype float16"

@@ -144,7 +144,7 @@ class SSPromptTrainer(Trainer):
     def _make_cache(self) -> FeatureCache:
         args = self.args
         storage = args.feature_cache
-        if storage == "memory" and args.world_size > 1:
+        if storage in ("auto", "memory") and args.world_size > 1:
             storage = "disk"
         directory = args.feature_cache_dir or os.path.join(args.output_dir, "feature_cache")
         return FeatureCache(storage, directory, int(args.feature_cache_gb * 2**30))
@@ -216,9 +216,8 @@ class SSPromptTrainer(Trainer):
         if self.args.keep_projections is not None:
             return stages[-1] if self.args.keep_projections else stages[0]
         if examples is None:
-            # keys and values of the decoder need not be projected for each of many adapters
-            asks_many = self.evaluator.num_decodings > 2 and not self._stores_evaluation
-            return stages[-1] if asks_many else stages[0]
+            # keys and values of the decoder are the same for many adapters
+            return stages[-1 if self.evaluator.num_decodings > 2 and not self._stores_evaluation else 0]
         views = len(examples) * (2 if self.args.random_flip else 1)
         limit = self.feature_cache.max_bytes * (2 if self.args.feature_cache_dtype == "float16" else 1)
         return choose_stage(model, stages, examples.padded_size(0), limit / views)
@@ -236,7 +235,7 @@ class SSPromptTrainer(Trainer):
         if self._shrinkage is not None:
             self._shrinkage.begin(resumed=bool(resume_from_checkpoint))
         output = super().train(resume_from_checkpoint, *args, **kwargs)
-        if self.feature_cache.storage != self.args.feature_cache and not self._shares_cache:
+        if self.args.feature_cache != "disk" and not self._shares_cache:
             self.accelerator.wait_for_everyone()
             self.feature_cache.remove(whole_directory=self.args.feature_cache_dir is None)
         if not all(p.isfinite().all() for p in self.model.parameters() if p.requires_grad):
@@ -366,7 +365,7 @@ class SSPromptTrainer(Trainer):
     def _stores_evaluation(self) -> bool:
         """Whether features are kept: those of images that are evaluated once need not be."""
         # files that stood in for memory are gone when training ends
-        gone = self.feature_cache.storage != self.args.feature_cache and not self.is_in_train
+        gone = self.feature_cache.storage == "disk" != self.args.feature_cache and not self.is_in_train
         return self._shares_cache or (self.args.eval_strategy != "no" and not gone)
 
     def evaluate_by_class(
@@ -430,9 +429,8 @@ class SSPromptTrainer(Trainer):
         ):
             if digest is not None:
                 self._eval_examples.take_digest(index, digest)
-            features = self.features.get(
-                self._eval_examples, index, pixel_values=pixel_values, store=self._stores_evaluation
-            )
+            keep = {"store": self._stores_evaluation, "spill": False}
+            features = self.features.get(self._eval_examples, index, False, pixel_values, **keep)
             confusions.append(self.evaluator.add(model, features, index, label, instance))
         return None, torch.stack(confusions), inputs["index"].to(self.args.device)
 

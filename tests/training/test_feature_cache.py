@@ -2,11 +2,12 @@
 
 import hashlib
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import get_peft_model
-from tiny_training import save_tiny_base, tiny_adapted, tiny_images, tiny_processor, tiny_seem, tiny_trainer
+from tiny_training import prompts, save_tiny_base, tiny_adapted, tiny_images, tiny_processor, tiny_seem, tiny_trainer
 
 from ssprompt_hf import SSPromptModel
 from ssprompt_hf.errors import SSPromptError
@@ -412,3 +413,53 @@ def test_bad_settings_are_refused():
         FeatureCache("disk")
     with pytest.raises(SSPromptError, match="must be positive"):
         FeatureCache(max_bytes=0)
+
+
+def kept(number: int) -> tuple[str, dict]:
+    """A key, and features of 1,000 bytes."""
+    return f"{number:064x}", {"x": torch.full((250,), float(number))}
+
+
+def test_what_does_not_fit_into_memory_goes_to_files(tmp_path):
+    folder = tmp_path / "features"
+    cache = FeatureCache("auto", folder, max_bytes=2000)
+    for number in range(4):
+        key, features = kept(number)
+        assert cache.get_or_compute(key, lambda features=features: features) is features
+    assert len(list(folder.iterdir())) == 2 and cache.memory_bytes == 2000
+    for number in range(4):
+        key, features = kept(number)
+        assert torch.equal(cache.get_or_compute(key, dict)["x"], features["x"])
+    assert (cache.hits, cache.misses) == (4, 4)
+    cache.get_or_compute(*[kept(5)[0], lambda: kept(5)[1]], spill=False)
+    assert len(list(folder.iterdir())) == 2
+    cache.remove()
+    assert not folder.exists() and torch.equal(cache.get_or_compute(kept(0)[0], dict)["x"], kept(0)[1]["x"])
+    cache.get_or_compute(kept(6)[0], lambda: kept(6)[1])
+    assert not folder.exists()
+
+
+def test_a_disk_is_not_filled_up(tmp_path, monkeypatch, caplog):
+    free = SimpleNamespace(free=feature_cache.FREE_BYTES + 1500)
+    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda _: free)
+    cache = FeatureCache("auto", tmp_path, max_bytes=500)
+    cache.get_or_compute(kept(0)[0], lambda: kept(0)[1])
+    free.free -= 1000
+    cache.get_or_compute(kept(1)[0], lambda: kept(1)[1])
+    assert [path.name[:64] for path in tmp_path.iterdir()] == [kept(0)[0]]
+    assert "is full (0.0 GiB and the disk)" in caplog.text
+
+
+def test_training_by_files_is_training_by_memory(tmp_path):
+    arguments = {"max_steps": 3, "save_strategy": "no", "keep_projections": False}
+    trainers = [
+        tiny_trainer(tmp_path / name, **arguments, **more)
+        for name, more in (("memory", {"feature_cache": "memory"}), ("auto", {"feature_cache_gb": 2e-4}))
+    ]
+    for trainer in trainers:
+        trainer.train()
+    memory, auto = trainers
+    assert 0 < auto.feature_cache.memory_bytes < memory.feature_cache.memory_bytes
+    assert auto.feature_cache.misses == memory.feature_cache.misses
+    assert all(torch.equal(tensor, prompts(memory.model)[name]) for name, tensor in prompts(auto.model).items())
+    assert not (tmp_path / "auto" / "feature_cache").exists()
