@@ -233,13 +233,20 @@ def _tile_labels(tile: MaskTile, weights: Tensor, low: Tensor, high: Tensor) -> 
         weights: (K, Q), the queries' class probabilities.
         low, high: (Q,), between which the mask probabilities of each query lie.
     """
+    if tile.patch.device.type != "cpu":  # where choosing takes longer than asking all
+        return _tile_scores(tile, weights).max(dim=0).indices
+    with torch.autocast("cpu", enabled=False):
+        return _cpu_tile_labels(tile, weights, low, high)
+
+
+def _cpu_tile_labels(tile: MaskTile, weights: Tensor, low: Tensor, high: Tensor) -> Tensor:
     spread = (high - low) * weights.amax(0)
-    levels = MAX_LEFT_OUT * 0.5 ** torch.arange(8, dtype=spread.dtype, device=spread.device)
+    levels = MAX_LEFT_OUT * 0.5 ** torch.arange(8, dtype=spread.dtype)
     left_out = torch.where(spread <= levels[:, None], spread, 0).sum(1)  # at each level; the last is too low to matter
     level = int((left_out > MAX_LEFT_OUT).sum())
     rest = spread <= levels[min(level, len(levels) - 1)]
     live = (~rest).nonzero().flatten()
-    if tile.patch.device.type != "cpu" or 2 * len(live) > len(rest):  # on a GPU, choosing takes longer
+    if 2 * len(live) > len(rest):
         return _tile_scores(tile, weights).max(dim=0).indices  # twice as fast as `argmax`
     scores = _tile_scores(tile, weights, live).add_((weights[:, rest] @ low[rest])[:, None, None])
     best, labels = scores.max(dim=0)
