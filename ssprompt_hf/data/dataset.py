@@ -26,7 +26,8 @@ class SegmentationSource(Protocol):
     A source may have a `table`, a `datasets.Dataset` from whose columns it reads: label statistics of such sources are
     kept between runs. It may have `image_ids(rows)`, a text for each of the rows that is the same in all data sets
     that show this very image, and differs between images. It may have `coco_image_ids`, one for each row, and
-    `semantic_ids`, one for each class: see `SegmentationDataset`.
+    `semantic_ids`, one for each class: see `SegmentationDataset`. It may have `read_targets(row)`: that is `read(row)`
+    without the image, which is not decoded.
     """
 
     file_names: Sequence[str]
@@ -110,6 +111,13 @@ class SegmentationDataset(Dataset):
     def read_label(self, index: int) -> np.ndarray:
         """uint8 (H, W): `self[index]["label"]`, without decoding the image."""
         return self.source.read_label(self._row(index))
+
+    def read_targets(self, index: int) -> dict[str, np.ndarray]:
+        """`label` and perhaps `instance` of `self[index]`, without decoding the image if the source can do so."""
+        row = self._row(index)
+        if hasattr(self.source, "read_targets"):
+            return self.source.read_targets(row)
+        return {name: array for name, array in self.source.read(row).items() if name != "image"}
 
     @property
     def file_names(self) -> list[str]:

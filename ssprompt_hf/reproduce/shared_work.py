@@ -24,7 +24,7 @@ class KeptSource:
     def __init__(self, source: SegmentationSource, max_bytes: int = KEPT_BYTES):
         self.source, self.max_bytes = source, max_bytes
         self.file_names = source.file_names
-        for name in ("table", "image_ids"):
+        for name in ("table", "image_ids", "bits", "coco_image_ids", "semantic_ids"):
             if hasattr(source, name):
                 setattr(self, name, getattr(source, name))
         self._kept: dict[tuple[str, int], Any] = {}
@@ -48,6 +48,11 @@ class KeptSource:
         if ("example", row) in self._kept:
             return self._kept["example", row]["label"]
         return self._once("label", row, self.source.read_label)
+
+    def read_targets(self, row: int) -> dict[str, np.ndarray]:
+        if ("example", row) in self._kept or not hasattr(self.source, "read_targets"):
+            return {name: array for name, array in self.read(row).items() if name != "image"}
+        return dict(self._once("targets", row, self.source.read_targets))
 
     def fingerprint(self) -> str:
         return self.source.fingerprint()

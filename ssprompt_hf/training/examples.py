@@ -157,8 +157,7 @@ class SegmentationExamples(Dataset):
         if self.task == "semantic":
             targets = {"label": self.dataset.read_label(index)}
         else:
-            example = self.dataset[index]
-            targets = {name: example[name] for name in ("label", "instance") if name in example}
+            targets = self.dataset.read_targets(index)
         height, width = self.image_processor.resized_size(targets["label"].shape)
         for name, target in targets.items():
             resized = Image.fromarray(target).resize((width, height), Image.Resampling.NEAREST)
@@ -189,7 +188,7 @@ class EvaluationExamples(SegmentationExamples):
         """
         if self.task == "semantic" and not self.load_pixels:
             return {"index": index, "label": torch.from_numpy(np.ascontiguousarray(self.dataset.read_label(index)))}
-        read = self.dataset[index]
+        read = self.dataset[index] if self.load_pixels else self.dataset.read_targets(index)
         example = {"index": index, "label": torch.from_numpy(np.ascontiguousarray(read["label"]))}
         if self.task != "semantic":
             if "instance" not in read:

@@ -48,7 +48,7 @@ def score_at(trainer: Any, path: "TrainingPath", share: float, images: list[int]
     evaluator = Evaluator(trainer.image_processor, args.task, args.device)
     evaluator.begin(dataset, trainer.model)
     for index in images[args.process_index :: args.world_size]:
-        example = dataset[index]
+        example = dataset.read_targets(index)
         label, instance = (torch.from_numpy(example[key].copy()) for key in ("label", "instance"))
         features = trainer.features.get(trainer.train_examples, index, False)
         evaluator.add(trainer.model, features, index, label, instance)

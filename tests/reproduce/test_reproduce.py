@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tiny_sam import tiny_sam
 from tiny_training import SCRIPT, run_python, save_tiny_base
 
 from ssprompt_hf.cli.main import main
+from ssprompt_hf.data.sources import columns
 
 EXAMPLES = SCRIPT.parents[2] / "examples"
 OPTIONS = '{"num_images": 4, "size": [32, 64]}'
@@ -260,6 +262,29 @@ def test_photographs_with_the_example_script(base, tmp_path):
     # a list of names alone does not say what is countable
     weights = {one["row"]: one["ours"] for one in table(tmp_path, "figure-3", "camvid")["numbers"]}
     assert list(weights)[2:] == ["road", "car"] and weights["foreground, mean"] is None
+
+
+@pytest.mark.parametrize("cache", ["auto", "none"])
+def test_images_are_decoded_once(base, tmp_path, monkeypatch, cache):
+    data, decoded = tmp_path / "data", Counter()
+    for split, count in (("train", 2), ("val", 2)):
+        for number in range(count):
+            for kind, array in (("images", np.full((32, 48, 3), 90 + number)), ("annotations", np.eye(32, 48))):
+                path = data / kind / split / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array.astype(np.uint8)).save(path)
+    (data / "classes.txt").write_text("road\ncar\n")
+    read = columns.read_image
+
+    def counted(value, source, *others):
+        decoded[Path(source).relative_to(data).as_posix()] += 1
+        return read(value, source, *others)
+
+    monkeypatch.setattr(columns, "read_image", counted)
+    command = ["reproduce", "--table", "2", "--preset", "camvid", "--data_dir", str(data), "--base_models", base]
+    command += [*QUICK, "--shots", "2", "--seeds", "0", "1", "--methods", "zero_shot", "ssprompt"]
+    assert main([*command, "--feature_cache", cache, "--output_dir", str(tmp_path)]) == 0
+    assert decoded == {f"images/{split}/{number}.png": 1 for split in ("train", "val") for number in range(2)}
 
 
 def test_known_data_sets(base, tmp_path):

@@ -93,9 +93,17 @@ class ColumnSource:
 
     def read_label(self, row: int) -> np.ndarray:
         """The `label` of `read(row)`, without decoding the image."""
+        return self._targets(row, False)[0]
+
+    def read_targets(self, row: int) -> dict[str, np.ndarray]:
+        """`read(row)` without the image, which is not decoded."""
+        label, instance = self._targets(row, self.instances)
+        return {"label": label} | ({} if instance is None else {"instance": instance})
+
+    def _targets(self, row: int, instances: bool):
         values, name = self.table[row], self.file_names[row]
         size = image_size(values[self.image_column], _where(values, self.image_column, name))
-        return self._maps(values, name, size, False)[0]
+        return self._maps(values, name, size, instances)
 
     def fingerprint(self) -> str:
         """Names, sizes and times of local label files; for anything else the fingerprint `datasets` keeps, and which
