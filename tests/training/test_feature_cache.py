@@ -454,7 +454,7 @@ def test_training_by_files_is_training_by_memory(tmp_path):
     arguments = {"max_steps": 3, "save_strategy": "no", "keep_projections": False}
     trainers = [
         tiny_trainer(tmp_path / name, **arguments, **more)
-        for name, more in (("memory", {"feature_cache": "memory"}), ("auto", {"feature_cache_gb": 2e-4}))
+        for name, more in (("memory", {"feature_cache": "memory"}), ("auto", {"feature_cache_gb": 1e-4}))
     ]
     for trainer in trainers:
         trainer.train()

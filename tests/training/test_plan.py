@@ -57,7 +57,13 @@ def test_the_plan_of_a_small_data_set(base, tmp_path):
         {"image_size": 512, "keep_projections": False},
         {"image_size": 512, "method": "semprompt"},
         {"image_size": 512, "method": "coop"},
-        {"image_size": 512, "random_flip": False, "feature_cache_gb": 0.001, "method": "vspl"},
+        {
+            "image_size": 512,
+            "random_flip": False,
+            "feature_cache": "memory",
+            "feature_cache_gb": 0.001,
+            "method": "vspl",
+        },
     ],
     ids=["", "size", "float16", "limit", "features", "semprompt", "coop", "too small"],
 )
