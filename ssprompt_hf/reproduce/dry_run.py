@@ -88,11 +88,12 @@ def describe_work(plans: Sequence[Plan], runner: CellRunner, seconds: float = ME
     limit = args.feature_cache_gb * GIB
     kept = min(cached, limit)
     disk = ADAPTER_BYTES * len(trainings) + sum(bases[name].weight_bytes for name in downloads)
-    disk += kept * (args.feature_cache == "disk")
+    disk += {"disk": kept, "auto": cached - kept}.get(args.feature_cache, 0)
     lines.append(
         f"disk         about {disk / GIB:.2f} GiB, {len(trainings)} adapters of {ADAPTER_BYTES / 1e6} MB among it"
     )
-    held = max((bases[name].weight_bytes for name in used), default=0) + kept * (args.feature_cache == "memory")
+    held = max((bases[name].weight_bytes for name in used), default=0)
+    held += kept * (args.feature_cache in ("auto", "memory"))
     lines.append(
         f"memory       about {held / GIB:.2f} GiB beside PyTorch and images that are kept; features of the largest "
         f"choice of training images take {cached / GIB:.2f} GiB (feature_cache {args.feature_cache}, limit "
@@ -245,7 +246,7 @@ def _needed_seconds(
         steps = args.max_steps if args.max_steps > 0 else -(-chosen // batch) * args.num_train_epochs
         views = min(chosen * (2 if args.random_flip else 1), steps * batch)
         fits = _cached_bytes(training, bases, images, args) <= args.feature_cache_gb * GIB
-        if args.feature_cache == "none" or not fits:
+        if args.feature_cache == "none" or not (fits or args.feature_cache == "auto"):
             views = steps * batch
         elif job.shares in filled:
             views = 0

@@ -34,7 +34,7 @@ class PeakMemory:
         self.reset()
         return self
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget what came before, where that is possible."""
         if CLEAR_REFS.exists():
             ctypes.CDLL(None).malloc_trim(0)
