@@ -22,10 +22,14 @@ def stroke_mask(line: Sequence[tuple[float, float]], radius: float, size: tuple[
         bool `(H, W)`.
 
     Raises:
-        SSPromptError: the line has no points.
+        SSPromptError: the line has no points, or they are none; or the radius is not positive.
     """
-    if not line:
+    points = np.asarray(line, np.float64)
+    if not len(points):
         raise SSPromptError("the stroke has no points")
+    if points.ndim != 2 or points.shape[1] != 2 or not (np.isfinite(points).all() and radius > 0):
+        raise SSPromptError("the stroke must hold x and y, in pixels, and the radius must be positive")
+    radius = min(radius, max(size))
     canvas = Image.new("1", size[::-1])
     draw = ImageDraw.Draw(canvas)
     if len(line) > 1:

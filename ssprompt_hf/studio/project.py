@@ -29,6 +29,7 @@ from ..data.sources.folder import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
     LABEL_FOLDERS,
+    LABEL_SUFFIXES,
     folder_splits,
     has_label_images,
     list_files,
@@ -116,6 +117,11 @@ class Project:
         known = {name for group in SPLIT_ALIASES for name in group}
         if IMAGES in names and any(part.name.lower() in known for part in names[IMAGES].iterdir() if part.is_dir()):
             raise DatasetError(f"{folder} has folders of splits in {IMAGES}/: put all photographs into one")
+        if LABELS in names:
+            images = {path.stem for path in (names[IMAGES].rglob("*") if IMAGES in names else folder.iterdir())}
+            for label in list_files(names[LABELS], LABEL_SUFFIXES):
+                if label.suffix != ".png" or label.stem not in images:
+                    raise DatasetError(f"{label} is no PNG with the name of a photograph: {convert}")
         file = SegmentationClasses.file_in(folder)
         if file is not None and file.name != CLASSES:
             SegmentationClasses.from_file(file).save(folder / CLASSES)
@@ -352,12 +358,19 @@ class Project:
             if split not in SPLIT_ALIASES[0]
             for path in split_images(self.folder, split)
         }
-        names = [name for name in self.labelled if name not in elsewhere]
-        if not names:
-            (self.folder / LIST).unlink(missing_ok=True)
-            return
-        with atomic_path(self.folder / LIST) as temporary:
-            temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        labelled = self.labelled
+        for name in labelled:
+            # of labels that were there before: with `instances/` every image needs its map
+            if not (file := self._label_file(name, OBJECTS)).is_file():
+                with atomic_path(file) as temporary:
+                    save_ids(temporary, np.zeros(self.size(name), np.uint8), {})
+        text = "".join(f"{name}\n" for name in labelled if name not in elsewhere)
+        path = self.folder / LIST
+        if not text:
+            path.unlink(missing_ok=True)
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            with atomic_path(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
 
     # Adapters
 

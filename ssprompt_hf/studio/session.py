@@ -94,7 +94,13 @@ class Session:
                 action(**{name: value for name, value in event.items() if name != "do"})
             except SSPromptError as problem:
                 error = str(problem)
-            except (TypeError, ValueError) as problem:  # arguments that no page of ours sends
+            except (
+                TypeError,
+                ValueError,
+                ArithmeticError,
+                LookupError,
+                AttributeError,
+            ) as problem:  # arguments that no page of ours sends
                 error = f"{event.get('do')}: {problem}"
             except (MemoryError, RuntimeError) as problem:
                 if not is_out_of_memory(problem):

@@ -36,7 +36,7 @@ IDLE, PREPARING, RUNNING, SCORING, DONE, CANCELLED, FAILED = (
     "failed",
 )
 BUSY = (PREPARING, RUNNING, SCORING)
-SETTINGS = "studio.json"
+SETTINGS, DATA = "studio.json", "data"
 
 
 @dataclass
@@ -202,10 +202,10 @@ class TrainingJob:
             raise SSPromptError("a training is running: wait for it, or cancel it")
         numbers = [int(path.name) for path in self.project.runs.glob("[0-9]*") if path.name.isdecimal()]
         run = self.project.runs / f"{max(numbers, default=0) + 1:04d}"
-        data = run / self._data_name
+        data = run / DATA / self._data_name
         for name in self.project.labelled:
-            for kind, file in ((IMAGES, name), (LABELS, Path(name).with_suffix(".png")), (OBJECTS, None)):
-                file = Path(name).with_suffix(".png") if file is None else file
+            label = Path(name).with_suffix(".png")
+            for kind, file in ((IMAGES, name), (LABELS, label), (OBJECTS, label)):
                 source, target = self.project.folder / kind / file, data / kind / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _link(source, target)
@@ -239,7 +239,7 @@ class TrainingJob:
                 report_to="none",
                 disable_tqdm=True,
             )
-            data = DataArguments(base_model=settings.base_model, data_dir=str(run / self._data_name))
+            data = DataArguments(base_model=settings.base_model, data_dir=str(run / DATA / self._data_name))
             metrics = train_adapter(data, PromptArguments(resume=resume), args, callbacks=[_Watch(self)])
             adapter = self.project.publish(run / ADAPTER)
             self.when_done(adapter)

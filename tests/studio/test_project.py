@@ -129,6 +129,28 @@ def test_other_forms_of_labels_are_refused(tmp_path):
         Project(tmp_path / "split")
 
 
+def test_labels_that_were_there_before_are_taken_over(tmp_path):
+    """A plain folder of semantic labels, in which one more photograph is labelled."""
+    made = project(tmp_path)
+    label = np.full((HEIGHT, WIDTH), 1, np.uint8)
+    (tmp_path / "annotations").mkdir()
+    Image.fromarray(label).save(tmp_path / "annotations/a.png")
+    made = Project(tmp_path)
+    assert made.labelled == ["a.jpg"]
+    labels = Labels.empty(HEIGHT, WIDTH)
+    labels.classes[:9], labels.objects[:9] = 0, 1
+    made.write_labels("b.jpg", labels)
+    images = load_segmentation_dataset(data_dir=str(tmp_path), split="train", task="instance")
+    assert images.file_names == ["images/a.jpg", "images/b.jpg"]
+    assert np.array_equal(images[0]["label"], label) and not images[0]["instance"].any()
+    written = (tmp_path / "train.txt").stat().st_mtime_ns
+    made.refresh()
+    assert (tmp_path / "train.txt").stat().st_mtime_ns == written
+    Image.fromarray(label).save(tmp_path / "annotations/c_mask.png")
+    with pytest.raises(DatasetError, match=r"c_mask\.png is no PNG with the name of a photograph: convert it"):
+        Project(tmp_path)
+
+
 def test_labels_of_another_size_are_told(tmp_path):
     made = project(tmp_path)
     (tmp_path / "annotations").mkdir()

@@ -89,6 +89,9 @@ def test_what_cannot_be_done_is_told_and_changes_nothing(session, made):
         ({"do": "add_class", "name": "x", "color": "red"}, "must be like #3d85f2"),
         ({"do": "choose", "class_id": 9}, "no class with the id 9"),
         ({"do": "undo"}, "nothing to undo"),
+        ({"do": "brush", "line": [[1]], "radius": 1}, "must hold x and y"),
+        ({"do": "brush", "line": "x", "radius": 1, "erase": True}, "brush: "),
+        ({"do": "brush", "line": [[float("nan"), 1]], "radius": 1, "erase": True}, "must hold x and y"),
     ):
         view = session.act(event)
         assert words in view["error"] and view["current"]["name"] == "a.jpg", event
