@@ -60,6 +60,8 @@ class PromptSlot:
         scale: the size of a number in a prompt, where the default prompts do not tell it because they are zeros.
             Learning rates are in units of this size.
         pads_tokens: of a semantic slot `(K, L, D)`: the model leaves out token vectors that are zeros.
+        takes_bias: of a semantic slot `(K, D)`: the logit of a class is linear in its prompt, and prompts may have one
+            number more at their end, which is added to it.
         is_part_of_model: whether the weights belong to the base model. Those of classes and of grids of points do not.
     """
 
@@ -72,6 +74,7 @@ class PromptSlot:
     scale: float | None = None
     is_part_of_model: bool = False
     pads_tokens: bool = False
+    takes_bias: bool = False
 
 
 class PromptableModel(ForwardConventions):
@@ -156,6 +159,9 @@ class PromptableModel(ForwardConventions):
         slot = self.prompt_slots[self.semantic_slot]
         prompts = self.get_submodule(slot.path).weight
         return 0 if prompts is None else prompts.shape[slot.row_dim] - slot.num_fixed
+
+    has_class_bias = False
+    """Whether the semantic prompts of the model itself have the additional number of a slot that `takes_bias`."""
 
     def semantic_shape(self, num_classes: int) -> tuple[int | None, ...]:
         """The shape that semantic prompts of so many classes have, fixed ones included; None where any number will

@@ -25,6 +25,7 @@ from prompted_seem import (
     trained,
 )
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
 from ssprompt_hf.errors import AdapterError
 from ssprompt_hf.models.fingerprint import fingerprint_difference, model_fingerprint
@@ -38,6 +39,7 @@ VARIANTS = [
     {"spatial_weight": False, "semantic_weight": False},
     {"weight_range": "free", "init_weight": 0.9},
     {"normalize_class_embeddings": True},
+    {"semantic_scale": True, "semantic_bias": True},
 ]
 
 
@@ -86,6 +88,29 @@ def test_a_merged_model_is_saved_and_loaded_like_any_other(tmp_path):
     merged = train(model).merge_and_unload()
     merged.save_pretrained(tmp_path)
     assert same(logits(type(merged).from_pretrained(tmp_path).eval()), logits(merged))
+
+
+def test_each_class_has_a_scale_and_a_bias(tmp_path):
+    learned = ("spatial_embedding", "spatial_weight", "semantic_embedding", "semantic_weight")
+    model = adapted(**dict.fromkeys(learned, False), semantic_scale=True, semantic_bias=True)
+    assert model.peft_config["default"].method_name == "SemPrompt"
+    numbers = {name.split(".")[-2]: p for name, p in model.named_parameters() if p.requires_grad}
+    assert {name: tuple(p.shape) for name, p in numbers.items()} == {"ssprompt_scale": (3,), "ssprompt_bias": (3,)}
+    train(model)
+    scale = F.pad(numbers["ssprompt_scale"].detach(), (0, 1), value=1)
+    bias = F.pad(numbers["ssprompt_bias"].detach(), (0, 1))
+    before, masks = logits(small_seem())
+    torch.testing.assert_close(logits(model)[0], scale * before + bias)
+    assert same(logits(model), (logits(model)[0], masks))
+    merged = model.merge_and_unload()
+    merged.save_pretrained(tmp_path)
+    again = type(merged).from_pretrained(tmp_path).eval()
+    assert same(logits(again), logits(merged))
+    with pytest.raises(AdapterError, match="merged with an adapter that has a bias"):
+        adapted(again, semantic_bias=True)
+    assert same(logits(adapted(again)), logits(merged))
+    set_classes(again, OTHER_CLASSES)
+    assert adapted(again, semantic_bias=True) is not None
 
 
 @pytest.mark.parametrize("config", VARIANTS)
@@ -255,7 +280,7 @@ def test_only_the_adapter_learns(config):
     before = copy.deepcopy(model.state_dict())
     train(model, steps=3)
     for name, value in model.state_dict().items():
-        learned = ".ssprompt_embedding." in name or ".ssprompt_weight." in name
+        learned = ".ssprompt_" in name and ".ssprompt_default." not in name
         assert torch.equal(value, before[name]) != learned, name
     gradients = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert gradients == {name for name, parameter in model.named_parameters() if parameter.requires_grad}

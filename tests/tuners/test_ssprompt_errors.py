@@ -7,6 +7,7 @@ from peft.utils import get_peft_model_state_dict
 from prompted_seem import WIDTH, adapted, logits, same, small_seem, trained
 from safetensors.torch import load_file, save_file
 from torch import nn
+from toy_family import ToyConfig, ToyModel
 
 from ssprompt_hf.errors import AdapterError
 from ssprompt_hf.tuners import CoOpConfig, SSPromptConfig, VSPLConfig
@@ -55,6 +56,13 @@ def test_configurations_that_make_no_sense(config, message):
 def test_numbers_that_ask_for_more_memory_than_there_is(config_cls, config, message):
     with pytest.raises(AdapterError, match=message):
         config_cls(**config)
+
+
+def test_class_scores_that_have_no_bias():
+    toy = ToyModel(ToyConfig())
+    toy.set_class_names(["road", "car"], None)
+    with pytest.raises(AdapterError, match="scores of ToyModel are not linear in its class prompts"):
+        get_peft_model(toy, SSPromptConfig(semantic_bias=True))
 
 
 def test_models_that_an_adapter_cannot_be_made_for():

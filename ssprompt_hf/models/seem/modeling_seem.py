@@ -207,7 +207,7 @@ class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompti
         super().__init__(config)
         self.model = SeemModel(config)
         self.class_embeddings = SeemClassEmbeddings(
-            None if config.class_names is None else len(config.class_names), config.projection_dim
+            None if config.class_names is None else len(config.class_names), config.projection_dim, config.class_bias
         )
         self.post_init()
 
@@ -225,14 +225,18 @@ class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompti
 
     def class_logits(self, class_embeds: torch.Tensor, class_embeddings: torch.Tensor) -> torch.Tensor:
         """Scaled cosine similarity of `class_embeds` `(B, Q, D)` with `class_embeddings` `(C, D)` or `(B, C, D)`,
-        which are taken as they are: `(B, Q, C)`."""
-        if class_embeddings.shape[-1] != class_embeds.shape[-1]:
+        which are taken as they are: `(B, Q, C)`. With a column more, that is added to the logits of each class."""
+        width, bias = class_embeds.shape[-1], None
+        if class_embeddings.shape[-1] == width + 1:
+            class_embeddings, bias = class_embeddings.split([width, 1], dim=-1)
+        if class_embeddings.shape[-1] != width:
             raise ValueError(
-                f"class_embeddings of shape {tuple(class_embeddings.shape)} must have {class_embeds.shape[-1]} "
-                "columns (projection_dim)"
+                f"class_embeddings of shape {tuple(class_embeddings.shape)} must have {width} columns "
+                "(projection_dim), or one more for a bias"
             )
         class_embeds = class_embeds / (class_embeds.norm(dim=-1, keepdim=True) + 1e-7)
-        return self.model.logit_scale.exp() * class_embeds @ class_embeddings.transpose(-1, -2)
+        logits = self.model.logit_scale.exp() * class_embeds @ class_embeddings.transpose(-1, -2)
+        return logits if bias is None else logits + bias.transpose(-1, -2)
 
     @model_forward
     def forward(

@@ -41,7 +41,7 @@ class SeemPrompting(PromptableModel):
         "point_tokens": PromptSlot("model.point_tokens", SPATIAL, row_dim=1, source="point_grid"),
         "point_coordinates": PromptSlot("model.point_coordinates", SPATIAL, source="coordinates"),
         # the last row is "background", which means no object
-        "class_embeddings": PromptSlot("class_embeddings", SEMANTIC, num_fixed=1),
+        "class_embeddings": PromptSlot("class_embeddings", SEMANTIC, num_fixed=1, takes_bias=True),
     }
     optional_parts = (
         r"model\.text_model\.",
@@ -61,13 +61,22 @@ class SeemPrompting(PromptableModel):
     def default_image_processor(self) -> SeemImageProcessor:
         return SeemImageProcessor(size_divisibility=self.config.size_divisibility)
 
+    @property
+    def has_class_bias(self) -> bool:
+        return self.config.class_bias
+
     def semantic_shape(self, num_classes: int) -> tuple[int | None, ...]:
-        return num_classes + 1, self.config.projection_dim
+        return num_classes + 1, self.config.projection_dim + self.has_class_bias
+
+    def prompt_vectors(self, prompts: torch.Tensor) -> torch.Tensor:
+        return prompts[:, : self.config.projection_dim]
 
     def prompts_written(self) -> None:
         for slot, field in (("point_tokens", "num_point_tokens"), ("point_coordinates", "num_point_coordinates")):
             points = self.get_submodule(self.prompt_slots[slot].path).weight
             setattr(self.config, field, None if points is None else points.shape[-2])
+        classes = self.class_embeddings.weight
+        self.config.class_bias = classes is not None and classes.shape[-1] > self.config.projection_dim
 
     # Classes
 
@@ -107,6 +116,7 @@ class SeemPrompting(PromptableModel):
         if outside:
             raise ValueError(f"thing_class_ids {outside} are not positions in the {len(class_names)} class names")
         self.class_embeddings.weight = embeddings.to(self.device, self.dtype)
+        self.config.class_bias = False
         self.name_classes(class_names, thing_class_ids)
 
     # Words
@@ -207,7 +217,7 @@ class SeemPrompting(PromptableModel):
     def feature_settings(self) -> dict[str, Any]:
         others = ("prompt_templates", "use_text_model", "use_spatial_prompt_encoder", "num_point_tokens")
         others += ("num_point_coordinates", "object_mask_threshold", "overlap_threshold", "use_auxiliary_loss")
-        others += ("known_phrases",)
+        others += ("known_phrases", "class_bias")
         return {name: value for name, value in super().feature_settings().items() if name not in others}
 
     def feature_modules(self, stage: str) -> list[nn.Module]:

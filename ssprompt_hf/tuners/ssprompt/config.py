@@ -2,7 +2,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...errors import AdapterError
-from ...models.interface import KINDS
+from ...models.interface import KINDS, SEMANTIC
 from ..base.config import MAX_GRID_SIZE, PromptConfig, check_choice, check_range
 from ..peft_compat import PromptPeftType
 
@@ -27,7 +27,10 @@ class SSPromptConfig(PromptConfig):
         z_hat = w * z + (1 - w) * e        (eq. 4 for spatial prompts, eq. 6 for semantic ones)
 
     with one embedding `e` and one weight `w` per prompt. What a base model keeps fixed, as SEEM its "background",
-    keeps its default embedding.
+    keeps its default embedding. Where class scores are linear in the semantic prompts, as in SEEM, a class may have a
+    learned scale `a` and bias `b` besides, which are ours:
+
+        logit_k = a_k * <query, z_hat_k> + b_k
 
     The rows of the paper's Table 5 are choices of the first four fields. A weight without an embedding has nothing to
     weigh as long as `e = z`, so it needs another `init_embeddings`; `e` is then drawn once and kept as it is.
@@ -37,6 +40,8 @@ class SSPromptConfig(PromptConfig):
             Learn `e` and `w` of the spatial prompts. An embedding without a weight keeps `w = init_weight`.
         semantic_embedding, semantic_weight (`bool`, *optional*, defaults to `True`):
             The same for the semantic prompts.
+        semantic_scale, semantic_bias (`bool`, *optional*, defaults to `False`):
+            Learn `a` and `b`, one number a class each, which start at 1 and 0; SEEM only.
         spatial_source (`str`, *optional*, defaults to `"object_queries"`):
             What the spatial prompts are: the decoder's object queries, or `"point_grid"`, the tokens that the model's
             visual sampler makes of a regular grid of points, averaged over the training images. These depend on
@@ -73,6 +78,8 @@ class SSPromptConfig(PromptConfig):
     spatial_weight: bool = True
     semantic_embedding: bool = True
     semantic_weight: bool = True
+    semantic_scale: bool = False
+    semantic_bias: bool = False
     spatial_source: str = "object_queries"
     point_grid_size: int = 10
     semantic_source: str = "default"
@@ -98,10 +105,10 @@ class SSPromptConfig(PromptConfig):
                     f"{kind}_weight=True with {kind}_embedding=False weighs the default prompts against themselves: "
                     f"learn the embedding, switch the weight off, or set init_embeddings to 'noise' or 'normal'"
                 )
-        if not any(self.learned_parts("spatial") + self.learned_parts("semantic")):
+        if not any(map(self.learns, KINDS)):
             raise AdapterError(
-                "nothing is learned: set at least one of spatial_embedding, spatial_weight, semantic_embedding and "
-                "semantic_weight. Zero-shot segmentation needs no adapter"
+                "nothing is learned: set at least one of spatial_embedding, spatial_weight, semantic_embedding, "
+                "semantic_weight, semantic_scale and semantic_bias. Zero-shot segmentation needs no adapter"
             )
         if self.weight_range == "unit" and not 0 < self.init_weight < 1:
             raise AdapterError(
@@ -114,12 +121,12 @@ class SSPromptConfig(PromptConfig):
     @property
     def learned(self) -> str:
         """See [`PromptConfig.learned`]."""
-        return " and ".join(kind for kind in KINDS if any(self.learned_parts(kind))) + " prompts"
+        return " and ".join(filter(self.learns, KINDS)) + " prompts"
 
     @property
     def method_name(self) -> str:
         """SSPrompt, or its spatial or semantic half alone."""
-        spatial, semantic = (any(self.learned_parts(kind)) for kind in KINDS)
+        spatial, semantic = map(self.learns, KINDS)
         return "SSPrompt" if spatial and semantic else "SpaPrompt" if spatial else "SemPrompt"
 
     @property
@@ -143,7 +150,16 @@ class SSPromptConfig(PromptConfig):
 
     @property
     def _samples_points(self) -> bool:
-        return self.spatial_source == "point_grid" and any(self.learned_parts("spatial"))
+        return self.spatial_source == "point_grid" and self.learns("spatial")
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether classes have a scale or a bias of their own."""
+        return self.semantic_scale or self.semantic_bias
+
+    def learns(self, kind: str) -> bool:
+        """Whether anything is learned of the `"spatial"` or the `"semantic"` prompts."""
+        return any(self.learned_parts(kind)) or (kind == SEMANTIC and self.calibrates)
 
     def learned_parts(self, kind: str) -> LearnedParts:
         """What is learned of the `"spatial"` or the `"semantic"` prompts."""

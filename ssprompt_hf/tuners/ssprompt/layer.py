@@ -2,6 +2,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ...errors import AdapterError
 from ...models.interface import PromptSlot
@@ -11,11 +12,14 @@ from .config import SSPromptConfig
 
 # Of the stored parameter of `w`, a logit: at a tenth of this a whole training would not bring it from 0.5 near 0 or 1.
 WEIGHT_RATE = 10.0
+CALIBRATIONS = {"ssprompt_scale": 1.0, "ssprompt_bias": 0.0}
+"""What there may be one number of for each class, and where it starts."""
 
 
 class SSPromptLayer(PromptLayer):
     """
-    A prompt slot with learned embeddings `e` and weights `w` beside its default prompts `z`.
+    A prompt slot with learned embeddings `e` and weights `w` beside its default prompts `z`, and perhaps a scale and a
+    bias of each class.
 
     One weight a prompt, whatever else a prompt has: of `(N, D)` one a row, of `(levels, N, D)` one for all levels of a
     point, of `(K, L, D)` one for all tokens of a class (or one a token, `weight_per_token`). The slot's fixed prompts
@@ -25,13 +29,14 @@ class SSPromptLayer(PromptLayer):
         base_layer (`nn.Module`), slot (`PromptSlot`), like (`torch.Tensor`): see [`PromptLayer`].
     """
 
-    adapter_layer_names = ("ssprompt_embedding", "ssprompt_weight")
+    adapter_layer_names = ("ssprompt_embedding", "ssprompt_weight", "ssprompt_scale", "ssprompt_bias")
     other_param_names = ("ssprompt_default",)
 
     def __init__(self, base_layer: nn.Module, slot: PromptSlot, like: torch.Tensor):
         super().__init__(base_layer, slot, like)
         self.ssprompt_embedding = nn.ParameterDict()
         self.ssprompt_weight = nn.ParameterDict()
+        self.ssprompt_scale, self.ssprompt_bias = nn.ParameterDict(), nn.ParameterDict()
         self.ssprompt_default = BufferDict(persistent=True)
         self._shapes: dict[str, Shape] = {}  # of the default prompts of pending adapters
 
@@ -39,6 +44,8 @@ class SSPromptLayer(PromptLayer):
         """See [`PromptLayer.learning_rate_scale`]."""
         if parameter == "ssprompt_weight":
             return WEIGHT_RATE
+        if parameter in CALIBRATIONS:
+            return 1.0
         if self.slot.scale is not None:
             return self.slot.scale
         default = self.default_prompt(adapter_name)
@@ -75,6 +82,9 @@ class SSPromptLayer(PromptLayer):
         default = default.detach().to(torch.promote_types(default.dtype, torch.float32))
         if self._stores_default():
             self.ssprompt_default[adapter_name] = default.clone()
+        for attribute in self._calibrations(config):
+            start = default.new_full((len(self._split(default)[0]),), CALIBRATIONS[attribute])
+            getattr(self, attribute)[adapter_name] = nn.Parameter(start)
         if not any(parts):
             return
         self.ssprompt_embedding[adapter_name] = nn.Parameter(self._initial_embedding(config, default))
@@ -85,6 +95,11 @@ class SSPromptLayer(PromptLayer):
             embedding = self.ssprompt_embedding[adapter_name]
             count = embedding.shape[self.slot.row_dim : self.slot.row_dim + self._weight_dims(config, embedding)]
             self.ssprompt_weight[adapter_name] = nn.Parameter(default.new_full(count, initial))
+
+    def _calibrations(self, config: SSPromptConfig) -> list[str]:
+        """The attributes with one number a class that an adapter has."""
+        wanted = {"ssprompt_scale": config.semantic_scale, "ssprompt_bias": config.semantic_bias}
+        return [attribute for attribute in CALIBRATIONS if self.holds_classes and wanted[attribute]]
 
     def _weight_dims(self, config: SSPromptConfig, embedding: torch.Tensor) -> int:
         return 2 if config.weight_per_token and self._has_tokens(embedding) else 1
@@ -110,8 +125,9 @@ class SSPromptLayer(PromptLayer):
         config, shape, dim = self.configs[adapter_name], self._shapes[adapter_name], self.slot.row_dim
         shapes: dict[str, Shape] = {"ssprompt_default": shape} if self._stores_default() else {}
         parts = config.learned_parts(self.slot.kind)
+        rows = shape[dim] - self.slot.num_fixed
+        shapes |= dict.fromkeys(self._calibrations(config), (rows,))
         if any(parts):
-            rows = shape[dim] - self.slot.num_fixed
             shapes["ssprompt_embedding"] = (*shape[:dim], rows, *shape[dim + 1 :])
             if parts.weight:
                 has_tokens = self.holds_classes and len(shape) == dim + 3
@@ -185,9 +201,9 @@ class SSPromptLayer(PromptLayer):
     def adapter_prompt(self, adapter_name: str) -> torch.Tensor:
         """Eq. 4 and 6. Written as `z + (1 - w) * (e - z)`, so that `e = z` gives `z` bit for bit whatever `w` is."""
         default = self.default_prompt(adapter_name)
-        weight = self.prompt_weights(adapter_name)
+        weight, config = self.prompt_weights(adapter_name), self.configs[adapter_name]
         if weight is None:
-            return default
+            return self._calibrated(adapter_name, *self._split(default)) if self._calibrations(config) else default
         embedding = self.ssprompt_embedding[adapter_name]
         default = default.to(embedding.dtype)
         learned, fixed = self._split(default)
@@ -195,14 +211,23 @@ class SSPromptLayer(PromptLayer):
         if isinstance(own, torch.Tensor):
             own = own.view(*own.shape, *[1] * (embedding.ndim - self.slot.row_dim - own.ndim))
         fused = learned + own * (embedding - learned)
-        if self.holds_classes and self.configs[adapter_name].normalize_class_embeddings:
+        if self.holds_classes and config.normalize_class_embeddings:
             # The ratio of equal numbers is exactly 1, so this too leaves an untrained adapter as it is.
             tiny = torch.finfo(fused.dtype).tiny
             length, wanted = (x.norm(dim=-1, keepdim=True).clamp(min=tiny) for x in (fused, learned))
             fused = fused * (wanted / length)
         if self._has_tokens(learned):
             fused = fused * _is_token(learned)[..., None]  # whatever a loss says of padding
-        return torch.cat([fused, fixed], dim=self.slot.row_dim)
+        return self._calibrated(adapter_name, fused, fixed)
+
+    def _calibrated(self, adapter_name: str, prompts: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        """All prompts of an adapter, those of classes with their scale and bias, if there are any."""
+        if adapter_name in self.ssprompt_scale:
+            prompts = prompts * self.ssprompt_scale[adapter_name][:, None]
+        if adapter_name in self.ssprompt_bias:
+            prompts = torch.cat([prompts, self.ssprompt_bias[adapter_name][:, None]], dim=-1)
+            fixed = F.pad(fixed, (0, 1))
+        return torch.cat([prompts, fixed.to(prompts.dtype)], dim=self.slot.row_dim)
 
     def delete_adapter(self, adapter_name: str) -> None:
         """As in PEFT."""

@@ -33,17 +33,32 @@ class SSPromptTuner(PromptTuner):
 
     def _slots(self, config: SSPromptConfig) -> list[str]:
         slots = []
-        if any(config.learned_parts("spatial")):
+        if config.calibrates:
+            self._check_calibration(config)
+        if config.learns("spatial"):
             slots.append(self.model.spatial_slot(config.spatial_source))
         if config.class_names is not None:
             # even if not learned, so that each adapter brings its classes along
             slots.append(self.model.semantic_slot)
-        elif any(config.learned_parts("semantic")):
+        elif config.learns("semantic"):
             raise AdapterError(
                 "semantic prompts need class names, and the base model has none: call "
                 "model.set_class_names(names, tokenizer) first"
             )
         return slots
+
+    def _check_calibration(self, config: SSPromptConfig) -> None:
+        slot = self.model.prompt_slots[self.model.semantic_slot]
+        if not slot.takes_bias:
+            raise AdapterError(
+                f"the class scores of {type(self.model).__name__} are not linear in its class prompts, so that "
+                "they have no scale and no bias that could be learned: leave out semantic_scale and semantic_bias"
+            )
+        if config.semantic_bias and self.model.has_class_bias:
+            raise AdapterError(
+                "the base model was merged with an adapter that has a bias for each class already: learn another on "
+                "the model without it, or leave out semantic_bias"
+            )
 
     def _update_layer(self, layer: SSPromptLayer, adapter_name: str, config: SSPromptConfig) -> None:
         if layer.holds_classes:
