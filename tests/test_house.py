@@ -28,6 +28,7 @@ FLOORS: list[dict[str, tuple[str, ...]]] = [
             "models.interface",
             "models.matching",
             "models.model_files",
+            "models.pixel_embeddings",
             "models.registry",
             "models.fingerprint",
             "models.square_images",

@@ -60,8 +60,7 @@ class PromptSlot:
         scale: the size of a number in a prompt, where the default prompts do not tell it because they are zeros.
             Learning rates are in units of this size.
         pads_tokens: of a semantic slot `(K, L, D)`: the model leaves out token vectors that are zeros.
-        takes_bias: of a semantic slot `(K, D)`: the logit of a class is linear in its prompt, and prompts may have one
-            number more at their end, which is added to it.
+        takes_bias: prompts `(K, D + 1)` are understood, too: the last number is added to the logit of the class.
         is_part_of_model: whether the weights belong to the base model. Those of classes and of grids of points do not.
     """
 
@@ -102,6 +101,7 @@ class PromptableModel(ForwardConventions):
     """Whether `predict_pixels` computes the same for batches and images of any size, so that one exported program does
     for all. A model that goes through the images of a batch one by one, or resizes all to one size, does not."""
 
+    has_class_bias = False  # whether the model's own semantic prompts have what `takes_bias` speaks of
     prompts_explained = (
         "looks at an image with *spatial prompts*, each of which proposes one mask (where to look), and names the "
         "masks by *semantic prompts*, one embedding a class (what to look for)"
@@ -159,9 +159,6 @@ class PromptableModel(ForwardConventions):
         slot = self.prompt_slots[self.semantic_slot]
         prompts = self.get_submodule(slot.path).weight
         return 0 if prompts is None else prompts.shape[slot.row_dim] - slot.num_fixed
-
-    has_class_bias = False
-    """Whether the semantic prompts of the model itself have the additional number of a slot that `takes_bias`."""
 
     def semantic_shape(self, num_classes: int) -> tuple[int | None, ...]:
         """The shape that semantic prompts of so many classes have, fixed ones included; None where any number will

@@ -37,7 +37,7 @@ from ..training.evaluator import ADAPTED
 from ..training.feature_cache import FeatureCache
 from ..training.reports import in_percent
 from ..training.runs import ADAPTER, prepare_training, unusual_arguments
-from ..training.settings import PromptArguments
+from ..training.settings import RECIPE_METHODS, PromptArguments
 from ..tuners import PromptConfig
 from ..tuners.base.config import current_versions
 from ..utils.files import write_json
@@ -130,15 +130,17 @@ class CellRunner:
         data = dataclasses.asdict(training.domain.arguments(training.base_model))
         evaluation = ("base_model", "eval_split", "max_eval_images")
         data = {name: value for name, value in data.items() if name not in evaluation}
-        config = self._prompts(training).config()
+        prompts = self._prompts(training)
+        config = prompts.config()
         own = set(config.__dataclass_fields__) - set(PromptConfig.__dataclass_fields__)
         method = {name: getattr(config, name) for name in sorted(own)}
         args = self.arguments(training.task, training.seed)
         return {
             "base_model": self.base(training.base_model),
             "data": data,
-            "method": ROWS[training.method].prompts["method"],
+            "method": prompts.method,
             "prompts": method,
+            **({"recipe": prompts.recipe} if prompts.method in RECIPE_METHODS and prompts.recipe != "paper" else {}),
             "shots": training.shots,
             "training": _training_settings(args) | open_arguments(args, config.training_defaults),
         }

@@ -29,6 +29,7 @@ ROWS = {
     "semprompt": Row("SemPrompt", {"method": "semprompt"}),
     "ssprompt_fixed": Row("SSPrompt, w fixed", {"method": "ssprompt", "learn_weights": False}),
     "ssprompt": Row("SSPrompt", {"method": "ssprompt"}),
+    "ssprompt_extended": Row("SSPrompt, extended", {"method": "ssprompt", "recipe": "extended"}),
     "spaprompt_grid": Row("SpaPrompt, point grid", {"method": "spaprompt", "spatial_source": "point_grid"}),
     "ssprompt_grid": Row("SSPrompt, point grid", {"method": "ssprompt", "spatial_source": "point_grid"}),
 }

@@ -72,6 +72,9 @@ class SSPromptTrainingArguments(TrainingArguments):
             most 64 images are looked at. 0 keeps all of it. By default the `default_shrinkage` of the adapter's
             configuration. Evaluations and checkpoints during training have not gone back, and with
             `load_best_model_at_end` nothing does.
+        prototypes: let class prompts begin at a share of the way to the mean class embeddings of their classes' pixels
+            in the training images, the share with the least loss there (`training/prototypes.py`); SSPrompt and
+            SemPrompt on SEEM. By default not, but `ssprompt-hf train --recipe extended` does where it can.
         feature_cache: where the results of the frozen part are kept: `"memory"`, `"device"`, `"disk"`, `"none"`, or
             `"auto"`: in memory up to the limit, and then in files, which are removed after training, as long as 8 GiB
             of the disk stay free.
@@ -141,6 +144,10 @@ class SSPromptTrainingArguments(TrainingArguments):
             "help": "after training, go back towards the first prompts until the loss has risen by this share over "
             "the root of the number of images (0: stay; default: 0.4 for SSPrompt and its halves, else 0)"
         },
+    )
+    prototypes: bool | None = field(
+        default=None,
+        metadata={"help": "let class prompts begin near what pixels of their class look like (default: see --recipe)"},
     )
     feature_cache: str = field(
         default="auto", metadata={"help": f"one of {', '.join(STORAGES)}; auto is memory, and then files"}

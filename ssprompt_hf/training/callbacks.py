@@ -1,8 +1,10 @@
-"""What is added to the callbacks of transformers: early stopping, and progress bars that say what they show."""
+"""What is added to transformers' callbacks: early stopping, prototypes, and progress bars that say what they show."""
 
 from typing import Any
 
 from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback
+
+from .prototypes import PrototypesAtStart
 
 
 class NamedProgress(ProgressCallback):
@@ -25,7 +27,9 @@ class NamedProgress(ProgressCallback):
 
 
 def add_callbacks(trainer: Trainer) -> None:
-    """Stop early where `early_stopping_patience` says so; and name the progress bars, where there are any."""
+    """Start from prototypes and stop early where the arguments say so; and name the progress bars that are shown."""
+    if trainer.args.prototypes:
+        trainer.add_callback(PrototypesAtStart(trainer))
     patience = trainer.args.early_stopping_patience
     if patience is not None:
         trainer.add_callback(EarlyStoppingCallback(patience))

@@ -64,6 +64,8 @@ def decisive_settings(args: SSPromptTrainingArguments, images: Iterable[str]) ->
     """
     values = {name: getattr(args, name) for name in DECISIVE}
     values["batch_size"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    if args.prototypes:  # which checkpoints of earlier versions know nothing of
+        values["prototypes"] = True
     values["training_images"] = hashlib.sha256("\n".join(images).encode()).hexdigest()
     return json.loads(json.dumps(values, default=str))
 

@@ -35,8 +35,9 @@ def with_method_defaults(args: SSPromptTrainingArguments, model: nn.Module) -> S
 
 def training_record(args: SSPromptTrainingArguments, steps: int, loss: str) -> dict[str, Any]:
     """How an adapter was learned, for its configuration: `steps`, `batch_size` over all processes, `learning_rate`,
-    `optimizer` and `loss`."""
+    `optimizer` and `loss`, and whether it began with prototypes."""
     return {
+        **({"prototypes": True} if args.prototypes else {}),
         "steps": steps,
         "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "learning_rate": args.learning_rate,

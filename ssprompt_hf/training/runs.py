@@ -1,5 +1,6 @@
 """Whole runs, from names of models and data to adapters and pictures, for the command line and the examples."""
 
+import copy
 import dataclasses
 import shutil
 import time
@@ -26,6 +27,7 @@ from .checkpoints import check_files, is_finished, last_complete_checkpoint, mar
 from .data_choice import choose_data
 from .evaluation_runs import evaluate_adapter
 from .feature_cache import FeatureCache
+from .prototypes import can_start_from_prototypes
 from .reports import METRICS, PICTURE, headlines, in_percent, write_picture
 from .settings import DataArguments, PromptArguments
 from .trainer import SSPromptTrainer
@@ -163,6 +165,9 @@ def prepare_training(
     set_seed(args.seed)
     chosen = images if selection is None else images.select(selection.indices)
     model = _untrained_model(data, prompts, args, chosen, selection)
+    if args.prototypes is None and prompts.recipe == "extended":
+        args = copy.copy(args)
+        args.prototypes = can_start_from_prototypes(model)
     processor = model.sized_image_processor(data.image_size)
     if prompts.spatial_source == "point_grid":
         _set_point_tokens(model, processor, chosen)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
+RECIPES = ("paper", "extended")
+RECIPE_METHODS = ("ssprompt", "spaprompt", "semprompt")
+"""For other methods a recipe makes no difference."""
+
 
 def parse_options(name: str, text: str | dict | None) -> dict:
     """
@@ -186,6 +190,8 @@ class PromptArguments:
         shot_mode: `per_class` or `total`.
         allow_fewer: classes with fewer images than shots take what there is.
         method: one of `METHODS`; `zero_shot` learns nothing and only evaluates.
+        recipe: `"paper"` for what the paper describes, or `"extended"` for what we add where the base model allows it:
+            class prompts that begin at `prototypes`.
         learn_weights: learn the weights `w` besides the embeddings `e` (SSPrompt and its halves).
         spatial_source: `object_queries` or `point_grid` (SSPrompt and SpaPrompt).
         prompt_options: JSON; any other field of the method's configuration.
@@ -200,6 +206,9 @@ class PromptArguments:
         default=False, metadata={"help": "where a class is seen in fewer images than shots, take what there is"}
     )
     method: str = field(default="ssprompt", metadata={"help": f"what is learned: {', '.join(METHODS)}"})
+    recipe: str = field(
+        default="paper", metadata={"help": "paper, or extended: class prompts begin at prototypes where they can"}
+    )
     learn_weights: bool = field(default=True, metadata={"help": "learn one weight a prompt besides its embedding"})
     spatial_source: str = field(
         default="object_queries", metadata={"help": "what the spatial prompts are: object_queries or point_grid"}
@@ -210,7 +219,7 @@ class PromptArguments:
     resume: bool = field(default=False, metadata={"help": "go on from the last checkpoint in --output_dir"})
 
     def __post_init__(self):
-        for name, choices in (("method", METHODS), ("spatial_source", SPATIAL_SOURCES)):
+        for name, choices in (("method", METHODS), ("recipe", RECIPES), ("spatial_source", SPATIAL_SOURCES)):
             if getattr(self, name) not in choices:
                 raise SSPromptError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         if self.spatial_source != "object_queries" and self.method not in ("ssprompt", "spaprompt"):

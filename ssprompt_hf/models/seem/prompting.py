@@ -1,14 +1,16 @@
 """SEEM as a promptable base model: its slots, its words, its points, and the parts of it that can be cached."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import normalize, pad
 
 from ...errors import AdapterError
 from ...segmentation.predictions import QueryPrediction
 from ..interface import DEFAULT_TEMPLATE, SEMANTIC, SPATIAL, CachedFeatures, PromptableModel, PromptSlot
+from ..pixel_embeddings import EmbedsPixels
 from .image_processing_seem import SeemImageProcessor
 from .mask_decoder import NUM_LEVELS
 from .outputs import SeemImageFeatures
@@ -26,7 +28,7 @@ CACHED_FIELDS = {
 had, so that old files stay good."""
 
 
-class SeemPrompting(PromptableModel):
+class SeemPrompting(EmbedsPixels, PromptableModel):
     """
     What can be cached of an image (`feature_stages`):
 
@@ -146,6 +148,21 @@ class SeemPrompting(PromptableModel):
         if text_model is None:
             return super().encode_class_names(class_names, tokenizer)
         return text_model.encode_class_names(class_names, tokenizer, templates=self.config.prompt_templates)
+
+    # Prototypes
+
+    @torch.no_grad()
+    def class_embedding_sums(self, outputs: Any, pixels: Callable[[tuple[int, int]], torch.Tensor]) -> torch.Tensor:
+        """A pixel's embedding is the mean of the queries' unit class embeddings, weighted by their masks there and
+        their probability of being an object."""
+        masks, embeds = outputs.masks_queries_logits.float().sigmoid(), outputs.class_queries_embeds.float()
+        objects = 1 - outputs.class_queries_logits.float().softmax(-1)[..., -1]
+        shares = masks * objects[..., None, None]
+        shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
+        counts = pixels(tuple(masks.shape[-2:])).to(shares)
+        by_query = counts.flatten(2) @ shares.flatten(2).transpose(1, 2)
+        sums = (by_query @ normalize(embeds, dim=-1)).sum(dim=0)
+        return pad(sums, (0, int(self.has_class_bias)))
 
     # Points
 

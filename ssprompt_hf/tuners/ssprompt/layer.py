@@ -180,6 +180,26 @@ class SSPromptLayer(PromptLayer):
             embedding = self.ssprompt_embedding[adapter_name]
             embedding.copy_(self._initial_embedding(self.configs[adapter_name], default.to(embedding)))
 
+    @torch.no_grad()
+    def start_towards(self, adapter_name: str, directions: torch.Tensor, share: float) -> None:
+        """
+        Let the class prompts `z_hat` `(K, D)` begin at a share of the way from the default ones `z` to others, `p`, by
+        `e = z + share / (1 - w) * (p - z)`.
+
+        Args:
+            adapter_name: its name; it learns `e`, and its `w` are as in the beginning.
+            directions: `(K, D)`: `p`, which get the length of the default ones. A row of zeros is none, and its class
+                begins with the default.
+            share: 0 to 1; 0 gives the default prompts exactly.
+        """
+        embedding = self.ssprompt_embedding[adapter_name]
+        own = 1 - self.configs[adapter_name].init_weight
+        default = self._split(self.default_prompt(adapter_name))[0].to(embedding)
+        directions = directions.to(embedding)
+        length = directions.norm(dim=-1, keepdim=True)
+        goals = directions * (default.norm(dim=-1, keepdim=True) / length.clamp(min=torch.finfo(length.dtype).tiny))
+        embedding.copy_(default + share / own * (torch.where(length > 0, goals, default) - default))
+
     def default_prompt(self, adapter_name: str) -> torch.Tensor:
         """See [`PromptLayer.default_prompt`]."""
         self._check_not_pending(adapter_name)
