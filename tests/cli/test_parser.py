@@ -208,9 +208,9 @@ def test_evaluation_takes_all_arguments_of_training():
     assert names <= vars(options).keys()
 
 
-def test_only_training_has_a_dry_run(capsys):
+def test_what_costs_much_has_a_dry_run(capsys):
     for command in COMMANDS:
-        assert ("--dry_run" in help_of(command, capsys)) == (command == "train")
+        assert ("--dry_run" in help_of(command, capsys)) == (command in ("train", "reproduce"))
 
 
 def test_help_of_predict_names_the_tasks(capsys):
