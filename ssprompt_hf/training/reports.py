@@ -69,11 +69,9 @@ def _percent(value: float | None) -> str:
 
 
 def in_percent(scores: dict[str, Any]) -> dict[str, Any]:
-    """Scores from 0 to 1, and dicts of such, in percent with three decimals."""
+    """Scores from 0 to 1, and dicts of such, in percent; tables for people round them."""
     return {
-        name: {key: round(100 * x, 3) for key, x in value.items()}
-        if isinstance(value, dict)
-        else round(100 * value, 3)
+        name: {key: 100 * x for key, x in value.items()} if isinstance(value, dict) else 100 * value
         for name, value in scores.items()
     }
 

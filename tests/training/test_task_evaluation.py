@@ -56,13 +56,13 @@ def test_command_exports_what_official_scripts_score_alike(base, cityscapes, tmp
         [tmp_path / "export" / "semantic" / f"{stem}_leftImg8bit.png" for stem in stems],
         [truth / f"{stem}_gtFine_labelIds.png" for stem in stems],
     )
-    assert scores["mean_iou"] == pytest.approx(100 * semantic["averageScoreClasses"], abs=1e-3)
+    assert scores["mean_iou"] == pytest.approx(100 * semantic["averageScoreClasses"], abs=1e-9)
     averages, _, _ = cityscapes_instance_scores(
         [tmp_path / "export" / "instance" / f"{stem}_leftImg8bit.txt" for stem in stems],
         [truth / f"{stem}_gtFine_instanceIds.png" for stem in stems],
     )
-    assert scores["cityscapes_ap"] == pytest.approx(100 * averages["allAp"], abs=1e-3)
-    assert scores["cityscapes_ap50"] == pytest.approx(100 * averages["allAp50%"], abs=1e-3)
+    assert scores["cityscapes_ap"] == pytest.approx(100 * averages["allAp"], abs=1e-9)
+    assert scores["cityscapes_ap50"] == pytest.approx(100 * averages["allAp50%"], abs=1e-9)
 
 
 def test_exported_ids_are_those_of_the_data_set(base, tmp_path):
