@@ -96,14 +96,15 @@ def fetch_adapter(
                 f"{constants.ENDPOINT} does not accept your token for adapter {resolved!r} ({status_of(error)}): log "
                 "in anew with `hf auth login`, or pass token=False for what is public"
             ) from error
-        folder = None if local_files_only else _cached(lambda: download(True))
+        cached = None if local_files_only else _cached(lambda: download(True))
         reason = str(error).strip().splitlines()[0]
-        if folder is None:
+        if cached is None:
             if isinstance(error, DownloadError):
                 raise
             raise DownloadError(
                 f"adapter {resolved!r} is not in the cache and {constants.ENDPOINT} cannot be reached: {reason}"
             ) from error
+        folder = cached
         logger.warning(f"adapter {resolved!r} is taken from the cache, as it was when last asked for: {reason}")
     for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         path = os.path.join(folder, file)

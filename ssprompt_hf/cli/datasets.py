@@ -22,8 +22,10 @@ def run(options: argparse.Namespace) -> None:
     """
     from ..data.datasets.catalog import KNOWN_DATASETS, describe_dataset, find_known_dataset
 
-    found = {name: find_known_dataset(name) for name in options.names or KNOWN_DATASETS}
-    for name, known in found.items():
+    found = {}
+    for name in options.names or KNOWN_DATASETS:
+        known = find_known_dataset(name)
         if known is None:
             raise UnknownNameError(f"{name!r} is none of the known data sets: {', '.join(KNOWN_DATASETS)}")
-    print("\n\n".join(describe_dataset(info) for info, _ in found.values()))
+        found[name] = known[0]
+    print("\n\n".join(map(describe_dataset, found.values())))

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import SSPromptError
 
@@ -80,6 +80,7 @@ def add_fields(
     from transformers import HfArgumentParser, TrainingArguments
 
     parser.usage = f"{parser.prog} [OPTION VALUE ...]"
+    own = {field.name: field for field in dataclasses.fields(cls)}
     base = TrainingArguments.__dataclass_fields__ if issubclass(cls, TrainingArguments) else {}
     hidden = base.keys() - set(LISTED) | set(unlisted)
     defaults, texts = defaults or {}, texts or {}
@@ -92,7 +93,7 @@ def add_fields(
         if action.dest in hidden or action.option_strings[0].startswith("--no_"):
             action.help = argparse.SUPPRESS
         else:
-            text = texts.get(action.dest) or cls.__dataclass_fields__[action.dest].metadata.get("help")
+            text = texts.get(action.dest) or own[action.dest].metadata.get("help")
             theirs = base[action.dest].metadata.get("help", "") if action.dest in base else ""
             if text in (None, theirs):  # where we only changed a default, too
                 text = _first_sentence(theirs)
@@ -113,9 +114,9 @@ def _first_sentence(text: str) -> str:
     return re.split(r"(?<=[^.])\.(?:\s+(?=[A-Z0-9`])|$)", text.strip().split("\n")[0])[0]
 
 
-def build(cls: type[T], options: argparse.Namespace) -> T:
+def build(cls: Callable[..., T], options: argparse.Namespace) -> T:
     """The dataclass `cls` from those of `options` that are fields of it; raises as its `__post_init__`."""
-    names = {field.name for field in dataclasses.fields(cls) if field.init}
+    names = {field.name for field in dataclasses.fields(cast(Any, cls)) if field.init}
     return cls(**{name: value for name, value in vars(options).items() if name in names})
 
 

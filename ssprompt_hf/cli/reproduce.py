@@ -144,8 +144,8 @@ def _command(options: argparse.Namespace, training: dict[str, Any]) -> str:
     """What gives the same tables."""
     words = ["ssprompt-hf", "reproduce"]
     given = vars(options)
-    names = ("table", "figure", "preset", "data_dir", "seeds", "shots", "methods", "columns", "base_models")
-    names += ("image_size", "max_eval_images", "dataset_options", "output_dir")
+    names = ["table", "figure", "preset", "data_dir", "seeds", "shots", "methods", "columns", "base_models"]
+    names += ["image_size", "max_eval_images", "dataset_options", "output_dir"]
     usual = {"seeds": SEEDS, "shots": 16, "output_dir": "out/reproduce"}
     for name, value in [(name, given[name]) for name in names] + list(training.items()):
         if value not in (None, [], usual.get(name)):

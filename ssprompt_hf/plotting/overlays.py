@@ -124,8 +124,8 @@ def comparison_picture(
         alpha: weight of the colours.
     """
     titles = {"image": "image", "truth": "truth", "zero_shot": "zero-shot", "adapted": "adapted"} | (titles or {})
-    labels = {"truth": truth, "zero_shot": zero_shot, "adapted": adapted}
-    labels = {key: np.asarray(label) for key, label in labels.items() if label is not None}
+    given = {"truth": truth, "zero_shot": zero_shot, "adapted": adapted}
+    labels = {key: np.asarray(label) for key, label in given.items() if label is not None}
     colors = classes.colors
     panels = {"image": image} | {key: overlay(image, label, colors, alpha) for key, label in labels.items()}
 

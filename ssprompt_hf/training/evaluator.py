@@ -182,10 +182,10 @@ class Evaluator:
                 reference = {"label": label, "instance": instance}
                 self._tasks[name].add(index, prediction, predicted, reference, geometry)
                 results[name] = prediction, geometry, predicted, label, matrix
+            found = results[shared.same]
             for observe in self.observers:
-                observe(index, name, *results[shared.same])
-            if not self.observers:  # of large images, masks are large
-                results[name] = results[shared.same][-1:]
+                observe(index, name, *found)
+            results[name] = found if self.observers else found[-1:]  # of large images, masks are large
         return torch.stack([results[name][-1] for name in self.states])
 
     def add_confusions(self, confusions: torch.Tensor) -> None:

@@ -25,7 +25,7 @@ def load(tmp_path):
         ("ade20k", "ade20k_sceneparse150", "train", {}, 1),
         ("ade20k", "ade20k_sceneparse150", "val", {}, 3),
         ("mapillary_vistas", "mapillary_vistas/datumaro_toy", "train", {"version": "1.2"}, 1),
-        ("mapillary_vistas", "mapillary_vistas/datumaro_toy", "val", {"task": "instance"}, 2),
+        ("mapillary_vistas", "mapillary_vistas/datumaro_toy", "val", {"version": "2.0", "task": "instance"}, 2),
         ("pascal_context", "pascal_context_formattrue", "train", {}, 3),
         ("pascal_context", "pascal_context_formattrue", "trainval", {"labels": "59_context_labels"}, 3),
     ],
