@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: demo test docs release-check test-studio test-oldest test-newest campaign lint clean
+.PHONY: demo test docs release-check test-studio test-export test-oldest test-newest campaign lint clean
 
 # torch first, with its pin, so that nothing that merely asks for a range of torch brings another build
 $(INSTALLED): pyproject.toml
@@ -45,14 +45,17 @@ release-check:
 		assert f'## {version}' in Path('CHANGELOG.md').read_text() or 'dev' in version, 'CHANGELOG.md lacks it'"
 	cd dist && ../.venv-release/bin/ssprompt-hf demo --output_dir demo --shots 4 --max_steps 20 --max_eval_images 4
 
-# The page of the studio and of the Space, which `make test` skips: with gradio, and in a browser
-test-studio:
-	test -x .venv-studio/bin/python || $(PYTHON) -m venv .venv-studio
-	.venv-studio/bin/python -m pip install -q --disable-pip-version-check "$(TORCH)"
-	.venv-studio/bin/python -m pip install -q --disable-pip-version-check -e ".[studio]" playwright pytest
+# The page of the studio and of the Space, which `make test` skips: with gradio, and in a browser, installed if missing
+test-studio: $(INSTALLED)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[studio]" playwright
 	command -v chromium || command -v chromium-browser || command -v google-chrome || \
 		{ apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
-	.venv-studio/bin/python -m pytest tests/studio tests/test_examples.py
+	$(BIN)/python -m pytest tests/studio/test_page.py tests/studio/test_in_a_browser.py tests/test_examples.py
+
+# Exported models in onnxruntime, which `make test` skips
+test-export: $(INSTALLED)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[export]"
+	$(BIN)/python -m pytest tests/exporters
 
 # The oldest versions that pyproject.toml declares, and the newest that are released, each in an environment of its own; of
 # TESTS alone, if given: make test-oldest TESTS=tests/tuners
