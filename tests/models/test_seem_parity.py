@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import os
 
 import pytest
 import torch
@@ -18,12 +19,15 @@ def folders(full_size: bool = False):
 
 
 every_model = pytest.mark.parametrize("folder", [*folders(), *folders(full_size=True)])
-# half precision is slow on a CPU: of the full-size models one is enough
+# half precision is slow on a CPU: one of the full-size models alone takes a minute, and only if it is asked for
+slowest = pytest.mark.skipif(
+    "SSPROMPT_TEST_SLOWEST" not in os.environ, reason="a minute on a CPU; set SSPROMPT_TEST_SLOWEST=1"
+)
 small_models = pytest.mark.parametrize("folder", folders())
 in_half_precision = pytest.mark.parametrize(
     "folder, dtype",
     [
-        pytest.param(*one.values, dtype, id=f"{name}-{one.id}", marks=one.marks)
+        pytest.param(*one.values, dtype, id=f"{name}-{one.id}", marks=[*one.marks, *([slowest] if one.marks else [])])
         for dtypes, models in ((HALF, folders()), ({"bf16": torch.bfloat16}, folders(full_size=True)[:1]))
         for name, dtype in dtypes.items()
         for one in models

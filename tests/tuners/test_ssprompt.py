@@ -287,22 +287,23 @@ def test_only_the_adapter_learns(config):
     assert all("ssprompt_" in name for name in gradients)
 
 
+@pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("weight_range", ["unit", "free"])
-def test_gradients_agree_with_finite_differences(weight_range):
-    base = small_seem().double()
-    model = adapted(
-        base, weight_range=weight_range, init_embeddings="noise", init_std=0.5, normalize_class_embeddings=True
-    )
+def test_gradients_agree_with_finite_differences(weight_range, calibrated):
+    config = {"weight_range": weight_range, "init_embeddings": "noise", "init_std": 0.5}
+    config |= {"semantic_scale": calibrated, "semantic_bias": calibrated, "normalize_class_embeddings": True}
+    model = adapted(small_seem().double(), **config)
     slots = [layer(model, "object_queries"), layer(model, "class_embeddings")]
+    learned = [(slot, kind) for slot in slots for kind in slot.adapter_layer_names if "default" in getattr(slot, kind)]
+    assert len(learned) == (6 if calibrated else 4)
 
     def prompts(*values):
-        state = {}
-        for slot, (embedding, weight) in zip(slots, (values[:2], values[2:])):
-            state[slot] = {"ssprompt_embedding.default": embedding, "ssprompt_weight.default": weight}
-        return tuple(torch.func.functional_call(slot, values, ()) for slot, values in state.items())
+        states = {slot: {} for slot in slots}
+        for (slot, kind), value in zip(learned, values):
+            states[slot][f"{kind}.default"] = value
+        return tuple(torch.func.functional_call(slot, state, ()) for slot, state in states.items())
 
-    values = [getattr(slot, kind)["default"] for slot in slots for kind in slot.adapter_layer_names]
-    assert torch.autograd.gradcheck(prompts, values)
+    assert torch.autograd.gradcheck(prompts, [getattr(slot, kind)["default"] for slot, kind in learned])
 
 
 def test_equation_background_and_weights():
