@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from ..data.classes import hex_color
 from ..models.interface import KINDS
 from ..models.registry import ADAPTER_WEIGHTS, BASE_MODELS
 from ..plotting.tables import markdown_table
@@ -86,7 +87,7 @@ def _classes(config: PromptConfig) -> str:
     for index, name in enumerate(config.class_names):
         row = [index if config.class_ids is None else config.class_ids[index], name]
         row += [] if things is None else ["thing" if index in things else "stuff"]
-        row += [] if config.colors is None else ["#{:02x}{:02x}{:02x}".format(*config.colors[index])]
+        row += [] if config.colors is None else [hex_color(config.colors[index])]
         rows.append(row)
     return markdown_table(header, rows)
 

@@ -35,6 +35,11 @@ CLASS_FILE_NAMES = (
 Color = tuple[int, int, int]
 
 
+def hex_color(color: Color) -> str:
+    """`#rrggbb`."""
+    return "#{:02x}{:02x}{:02x}".format(*color)
+
+
 def default_palette(num_classes: int) -> list[Color]:
     """`num_classes` distinct RGB colours (0 to 255), the same at every call; hues step by the golden angle."""
     palette = []

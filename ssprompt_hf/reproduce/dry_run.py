@@ -10,12 +10,12 @@ from ..errors import DownloadError, UnknownNameError
 from ..loading import NAMES, base_model_facts, is_on_disk
 from ..models.registry import BASE_MODELS
 from ..training.arguments import SSPromptTrainingArguments
+from ..training.plan import GIB
 from .cells import CellRunner
 from .jobs import Evaluate, Learn, Measure, in_shared_order, plan_jobs
 from .plans import Domain, Plan, StepCost, Training, Work
 from .rates import Rates, assumed_seconds, measure_rates
 
-GIB = 2**30
 MEASURING_SECONDS = 60.0
 """For the measurements of all base models together."""
 ADAPTER_BYTES = 4e5

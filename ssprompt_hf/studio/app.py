@@ -6,11 +6,12 @@ import ipaddress
 import os
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from ..data.classes import hex_color
 from ..errors import SSPromptError
 from ..models.registry import ADAPTER_WEIGHTS, DEFAULT_BASE_MODEL
 from .assistant import Assistant
@@ -89,7 +90,12 @@ class SSPromptStudio:
 
     def thumbnails(self, request: dict[str, Any]) -> dict[str, str]:
         """See [`Session.thumbnails`]; `request` has `who` and `names`."""
-        return self.session(str(request["who"])).thumbnails([str(name) for name in request["names"]][:24])
+        return self.session(str(request["who"])).thumbnails(request["names"])
+
+    def add_images(self, files: Iterable[str]) -> None:
+        """Photographs of a person; raises as [`Project.add_images`]."""
+        self.check_writes()
+        self.project.add_images(files)
 
     # Training
 
@@ -290,7 +296,7 @@ def scores_table(metrics: dict[str, Any], project: Project) -> str:
         )
         return f'<p class="st-hint">{words}</p>'
     before, after = scores["zero_shot"], scores["adapted"]
-    colors = {info.name: "#{:02x}{:02x}{:02x}".format(*info.color) for info in project.classes}
+    colors = {info.name: hex_color(info.color) for info in project.classes}
 
     def row(name: str, old: float | None, new: float | None, kind: str = "") -> str:
         gain = "" if old is None or new is None else f"{new - old:+.1f}"

@@ -159,9 +159,7 @@ def build(studio: "SSPromptStudio") -> "gradio.Blocks":
                 push.click(told(studio.push), [repository, private, token], address)
         timer = gr.Timer(1.0, active=False)
         shown = [progress, start, cancel, resume, timer, scores, image]
-        add.upload(
-            told(lambda files: (studio.check_writes(), studio.project.add_images(files), None)[-1]), add, add
-        ).then(None, js=LOOK_AGAIN)
+        add.upload(told(studio.add_images), add, add).then(None, js=LOOK_AGAIN)
         start.click(told(studio.train), steps).success(state, outputs=shown)
         cancel.click(studio.job.cancel).then(state, outputs=shown)
         resume.click(told(studio.resume)).success(state, outputs=shown)

@@ -3,11 +3,13 @@
 import base64
 import io
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ..data.classes import hex_color
 from ..errors import SSPromptError
 from ..utils.memory import is_out_of_memory
 from .annotation import Annotation
@@ -20,6 +22,9 @@ MAX_SIDE = 1600
 
 COLOR_ALPHA = 150
 BORDER, CURRENT_BORDER = 253, 254
+MAX_THUMBNAILS = 24
+"""Of one request."""
+
 OPEN_IMAGES = 8
 """Images whose history a person keeps while looking at others."""
 
@@ -27,11 +32,6 @@ OPEN_IMAGES = 8
 def data_url(content: bytes, kind: str) -> str:
     """`content` as an address that a page can show without asking for a file."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def hex_color(color: tuple[int, int, int]) -> str:
-    """`#rrggbb`."""
-    return "#{:02x}{:02x}{:02x}".format(*color)
 
 
 def rgb_color(text: str) -> tuple[int, int, int]:
@@ -294,10 +294,10 @@ class Session:
         picture.save(buffer, "PNG", transparency=alpha, compress_level=3)
         return buffer.getvalue()
 
-    def thumbnails(self, names: list[str]) -> dict[str, str]:
-        """Small pictures of images, by name; without those that cannot be read."""
+    def thumbnails(self, names: Sequence[Any]) -> dict[str, str]:
+        """Small pictures of images, by name, of the first `MAX_THUMBNAILS`; without those that cannot be read."""
         found = {}
-        for name in names:
+        for name in map(str, names[:MAX_THUMBNAILS]):
             try:
                 found[name] = data_url(thumbnail(self.project.read_image(name), 128), "jpeg")
             except SSPromptError:

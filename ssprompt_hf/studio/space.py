@@ -131,8 +131,7 @@ class SSPromptSpace:
 
     def thumbnails(self, request: dict[str, Any]) -> dict[str, str]:
         """See [`Session.thumbnails`]; `request` has `who` and `names`."""
-        names = [str(name) for name in request["names"]][:24]
-        return self.visitor(str(request["who"])).session.thumbnails(names)
+        return self.visitor(str(request["who"])).session.thumbnails(request["names"])
 
     def choose(self, who: str, adapter: str, threshold: float) -> None:
         """

@@ -23,7 +23,7 @@ from .arguments import SSPromptTrainingArguments
 from .callbacks import add_callbacks
 from .checkpoints import check_settings, checked_checkpoint, decisive_settings, whole_checkpoint, write_settings
 from .defaults import active_config, learning_rate_scales, training_record, with_method_defaults
-from .evaluator import ADAPTED, AS_IT_IS, WITH_ZERO_SHOT, ZERO_SHOT, Evaluator, State, base_model, check_classes
+from .evaluator import AS_IT_IS, WITH_ZERO_SHOT, Evaluator, State, base_model, check_classes
 from .examples import (
     EvaluationExamples,
     PromptDataLoader,
@@ -387,9 +387,11 @@ class SSPromptTrainer(Trainer):
             for each of them, by name.
         """
         states = WITH_ZERO_SHOT if with_zero_shot else AS_IT_IS
-        if adapters is not None:
-            states = {(name, key): State(name, state.zero_shot) for name in adapters for key, state in states.items()}
         self.evaluator.states = states
+        if adapters is not None:
+            self.evaluator.states = {
+                (name, key): State(name, state.zero_shot) for name in adapters for key, state in states.items()
+            }
         try:
             self.evaluate(eval_dataset)
             scores = self.evaluator.scores()
@@ -397,8 +399,7 @@ class SSPromptTrainer(Trainer):
             self.evaluator.states = AS_IT_IS
         if adapters is None:
             return scores
-        keys = (ADAPTED, ZERO_SHOT) if with_zero_shot else (ADAPTED,)
-        return {name: {key: scores[name, key] for key in keys} for name in adapters}
+        return {name: {key: scores[name, key] for key in states} for name in adapters}
 
     def predict(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raises `SSPromptError`: label maps of many images are too large to be gathered."""

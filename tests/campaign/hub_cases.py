@@ -3,6 +3,8 @@
 import random
 import socket
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
@@ -60,62 +62,59 @@ class FaultyHub(LocalHub):
 
 def hub(rng: random.Random, folder: Path, prepared: Prepared) -> str:
     """An adapter comes from a Hub that fails; then it works, and nothing wrong has stayed in the cache."""
-    way = rng.choice(WAYS)
-    part = rng.choice(["adapter_config.json", "adapter_model.safetensors", "/resolve/", "/"])
-    times = rng.choice([1, 1, 2, 1000])
-    change = f"{way} for {part}, {times} times"
-    which = rng.randrange(2)
-    files = {path.name: path for path in prepared.adapters[which].iterdir()}
-    with FaultyHub(way, part, times) as server, pytest.MonkeyPatch.context() as patch:
-        server.add("me/fog", files)
-        server.patch_client(patch, folder / "home")
-        refusal = None
-        try:
+    parts = ["adapter_config.json", "adapter_model.safetensors", "/resolve/", "/"]
+    with _failing_hub(rng, folder, parts) as (server, change):
+        which = rng.randrange(2)
+        server.add("me/fog", {path.name: path for path in prepared.adapters[which].iterdir()})
+
+        def read(change: str) -> None:
             found = answer(load(prepared.base, "me/fog", token=False), prepared.image)
             compare(found, prepared.answers[which], change)
-        except Exception as error:
-            refusal = error
-        if isinstance(refusal, Damage):
-            raise refusal
-        server.times = 0
-        found = answer(load(prepared.base, "me/fog", token=False), prepared.image)
-        compare(found, prepared.answers[which], f"{change}, then none")
-        if refusal is not None:
-            raise refusal
-    return change
+
+        return _read_twice(server, read, change)
 
 
 def hub_dataset(rng: random.Random, folder: Path, prepared: Prepared) -> str:
     """The same with a data set: one Parquet file and a class list."""
-    way, times = rng.choice(WAYS), rng.choice([1, 1, 2, 1000])
-    part = rng.choice([".parquet", "classes.json", "/resolve/", "/"])
-    change = f"{way} for {part}, {times} times"
     table = datasets.Dataset.from_dict(
         {"image": [prepared.image], "label": [np.full((32, 64), 2, np.uint8)]},
         datasets.Features(image=datasets.Image(), label=datasets.Image()),
     )
     table.to_parquet(folder / "train.parquet")
     files = {"data/train-00000-of-00001.parquet": folder / "train.parquet", "classes.json": b'["road", "car", "sky"]'}
-    with FaultyHub(way, part, times) as server, pytest.MonkeyPatch.context() as patch:
+    with _failing_hub(rng, folder, [".parquet", "classes.json", "/resolve/", "/"]) as (server, change):
         server.add("me/streets", files, "dataset")
+
+        def read(change: str) -> None:
+            example = load_segmentation_dataset("me/streets", split="train")[0]
+            if (example["label"] != 2).any() or (example["image"] != prepared.image).any():
+                raise Damage("silent damage", f"{change}: another image or label")
+
+        return _read_twice(server, read, change)
+
+
+@contextmanager
+def _failing_hub(rng: random.Random, folder: Path, parts: list[str]) -> Iterator[tuple[FaultyHub, str]]:
+    """A Hub that does something wrong with paths that contain one of `parts`, for this process, and what it does."""
+    way, part, times = rng.choice(WAYS), rng.choice(parts), rng.choice([1, 1, 2, 1000])
+    with FaultyHub(way, part, times) as server, pytest.MonkeyPatch.context() as patch:
         server.patch_client(patch, folder / "home")
         patch.setattr("datasets.config.HF_ENDPOINT", server.endpoint)
         patch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "home" / "datasets")
-        refusal = None
-        try:
-            _read_streets(prepared, change)
-        except Damage:
-            raise
-        except Exception as error:
-            refusal = error
-        server.times = 0
-        _read_streets(prepared, f"{change}, then none")
-        if refusal is not None:
-            raise refusal
+        yield server, f"{way} for {part}, {times} times"
+
+
+def _read_twice(server: FaultyHub, read: Callable[[str], None], change: str) -> str:
+    """While the Hub fails, which may be refused, and when it has stopped to, which may not."""
+    refusal = None
+    try:
+        read(change)
+    except Damage:
+        raise
+    except Exception as error:
+        refusal = error
+    server.times = 0
+    read(f"{change}, then none")
+    if refusal is not None:
+        raise refusal
     return change
-
-
-def _read_streets(prepared: Prepared, change: str) -> None:
-    example = load_segmentation_dataset("me/streets", split="train")[0]
-    if (example["label"] != 2).any() or (example["image"] != prepared.image).any():
-        raise Damage("silent damage", f"{change}: another image or label")
