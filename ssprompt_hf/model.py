@@ -19,12 +19,12 @@ from .adapters.upload import uploaded_folder
 from .data.image_inputs import ImageLike
 from .errors import AdapterError, SSPromptError
 from .loading import load_model_and_adapter
-from .models.interface import PromptableImageProcessor
+from .models.image_processing import MAX_IMAGE_SIZE, PromptableImageProcessor
 from .prediction import EncodedImage, encode_image, predict_classes, predict_prompts
 from .segmentation.prompted import PromptedResult
 from .segmentation.results import SegmentationResult
 from .tuners import PromptConfig, PromptTuner
-from .tuners.base.config import ANY_BASE_MODEL, MAX_IMAGE_SIZE, check_range
+from .tuners.base.config import ANY_BASE_MODEL, check_range
 from .utils.names import file_name
 
 

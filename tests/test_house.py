@@ -24,6 +24,7 @@ FLOORS: list[dict[str, tuple[str, ...]]] = [
             "models.asked_classes",
             "models.clip_text",
             "models.forward",
+            "models.image_processing",
             "models.interactive",
             "models.interface",
             "models.matching",

@@ -72,5 +72,5 @@ class MergedModel(nn.Module):
         return scores.argmax(1) if self.returns_map else scores
 
 
-def _channels(values: Sequence[float]) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32)[:, None, None]
+def _channels(values: float | Sequence[float]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1)

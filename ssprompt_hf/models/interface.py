@@ -21,11 +21,11 @@ from torch import nn
 
 from ..errors import AdapterError
 from .forward import ForwardConventions
+from .image_processing import PromptableImageProcessor
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from ..segmentation.policy import InferencePolicy
     from ..segmentation.predictions import Prediction
 
 SPATIAL, SEMANTIC = "spatial", "semantic"
@@ -341,36 +341,6 @@ class PromptableModel(ForwardConventions):
         stage = self.feature_stages(KINDS)[0]
         features = [self.image_features(pixels[None], stage) for pixels in pixel_values]
         return self.predictions(self(**self.decoder_inputs(features, pixel_values.device), image_sizes=image_sizes))[0]
-
-
-class PromptableImageProcessor:
-    """
-    An image processor, as data loading and inference see it. A mix-in for one of transformers'.
-
-    Calling it with `images` and `return_tensors="pt"` gives `pixel_values` `(B, 3, H, W)` and `image_sizes` `(B, 2)`,
-    height and width of each image within them; `to_dict()` gives its settings.
-    """
-
-    def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) that an image of size (H, W) has after resizing, before padding."""
-        raise NotImplementedError
-
-    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) of the pixel values of an image that was resized to (H, W)."""
-        return size
-
-    def with_image_size(self, image_size: int) -> PromptableImageProcessor:
-        """
-        A copy that gives images a shorter side of `image_size` pixels.
-
-        Raises:
-            SSPromptError: the model takes images of one size only.
-        """
-        raise NotImplementedError
-
-    def inference_policy(self) -> InferencePolicy:
-        """Thresholds that suit the model."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

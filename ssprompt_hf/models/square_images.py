@@ -85,7 +85,7 @@ class SquareImageProcessor(PromptableImageProcessor, PilBackend):
             return pixels * kwargs["rescale_factor"] if kwargs["do_rescale"] else pixels
         # as transformers folds both into one, to the bit
         scale = 1 / kwargs["rescale_factor"] if kwargs["do_rescale"] else 1.0
-        mean, std = (torch.tensor(kwargs[name])[:, None, None] * scale for name in ("image_mean", "image_std"))
+        mean, std = (torch.tensor(kwargs[name]).reshape(-1, 1, 1) * scale for name in ("image_mean", "image_std"))
         return (pixels - mean) / std
 
     def resize(self, image: np.ndarray, size: SizeDict, resample: int | None = None, **kwargs: Any) -> np.ndarray:
@@ -96,12 +96,10 @@ class SquareImageProcessor(PromptableImageProcessor, PilBackend):
             resample: bilinear or bicubic.
 
         Raises:
-            SSPromptError: another resampling, or a size that is given by its sides' lengths.
+            SSPromptError: another resampling.
         """
         if resample not in MODES:
             raise SSPromptError(f"resample is {resample}; it must be {' or '.join(str(int(mode)) for mode in MODES)}")
-        if not (size.height and size.width):
-            raise SSPromptError(f"size is {dict(size)}; it must have height and width")
         target, mode = (size.height, size.width), MODES[resample]
         if image.shape[-2:] == target:
             return image

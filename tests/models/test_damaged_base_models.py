@@ -62,7 +62,13 @@ CASES = [
     (WEIGHTS, change(QUERIES, lambda tensor: tensor[:, :-1].contiguous()), "cannot be loaded"),
     (WEIGHTS, change(QUERIES, lambda tensor: tensor * float("nan")), f"{QUERIES} in .* not finite"),
     (PROCESSOR, cut, f"{PROCESSOR} is damaged: it is not JSON"),
-    (PROCESSOR, edit(size="large"), "cannot be loaded"),
+    (PROCESSOR, edit(size="large"), "size is 'large'; it must be"),
+    (
+        PROCESSOR,
+        edit(image_std=[58.395]),
+        r"processor of .* cannot be used: image_std is \[58.395\]; it must be",
+    ),
+    (PROCESSOR, edit(do_normalize=None), "do_normalize is None; it must be True or False"),
     (
         "model.safetensors.index.json",
         lambda path: path.write_text('{"weight_map": {"a": "b.safetensors"}}'),

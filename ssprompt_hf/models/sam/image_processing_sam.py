@@ -17,6 +17,7 @@ class SamImageProcessorPil(PromptableImageProcessor, transformers.SamImageProces
     """
 
     model_input_names = ["pixel_values", "image_sizes", "original_sizes"]
+    size_forms = (("longest_edge",),)
 
     def _preprocess_image_like_inputs(self, *args: Any, **kwargs: Any) -> BatchFeature:
         features = super()._preprocess_image_like_inputs(*args, **kwargs)

@@ -85,6 +85,7 @@ class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, Promp
     do_pad = True
     size_divisibility = 32
     ignore_index = 255
+    size_forms = (("shortest_edge",), ("height", "width"))
 
     def preprocess(
         self,
@@ -214,8 +215,6 @@ class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, Promp
         """Height and width with the shorter side as asked, rounded down as torchvision does it for official SEEM."""
         if size.height and size.width:
             return size.height, size.width
-        if not size.shortest_edge:
-            raise ValueError(f"`size` must have `shortest_edge`, or `height` and `width`, got {size}.")
         short, long = sorted(original_size)
         new_short, new_long = size.shortest_edge, int(size.shortest_edge * long / short)
         if size.longest_edge and new_long > size.longest_edge:

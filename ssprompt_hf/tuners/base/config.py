@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from ...data.classes import MAX_ID
 from ...errors import AdapterError
+from ...models.image_processing import MAX_IMAGE_SIZE
 from ...models.registry import ADAPTER_WEIGHTS
 from ...utils.digests import tensors_digest
 from ...utils.files import write_json
@@ -46,9 +47,6 @@ FREE_RECORDS = ("chosen_images", "dataset", "metrics", "training", "versions")
 ANY_BASE_MODEL = "any"
 """As `base_model_fingerprint`: load the adapter onto whatever model has the right shapes."""
 
-
-MAX_IMAGE_SIZE = 16384
-"""Pixels of the shorter side to which images may be resized: more than any camera's."""
 
 MAX_GRID_SIZE = 128
 """Points per row and column of a grid: 16,384 prompts, more than any decoder has."""
