@@ -121,8 +121,10 @@ def _semantic(model: SSPromptModel) -> Prompts:
 def _spatial(model: SSPromptModel) -> Prompts:
     name, config = model.active_adapter, model.peft_config[model.active_adapter]
     layers = _layers(model, classes=False)
+    notes = [_deep_note(layer, name) for layer in layers if _is_deep(layer)]
+    layers = [layer for layer in layers if not _is_deep(layer)]
     if not layers:
-        return Prompts("spatial", [], notes=[f"{config.method_name} leaves the spatial prompts as they are."])
+        return Prompts("spatial", [], notes=[f"{config.method_name} leaves the spatial prompts as they are.", *notes])
     layer = layers[0]
     if isinstance(layer, VSPLLayer):
         after = layer.adapter_prompt(name).float()
@@ -134,7 +136,8 @@ def _spatial(model: SSPromptModel) -> Prompts:
         return Prompts("spatial", _numbered("point", after), before, after, are_points=True, notes=[note])
     before, after = (_rows(prompt.float()) for prompt in (layer.default_prompt(name), layer.adapter_prompt(name)))
     on_grid = config.spatial_source == "point_grid"
-    prompts = Prompts("spatial", _numbered("point" if on_grid else layer.slot.title, after), before, after)
+    names = _numbered("point" if on_grid else layer.slot.title, after)
+    prompts = Prompts("spatial", names, before, after, notes=notes)
     prompts.scale = layer.slot.scale
     _add_weights(prompts, layer, model)
     if on_grid:
@@ -143,6 +146,18 @@ def _spatial(model: SSPromptModel) -> Prompts:
             + OWN_PROMPTS
         )
     return prompts
+
+
+def _is_deep(layer: PromptLayer) -> bool:
+    return isinstance(layer, SSPromptLayer) and layer.is_deep
+
+
+def _deep_note(layer: SSPromptLayer, name: str) -> str:
+    offsets = layer.adapter_prompt(name)
+    return (
+        f"Deep prompts are added to the states of {offsets.shape[1]} queries after {len(offsets)} layer(s) of the "
+        f"decoder: vectors of a mean length of {offsets.norm(dim=-1).mean():.2f}."
+    )
 
 
 def _rows(prompt: torch.Tensor) -> torch.Tensor:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SPATIAL, SEMANTIC = "spatial", "semantic"
 KINDS = (SPATIAL, SEMANTIC)
+DEEP = "deep_prompts"  # the `source` of their slot
 DEFAULT_TEMPLATE = "a photo of a {}."
 
 NOT_ABOUT_FEATURES = frozenset(
@@ -55,7 +56,7 @@ class PromptSlot:
         kind: `"spatial"` or `"semantic"`.
         row_dim: the dimension that counts prompts: 0 of `(N, D)` and of `(K, L, D)`, 1 of `(levels, N, D)`.
         num_fixed: so many last prompts are not learned, as the "background" of SEEM.
-        source: for spatial slots, which `spatial_source` of a configuration they hold.
+        source: for spatial slots, which `spatial_source` of a configuration they hold, or `DEEP`.
         title: what one prompt is called, for spatial ones.
         scale: the size of a number in a prompt, where the default prompts do not tell it because they are zeros.
             Learning rates are in units of this size.
@@ -136,6 +137,11 @@ class PromptableModel(ForwardConventions):
                 f"{', '.join(map(repr, spatial)) or 'none'}"
             )
         return spatial[source]
+
+    def deep_prompts_shape(self, layers: str) -> tuple[int, int, int]:
+        """`(P, N, D)`: offsets of N queries' states after the `"last"` layer of the decoder, or after `"all"` P of its
+        layers, for the slot with source `DEEP`. Raises `AdapterError` where there is no such slot, or it is taken."""
+        raise AdapterError(f"{type(self).__name__} has no slot for deep_prompts: leave them out, or use SEEM")
 
     # Classes
 
@@ -223,12 +229,8 @@ class PromptableModel(ForwardConventions):
         return self.config.text_config
 
     def encode_class_names(self, class_names: list[str], tokenizer: Any) -> torch.Tensor:
-        """
-        One vector a name `(K, D)`, to compare semantic prompts with (`prompt_vectors`).
-
-        Raises:
-            AdapterError: the model has no text encoder.
-        """
+        """One vector a name `(K, D)`, to compare semantic prompts with (`prompt_vectors`). Raises `AdapterError` where
+        the model has no text encoder."""
         raise AdapterError(f"{type(self).__name__} has no text encoder, which is needed to compare prompts with words")
 
     @staticmethod
@@ -257,11 +259,8 @@ class PromptableModel(ForwardConventions):
         )
 
     def check_points(self) -> None:
-        """
-        Raises:
-            AdapterError: points cannot be given by their coordinates, because of the kind of model or because its
-                prompt encoder was not loaded.
-        """
+        """Raises `AdapterError` where points cannot be given by their coordinates, because of the kind of model or
+        because its prompt encoder was not loaded."""
         raise AdapterError(
             f"{type(self).__name__} has no points as spatial prompts, so VSPL, which learns their coordinates, does "
             "not apply to it"

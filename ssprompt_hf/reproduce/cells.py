@@ -134,6 +134,8 @@ class CellRunner:
         config = prompts.config()
         own = set(config.__dataclass_fields__) - set(PromptConfig.__dataclass_fields__)
         method = {name: getattr(config, name) for name in sorted(own)}
+        if method.get("deep_prompts") == "none":  # which cells of earlier versions know nothing of
+            del method["deep_prompts"]
         args = self.arguments(training.task, training.seed)
         return {
             "base_model": self.base(training.base_model),

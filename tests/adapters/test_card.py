@@ -107,6 +107,8 @@ def test_the_whole_card():
         versions={"peft": "0.21"},
     )
     assert render_adapter_card(config, 12345, 67890, "user/fog") == CARD
+    config.spatial_source, config.deep_prompts = "object_queries", "last"
+    assert "\n- deep prompts: last\n" in render_adapter_card(config, 12345, 67890)
 
 
 def test_a_card_without_facts():

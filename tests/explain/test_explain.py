@@ -227,7 +227,10 @@ def test_findings():
             SSPromptConfig(spatial_source="point_grid", point_grid_size=2, init_embeddings="noise", **DATA),
             "tokens of a regular grid of points",
         ),
-        (SSPromptConfig(semantic_weight=False, **DATA), "The semantic weights are not learned: w is 0.5"),
+        (
+            SSPromptConfig(semantic_weight=False, deep_prompts="last", **DATA),
+            "The semantic weights are not learned: w is 0.5",
+        ),
     ],
     ids=["coop", "locn", "vspl", "spaprompt", "point grid", "no weights"],
 )
@@ -240,6 +243,7 @@ def test_every_method(base, tmp_path, config, notes):
     assert main(["explain", str(tmp_path / "adapter"), *SCENES, *options]) == 0
     report, explanation = (tmp_path / "report.md").read_text(), read(tmp_path)
     assert notes in report and "Where it fails" in report
+    assert ("Deep prompts are added to" in report) == (getattr(config, "deep_prompts", "none") != "none")
     assert all((tmp_path / name).is_file() for name in explanation["pictures"].values())
     if config.method_name in ("VSPL", "SSPrompt") and hasattr(config, "point_grid_size"):
         on_points = config.method_name == "VSPL" or config.spatial_source == "point_grid"

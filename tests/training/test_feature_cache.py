@@ -82,7 +82,7 @@ def loss_and_gradients(tmp_path, config, **arguments):
     ("config", "arguments"),
     [
         ({}, {}),
-        ({}, {"keep_projections": True}),
+        ({"deep_prompts": "all"}, {"keep_projections": True}),
         ({}, {"semantic_loss": "nll", "auxiliary_loss": True}),
         ({}, {"task": "panoptic"}),
         (SEMANTIC_ONLY, {}),

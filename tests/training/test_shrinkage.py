@@ -90,7 +90,7 @@ def test_resumed_equals_uninterrupted(tmp_path, again):
     settings = {"max_steps": 8, "learning_rate": 0.1, "save_steps": 2, "shrinkage": 0.2}
 
     def trainer(name, seed=0, **kwargs):
-        model = tiny_adapted(init_embeddings="noise")
+        model = tiny_adapted(init_embeddings="noise", deep_prompts="last")
         torch.manual_seed(seed)
         for layer in (model.base_model.model.model.object_queries, model.base_model.model.class_embeddings):
             layer.ssprompt_embedding["default"].data.add_(0.01 * torch.randn_like(layer.ssprompt_embedding["default"]))
@@ -102,6 +102,7 @@ def test_resumed_equals_uninterrupted(tmp_path, again):
     expected = prompts(whole.model)
     assert 0 < whole.kept_share < 1
     assert all(torch.equal(end.seen[name], expected[name]) for name in expected)
+    assert next(prompt for name, prompt in expected.items() if "ssprompt_offset" in name).any()
     stop = InterruptAt(4)
     killed = trainer("killed", callbacks=[stop])
     with pytest.raises(KeyboardInterrupt):

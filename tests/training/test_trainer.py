@@ -230,7 +230,8 @@ def test_half_precision(tmp_path):
 def test_activation_checkpointing_computes_the_decoder_again(tmp_path):
     found, calls = [], []
     for checkpointing in (False, True):
-        trainer = tiny_trainer(tmp_path / str(checkpointing), max_steps=2, gradient_checkpointing=checkpointing)
+        model, arguments = tiny_adapted(deep_prompts="all"), {"gradient_checkpointing": checkpointing}
+        trainer = tiny_trainer(tmp_path / str(checkpointing), model, max_steps=2, **arguments)
         blocks = [layer.fc1 for layer in trainer.base_model.model.mask_decoder.layers]
         calls.append([])
         for block in blocks:

@@ -40,6 +40,8 @@ VARIANTS = [
     {"weight_range": "free", "init_weight": 0.9},
     {"normalize_class_embeddings": True},
     {"semantic_scale": True, "semantic_bias": True},
+    {"deep_prompts": "last"},
+    {"deep_prompts": "all", "spatial_embedding": False, "spatial_weight": False},
 ]
 
 
@@ -111,6 +113,80 @@ def test_each_class_has_a_scale_and_a_bias(tmp_path):
     assert same(logits(adapted(again)), logits(merged))
     set_classes(again, OTHER_CLASSES)
     assert adapted(again, semantic_bias=True) is not None
+
+
+@pytest.mark.parametrize(("layers", "count"), [("last", 1), ("all", 3)])
+def test_each_query_has_offsets_in_the_decoder(layers, count, tmp_path):
+    learned = ("spatial_embedding", "spatial_weight", "semantic_embedding", "semantic_weight")
+    model = adapted(**dict.fromkeys(learned, False), deep_prompts=layers)
+    assert model.peft_config["default"].method_name == "SpaPrompt"
+    (offsets,) = (p for p in model.parameters() if p.requires_grad)
+    assert offsets.shape == (count, 6, WIDTH) and not offsets.any()
+    train(model)
+    assert all(offset.any() for offset in offsets)
+    deep = hidden_states(model)
+    if layers == "last":  # before it, nothing changes; the heads see the sum
+        *before, last = hidden_states(small_seem())
+        assert same(deep, (*before, last + offsets[0].detach()))
+    decoder = model.get_base_model().model.mask_decoder
+    torch.testing.assert_close(model(pixel_values=pixels()).mask_queries_embeds, decoder.predict(deep[-1]).mask_embeds)
+    learned = logits(model)
+    assert not any(map(torch.equal, learned, logits(small_seem())))
+    model.save_pretrained(tmp_path / "adapter")
+    names = [name.split("model.", 1)[1] for name in load_file(tmp_path / "adapter" / "adapter_model.safetensors")]
+    assert sorted(names) == ["model.class_embeddings.ssprompt_default", "model.model.deep_prompts.ssprompt_offset"]
+    merged = model.merge_and_unload()
+    assert merged.config.num_deep_prompts == count and same(logits(merged), learned)
+    merged.save_pretrained(tmp_path)
+    again = type(merged).from_pretrained(tmp_path).eval()
+    assert same(logits(again), learned)
+    assert model_fingerprint(again) == model_fingerprint(small_seem())
+    with pytest.raises(AdapterError, match="merged with an adapter that has deep prompts already"):
+        adapted(again, deep_prompts="last")
+    assert same(logits(adapted(again)), learned)
+
+
+def hidden_states(model) -> tuple[torch.Tensor, ...]:
+    """Of the object queries: before the decoder's first layer, and after each."""
+    with torch.no_grad():
+        return model(pixel_values=pixels(), output_hidden_states=True).hidden_states
+
+
+def test_base_models_know_nothing_of_deep_prompts():
+    base = small_seem()
+    assert not [name for name in base.state_dict() if "deep" in name]
+    assert "num_deep_prompts" not in base.feature_settings()
+    assert base.model.deep_prompts not in base.feature_modules("predictions")
+    merged = trained(deep_prompts="all").merge_and_unload()
+    assert merged.model.deep_prompts in merged.feature_modules("predictions")
+    assert "num_deep_prompts" not in merged.feature_settings()
+
+
+def test_deep_prompts_of_adapters_that_live_together():
+    model = trained(deep_prompts="last")
+    model.add_adapter("all", SSPromptConfig(deep_prompts="all"))
+    model.add_adapter("none", SSPromptConfig())
+    first = logits(model)
+    for name in ("all", "none"):
+        model.set_adapter(name)
+        assert same(logits(model), logits(small_seem()))
+    model.set_adapter("default")
+    with model.base_model.use_adapter("none"):
+        assert same(logits(model), logits(small_seem()))
+    with model.zero_shot():
+        assert same(logits(model), logits(small_seem()))
+    assert same(logits(model), first)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert same(logits(adapted(deep_prompts="all")), logits(small_seem()))
+    model.set_adapter("none")
+    with model.base_model.use_adapter("default"):
+        assert same(logits(model), first)
+    model.add_adapter("other", SSPromptConfig(deep_prompts="last"))
+    model.base_model.add_weighted_adapter(["default", "other"], [0.5, 0.5], "mean")
+    offsets = layer(model, "deep_prompts").ssprompt_offset
+    assert torch.equal(offsets["mean"], offsets["default"] / 2)
+    with pytest.raises(AdapterError, match="other classes or settings"):
+        model.base_model.add_weighted_adapter(["default", "all"], [0.5, 0.5], "mixed")
 
 
 @pytest.mark.parametrize("config", VARIANTS)

@@ -18,6 +18,8 @@ from ssprompt_hf.tuners import CoOpConfig, SSPromptConfig, VSPLConfig
     [
         ({"spatial_source": "lines"}, "'object_queries', 'point_grid'"),
         ({"weight_range": "open"}, "'unit', 'free'"),
+        ({"deep_prompts": "first"}, "'none', 'last', 'all'"),
+        ({"deep_prompts": "all", "spatial_source": "point_grid"}, "deep prompts belong to object queries"),
         ({"init_embeddings": "zeros"}, "'default', 'noise', 'normal'"),
         ({"task": "depth"}, "'semantic', 'instance', 'panoptic'"),
         ({"semantic_embedding": False}, "weighs the default prompts against themselves"),
@@ -63,6 +65,13 @@ def test_class_scores_that_have_no_bias():
     toy.set_class_names(["road", "car"], None)
     with pytest.raises(AdapterError, match="scores of ToyModel are not linear in its class prompts"):
         get_peft_model(toy, SSPromptConfig(semantic_bias=True))
+
+
+def test_decoders_that_take_no_deep_prompts():
+    toy = ToyModel(ToyConfig())
+    toy.set_class_names(["road", "car"], None)
+    with pytest.raises(AdapterError, match="ToyModel has no slot for deep_prompts: leave them out"):
+        get_peft_model(toy, SSPromptConfig(deep_prompts="last"))
 
 
 def test_models_that_an_adapter_cannot_be_made_for():

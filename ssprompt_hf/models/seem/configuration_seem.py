@@ -220,6 +220,9 @@ class SeemConfig(PreTrainedConfig):
         Points of a grid that the model was merged with; see `SeemPointTokens`. None in base models.
     num_point_coordinates (`int`, *optional*):
         The same for points that are sampled from each image; see `SeemPointCoordinates`.
+    num_deep_prompts (`int`, *optional*):
+        Offsets of each object query's states that the model was merged with; see `SeemDeepPrompts`. None in base
+        models.
     class_bias (`bool`, *optional*, defaults to `False`):
         Whether the class embeddings that the model was merged with have a bias; see `SeemClassEmbeddings`.
     num_spatial_memories (`int`, *optional*, defaults to 32):
@@ -265,6 +268,7 @@ class SeemConfig(PreTrainedConfig):
     num_queries: int = 101
     num_point_tokens: int | None = None
     num_point_coordinates: int | None = None
+    num_deep_prompts: int | None = None
     class_bias: bool = False
     num_spatial_memories: int = 32
     queries_per_object: int = 3

@@ -48,6 +48,7 @@ class SeemDecoding:
             self.mask_decoder.query_positions,
             self.point_tokens.weight,
         )
+        offsets = self.deep_prompts.weight
         batch_size, self_mask = features.mask_features.shape[0], None
         if tokens is None and (points := self.point_coordinates.weight) is not None:
             tokens = self.get_point_tokens(features, points, image_sizes)
@@ -55,6 +56,7 @@ class SeemDecoding:
             # One copy of an object query per point; it sees itself and the token of its point.
             index = torch.arange(tokens[0].shape[-2], device=queries.device)
             queries, positions = queries[index % len(queries)], positions[index % len(positions)]
+            offsets = None if offsets is None else offsets[:, index % offsets.shape[1]]
             self_mask = (index[:, None] == index[None]).repeat(2, 2)
             self_mask[len(index) :, : len(index)] = False
             tokens = tuple(level.expand(batch_size, -1, -1) for level in tokens)
@@ -65,6 +67,7 @@ class SeemDecoding:
             tokens=tokens,
             self_mask=self_mask,
             output_attentions=output_attentions,
+            offsets=offsets,
         )
         output.object_states = self.mask_decoder.predict(decoded.last)
         if output_auxiliary:

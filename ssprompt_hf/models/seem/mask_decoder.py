@@ -275,6 +275,7 @@ class SeemMaskDecoder(nn.Module):
         self_mask: torch.Tensor | None = None,
         memory_masks: tuple[torch.Tensor, ...] | None = None,
         output_attentions: bool = False,
+        offsets: torch.Tensor | None = None,
     ) -> DecodedQueries:
         """
         Args:
@@ -287,12 +288,14 @@ class SeemMaskDecoder(nn.Module):
             memory_masks: one `(B, M, L_i)` bool tensor per level: where the last M queries may look, instead of
                 inside their own present mask.
             output_attentions: whether to return the attention weights.
+            offsets: `(P, Q, hidden_dim)`, at most one a layer: added to the states after each of the last P layers.
         """
         attended = None
         if features.key_states is None:
             attended = [self._attended(level) for level in self.level_features(features)]
         attention_features = features.attention_features or self._attention_features(features)
         states, earlier, weights = queries, [], []
+        without = len(self.layers) - (0 if offsets is None else len(offsets))
         presented = token_positions = None if isinstance(tokens, tuple) else tokens
         for index, layer in enumerate(self.layers):
             level = index % NUM_LEVELS
@@ -314,6 +317,8 @@ class SeemMaskDecoder(nn.Module):
             states, updated, own_weights = layer(
                 states, positions, keys, values, cross_mask, self_mask, presented, token_positions, output_attentions
             )
+            if index >= without:  # in the dtype of the states, which autocast may have chosen
+                states = states + offsets[index - without].to(states.dtype)
             weights.append(own_weights)
             if not isinstance(tokens, tuple):
                 presented = updated

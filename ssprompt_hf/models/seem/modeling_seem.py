@@ -20,7 +20,13 @@ from .mask_decoder import SeemMaskDecoder
 from .outputs import SeemForUniversalSegmentationOutput, SeemImageFeatures, SeemModelOutput, SeemQueryStates, in_order
 from .pixel_decoder import build_pixel_decoder, init_deformable_weights
 from .pretrained_names import ResolvesPretrainedNames
-from .prompt_slots import SeemClassEmbeddings, SeemObjectQueries, SeemPointCoordinates, SeemPointTokens
+from .prompt_slots import (
+    SeemClassEmbeddings,
+    SeemDeepPrompts,
+    SeemObjectQueries,
+    SeemPointCoordinates,
+    SeemPointTokens,
+)
 from .prompting import SeemPrompting
 from .spatial_prompts import SeemSpatialPromptEncoder, SeemSpatialPrompts
 from .text_encoder import SeemTextModel
@@ -47,7 +53,7 @@ class SeemPreTrainedModel(ResolvesPretrainedNames, PreTrainedModel):
             init.normal_(module.level_embeddings)
         elif isinstance(module, SeemSpatialPromptEncoder):
             init.normal_(module.polarity)
-        elif isinstance(module, (SeemClassEmbeddings, SeemPointTokens, SeemPointCoordinates)):
+        elif isinstance(module, (SeemClassEmbeddings, SeemDeepPrompts, SeemPointTokens, SeemPointCoordinates)):
             if module.weight is not None:
                 init.zeros_(module.weight)
         elif isinstance(module, SeemModel):
@@ -68,6 +74,7 @@ class SeemModel(SeemDecoding, SeemPreTrainedModel):
         self.object_queries = SeemObjectQueries(config.num_queries, config.hidden_dim)
         self.point_tokens = SeemPointTokens(config.num_point_tokens, config.hidden_dim)
         self.point_coordinates = SeemPointCoordinates(config.num_point_coordinates)
+        self.deep_prompts = SeemDeepPrompts(config.num_deep_prompts, config.num_queries, config.hidden_dim)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.spatial_prompt_encoder = None
         self.memory_features = self.memory_positions = None

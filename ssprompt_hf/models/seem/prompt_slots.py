@@ -40,6 +40,24 @@ class SeemClassEmbeddings(nn.Module):
         return self.weight
 
 
+class SeemDeepPrompts(nn.Module):
+    """Spatial prompts inside the decoder: offsets of the object queries' states, after Jia et al., "Visual prompt
+    tuning" (2022), whose deep prompts enter every layer.
+
+    Empty in the base model. The P offsets of a query are added to its states before the last P predictions: 1 is the
+    last one alone, as many as the decoder has layers is after each of them.
+    """
+
+    def __init__(self, num_offsets: int | None, num_queries: int, hidden_dim: int):
+        super().__init__()
+        shape = num_offsets, num_queries, hidden_dim
+        self.register_buffer("weight", None if num_offsets is None else torch.zeros(shape))
+
+    def forward(self) -> torch.Tensor | None:
+        """Returns `(P, num_queries, hidden_dim)`, or `None` where nothing is added."""
+        return self.weight
+
+
 class SeemPointTokens(nn.Module):
     """Spatial prompts of the second kind: one token per point of a grid and per feature level.
 

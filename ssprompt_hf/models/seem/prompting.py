@@ -9,7 +9,7 @@ from torch.nn.functional import normalize, pad
 
 from ...errors import AdapterError
 from ...segmentation.predictions import QueryPrediction
-from ..interface import DEFAULT_TEMPLATE, SEMANTIC, SPATIAL, CachedFeatures, PromptableModel, PromptSlot
+from ..interface import DEEP, DEFAULT_TEMPLATE, SEMANTIC, SPATIAL, CachedFeatures, PromptableModel, PromptSlot
 from ..pixel_embeddings import EmbedsPixels
 from .image_processing_seem import SeemImageProcessor
 from .mask_decoder import NUM_LEVELS
@@ -42,6 +42,7 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
         "object_queries": PromptSlot("model.object_queries", SPATIAL, is_part_of_model=True),
         "point_tokens": PromptSlot("model.point_tokens", SPATIAL, row_dim=1, source="point_grid"),
         "point_coordinates": PromptSlot("model.point_coordinates", SPATIAL, source="coordinates"),
+        "deep_prompts": PromptSlot("model.deep_prompts", SPATIAL, row_dim=1, source=DEEP, scale=1.0),
         # the last row is "background", which means no object
         "class_embeddings": PromptSlot("class_embeddings", SEMANTIC, num_fixed=1, takes_bias=True),
     }
@@ -77,6 +78,8 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
         for slot, field in (("point_tokens", "num_point_tokens"), ("point_coordinates", "num_point_coordinates")):
             points = self.get_submodule(self.prompt_slots[slot].path).weight
             setattr(self.config, field, None if points is None else points.shape[-2])
+        offsets = self.model.deep_prompts.weight
+        self.config.num_deep_prompts = None if offsets is None else len(offsets)
         classes = self.class_embeddings.weight
         self.config.class_bias = classes is not None and classes.shape[-1] > self.config.projection_dim
 
@@ -186,6 +189,15 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
         if self.config.num_point_tokens is not None:
             raise AdapterError("the base model was merged with a point grid, which leaves no place for other points")
 
+    def deep_prompts_shape(self, layers: str) -> tuple[int, int, int]:
+        if self.config.num_deep_prompts is not None:
+            raise AdapterError(
+                "the base model was merged with an adapter that has deep prompts already: learn others on the model "
+                "without it, or leave out deep_prompts"
+            )
+        config = self.config
+        return config.decoder_layers if layers == "all" else 1, config.num_queries, config.hidden_dim
+
     # Features
 
     def feature_stages(self, adapted: Iterable[str]) -> tuple[str, ...]:
@@ -234,7 +246,7 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
     def feature_settings(self) -> dict[str, Any]:
         others = ("prompt_templates", "use_text_model", "use_spatial_prompt_encoder", "num_point_tokens")
         others += ("num_point_coordinates", "object_mask_threshold", "overlap_threshold", "use_auxiliary_loss")
-        others += ("known_phrases", "class_bias")
+        others += ("known_phrases", "class_bias", "num_deep_prompts")
         return {name: value for name, value in super().feature_settings().items() if name not in others}
 
     def feature_modules(self, stage: str) -> list[nn.Module]:
@@ -244,6 +256,8 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
             modules.append(model.mask_decoder)
         if stage == "predictions":
             modules += [self.get_submodule(slot.path) for slot in self.prompt_slots.values() if slot.kind == SPATIAL]
+            if model.deep_prompts.weight is None:  # which caches of earlier versions know nothing of
+                modules.remove(model.deep_prompts)
             if model.spatial_prompt_encoder is not None:  # which coordinates of points go through
                 modules.append(model.spatial_prompt_encoder)
         return modules

@@ -287,7 +287,7 @@ class PromptConfig(PeftConfig):
 
     def has_semantic_settings_of(self, other: "PromptConfig") -> bool:
         """Whether class prompts of both are stored in the same form and mean the same."""
-        apart = ("class_names", "thing_class_ids", "point_grid_size", "init_embeddings", "init_std")
+        apart = ("class_names", "thing_class_ids", "point_grid_size", "deep_prompts", "init_embeddings", "init_std")
         own = {field.name for field in fields(other)} - {field.name for field in fields(PromptConfig)} - {*apart}
         return type(other) is type(self) and all(
             getattr(other, name) == getattr(self, name) for name in own if not name.startswith("spatial_")

@@ -10,6 +10,7 @@ SPATIAL_SOURCES = ("object_queries", "point_grid")
 SEMANTIC_SOURCES = ("default", "words")
 INITIALISATIONS = ("default", "noise", "normal")
 WEIGHT_RANGES = ("unit", "free")
+DEEP_PROMPTS = ("none", "last", "all")
 
 
 class LearnedParts(NamedTuple):
@@ -32,6 +33,9 @@ class SSPromptConfig(PromptConfig):
 
         logit_k = a_k * <query, z_hat_k> + b_k
 
+    So may each object query have learned offsets of its states in the decoder, the deep prompts of Jia et al., "Visual
+    prompt tuning" (2022), which start at 0.
+
     The rows of the paper's Table 5 are choices of the first four fields. A weight without an embedding has nothing to
     weigh as long as `e = z`, so it needs another `init_embeddings`; `e` is then drawn once and kept as it is.
 
@@ -46,6 +50,10 @@ class SSPromptConfig(PromptConfig):
             What the spatial prompts are: the decoder's object queries, or `"point_grid"`, the tokens that the model's
             visual sampler makes of a regular grid of points, averaged over the training images. These depend on
             images, so they are handed over by `set_point_tokens` after the adapter is created.
+        deep_prompts (`str`, *optional*, defaults to `"none"`):
+            Offsets `(N, D)` of the states of N object queries, besides the spatial prompts, which are what these
+            states begin with: `"last"` adds one before the last prediction of masks and classes, `"all"` one after
+            each layer of the decoder; SEEM only.
         point_grid_size (`int`, *optional*, defaults to 10):
             Points per row and column of the grid.
         semantic_source (`str`, *optional*, defaults to `"default"`):
@@ -81,6 +89,7 @@ class SSPromptConfig(PromptConfig):
     semantic_scale: bool = False
     semantic_bias: bool = False
     spatial_source: str = "object_queries"
+    deep_prompts: str = "none"
     point_grid_size: int = 10
     semantic_source: str = "default"
     text_encoder: str | None = None
@@ -97,6 +106,7 @@ class SSPromptConfig(PromptConfig):
         check_choice("spatial_source", self.spatial_source, SPATIAL_SOURCES)
         check_choice("semantic_source", self.semantic_source, SEMANTIC_SOURCES)
         check_choice("weight_range", self.weight_range, WEIGHT_RANGES)
+        check_choice("deep_prompts", self.deep_prompts, DEEP_PROMPTS)
         check_choice("init_embeddings", self.init_embeddings, INITIALISATIONS)
         for kind in KINDS:
             parts = self.learned_parts(kind)
@@ -108,7 +118,13 @@ class SSPromptConfig(PromptConfig):
         if not any(map(self.learns, KINDS)):
             raise AdapterError(
                 "nothing is learned: set at least one of spatial_embedding, spatial_weight, semantic_embedding, "
-                "semantic_weight, semantic_scale and semantic_bias. Zero-shot segmentation needs no adapter"
+                "semantic_weight, semantic_scale, semantic_bias and deep_prompts. Zero-shot segmentation needs no "
+                "adapter"
+            )
+        if self.has_deep_prompts and self.spatial_source != "object_queries":
+            raise AdapterError(
+                f"deep_prompts is {self.deep_prompts!r}, but spatial_source is {self.spatial_source!r}: deep prompts "
+                "belong to object queries; leave out one of them"
             )
         if self.weight_range == "unit" and not 0 < self.init_weight < 1:
             raise AdapterError(
@@ -157,9 +173,14 @@ class SSPromptConfig(PromptConfig):
         """Whether classes have a scale or a bias of their own."""
         return self.semantic_scale or self.semantic_bias
 
+    @property
+    def has_deep_prompts(self) -> bool:
+        """Whether states in the decoder have offsets."""
+        return self.deep_prompts != "none"
+
     def learns(self, kind: str) -> bool:
         """Whether anything is learned of the `"spatial"` or the `"semantic"` prompts."""
-        return any(self.learned_parts(kind)) or (kind == SEMANTIC and self.calibrates)
+        return any(self.learned_parts(kind)) or (self.calibrates if kind == SEMANTIC else self.has_deep_prompts)
 
     def learned_parts(self, kind: str) -> LearnedParts:
         """What is learned of the `"spatial"` or the `"semantic"` prompts."""

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...errors import AdapterError
-from ...models.interface import PromptSlot
+from ...models.interface import DEEP, PromptSlot
 from ..base.layer import PromptLayer, Shape, root_mean_square
 from ..peft_compat import BufferDict
 from .config import SSPromptConfig
@@ -23,13 +23,13 @@ class SSPromptLayer(PromptLayer):
 
     One weight a prompt, whatever else a prompt has: of `(N, D)` one a row, of `(levels, N, D)` one for all levels of a
     point, of `(K, L, D)` one for all tokens of a class (or one a token, `weight_per_token`). The slot's fixed prompts
-    are not learned. A token that is all zeros is padding, and stays it.
+    are not learned. A token that is all zeros is padding, and stays it. Deep prompts are offsets, and nothing else.
 
     Args:
         base_layer (`nn.Module`), slot (`PromptSlot`), like (`torch.Tensor`): see [`PromptLayer`].
     """
 
-    adapter_layer_names = ("ssprompt_embedding", "ssprompt_weight", "ssprompt_scale", "ssprompt_bias")
+    adapter_layer_names = ("ssprompt_embedding", "ssprompt_weight", *CALIBRATIONS, "ssprompt_offset")
     other_param_names = ("ssprompt_default",)
 
     def __init__(self, base_layer: nn.Module, slot: PromptSlot, like: torch.Tensor):
@@ -37,6 +37,7 @@ class SSPromptLayer(PromptLayer):
         self.ssprompt_embedding = nn.ParameterDict()
         self.ssprompt_weight = nn.ParameterDict()
         self.ssprompt_scale, self.ssprompt_bias = nn.ParameterDict(), nn.ParameterDict()
+        self.ssprompt_offset = nn.ParameterDict()
         self.ssprompt_default = BufferDict(persistent=True)
         self._shapes: dict[str, Shape] = {}  # of the default prompts of pending adapters
 
@@ -51,13 +52,19 @@ class SSPromptLayer(PromptLayer):
         default = self.default_prompt(adapter_name)
         return root_mean_square(default[_is_token(default)] if self._has_tokens(default) else default)
 
+    @property
+    def is_deep(self) -> bool:
+        """Whether the prompts are offsets of states in the decoder."""
+        return self.slot.source == DEEP
+
     def _has_tokens(self, prompts: torch.Tensor) -> bool:
         """Whether a prompt is several token vectors, some of which may be padding."""
         return self.holds_classes and prompts.ndim == self.slot.row_dim + 3
 
     def _stores_default(self) -> bool:
-        """Whether an adapter keeps `z` itself; prompts that are part of the base model are there already."""
-        return not self.slot.is_part_of_model
+        """Whether an adapter keeps `z` itself; prompts that are part of the base model are there already, and deep
+        prompts have none."""
+        return not self.slot.is_part_of_model and not self.is_deep
 
     def update_layer(
         self, adapter_name: str, config: SSPromptConfig, default: torch.Tensor | None, shape: Shape
@@ -72,6 +79,9 @@ class SSPromptLayer(PromptLayer):
             shape: of `z`.
         """
         self.configs[adapter_name] = config
+        if self.is_deep:
+            self.ssprompt_offset[adapter_name] = nn.Parameter(default.to(self.adapter_dtype))
+            return
         parts = config.learned_parts(self.slot.kind)
         if any(parts) and not parts.embedding:
             self.frozen_peft_weight_names[adapter_name] = ("ssprompt_embedding",)
@@ -220,6 +230,8 @@ class SSPromptLayer(PromptLayer):
 
     def adapter_prompt(self, adapter_name: str) -> torch.Tensor:
         """Eq. 4 and 6. Written as `z + (1 - w) * (e - z)`, so that `e = z` gives `z` bit for bit whatever `w` is."""
+        if self.is_deep:
+            return self.ssprompt_offset[adapter_name]
         default = self.default_prompt(adapter_name)
         weight, config = self.prompt_weights(adapter_name), self.configs[adapter_name]
         if weight is None:

@@ -1,6 +1,7 @@
 import torch
 
 from ...errors import AdapterError
+from ...models.interface import DEEP
 from ..base.model import PromptTuner
 from .config import SSPromptConfig
 from .layer import SSPromptLayer
@@ -35,8 +36,11 @@ class SSPromptTuner(PromptTuner):
         slots = []
         if config.calibrates:
             self._check_calibration(config)
-        if config.learns("spatial"):
+        if any(config.learned_parts("spatial")):
             slots.append(self.model.spatial_slot(config.spatial_source))
+        if config.has_deep_prompts:
+            self.model.deep_prompts_shape(config.deep_prompts)  # or an error that says why not
+            slots.append(self.model.spatial_slot(DEEP))
         if config.class_names is not None:
             # even if not learned, so that each adapter brings its classes along
             slots.append(self.model.semantic_slot)
@@ -64,6 +68,9 @@ class SSPromptTuner(PromptTuner):
         if layer.holds_classes:
             default = self._class_rows(config)
             shape = self.model.semantic_shape(len(config.class_names)) if default is None else tuple(default.shape)
+        elif layer.is_deep:
+            shape = self.model.deep_prompts_shape(config.deep_prompts)
+            default = layer.reference.new_zeros(shape)
         elif layer.slot.is_part_of_model:
             default = layer.base_prompt
             shape = tuple(default.shape)
