@@ -3,10 +3,10 @@
     python benchmarks/sweep.py --method ssprompt --grid learning_rate=0.003,0.01,0.03 semantic_loss=mixed,dice
     python benchmarks/sweep.py --method coop --grid learning_rate=0.001,0.01,0.1 --data_dir FOLDER --output FILE
 
-Every combination of the grid is trained and scored on every domain and seed, on seem-nano; what has been done before
-is read from its file. Domains are scenes of the split `validation` and, with `--data_dir`, `photographs`: the first
-two thirds of a folder's training images to choose shots from, the last third to be scored on. Prints the gain in mean
-IoU over zero-shot, best first, and writes all of it to `--output`.
+Every combination of the grid is trained and scored on every domain and seed; what has been done before is read from
+its file. Domains are scenes of the split `validation` and, with `--data_dir`, `photographs`: the first two thirds of a
+folder's training images to choose shots from, and the last third to be scored on, or, with `--held_out`, those of one
+sequence. Prints the gain in mean IoU over zero-shot, best first, and writes all of it to `--output`.
 """
 
 import argparse
@@ -18,13 +18,14 @@ from statistics import mean
 
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.reproduce.cells import CellRunner
+from ssprompt_hf.reproduce.jobs import Evaluate
 from ssprompt_hf.reproduce.plans import ROWS, Score, Training
 from ssprompt_hf.reproduce.presets import Domain, make_preset
 from ssprompt_hf.training.settings import METHODS
 from ssprompt_hf.tuners import PromptConfig
 from ssprompt_hf.utils.files import write_json
 
-BASE_MODEL, SHOTS = "seem-nano", 16
+SHOTS = 16
 
 
 def parse_grid(texts: list[str]) -> list[dict]:
@@ -56,8 +57,9 @@ def validation_domains(names: list[str], num_images: int) -> list[Domain]:
     return [replace(known[name], data={**known[name].data, **changes}) for name in names]
 
 
-def held_out_photographs(data_dir: Path, folder: Path) -> Domain:
-    """The training images of a folder like CamVid, in two parts: a folder of links, and lists of names."""
+def held_out_photographs(data_dir: Path, folder: Path, held_out: str | None = None) -> Domain:
+    """The training images of a folder like CamVid, in two parts: a folder of links, and lists of names. The second are
+    those whose names begin with `held_out`, by default the last third."""
     images, labels = (data_dir / name / "train" for name in ("images", "annotations"))
     names = sorted(path.name for path in images.glob("*") if path.is_file())
     if not names or not (data_dir / "classes.json").is_file():
@@ -66,8 +68,10 @@ def held_out_photographs(data_dir: Path, folder: Path) -> Domain:
     for name, target in (("images", images), ("annotations", labels), ("classes.json", data_dir / "classes.json")):
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(target.resolve())
-    cut = len(names) * 2 // 3
-    for split, part in (("train", names[:cut]), ("val", names[cut:])):
+    second = names[len(names) * 2 // 3 :] if held_out is None else [n for n in names if n.startswith(held_out)]
+    if not second:
+        raise SSPromptError(f"held_out is {held_out!r}, which no name in {str(images)!r} begins with")
+    for split, part in (("train", [name for name in names if name not in second]), ("val", second)):
         (folder / f"{split}.txt").write_text("\n".join(part) + "\n")
     return Domain("photographs", "photographs", {"data_dir": str(folder)}, "photographs")
 
@@ -80,7 +84,15 @@ def split_trial(method: str, trial: dict) -> tuple[dict, tuple]:
     return {name: value for name, value in trial.items() if name not in config}, options
 
 
-def sweep(method: str, trials: list[dict], domains: list[Domain], seeds: list[int], folder: Path) -> list[dict]:
+def mean_iou(runner: CellRunner, work: Score) -> float:
+    """In percent; found now, or read from its file."""
+    runner.run(Evaluate((work,)))
+    return runner.finished(work)["scores"]["mean_iou"]
+
+
+def sweep(
+    method: str, base_model: str, trials: list[dict], domains: list[Domain], seeds: list[int], folder: Path
+) -> list[dict]:
     """
     Train and score every trial everywhere.
 
@@ -94,12 +106,12 @@ def sweep(method: str, trials: list[dict], domains: list[Domain], seeds: list[in
     records = [{"method": method, "settings": trial, "scores": {}} for trial in trials]
     zero_shot = {}
     for domain in domains:
-        zero_shot[domain.name] = first.run(Score(BASE_MODEL, domain, "semantic"))["scores"]["mean_iou"]
+        zero_shot[domain.name] = mean_iou(first, Score(base_model, domain, "semantic"))
         print(f"{domain.name}: zero-shot {zero_shot[domain.name]:.2f}", flush=True)
         for seed in seeds:
             for runner, record, (_, options) in zip(runners, records, parts):
-                training = Training(method, BASE_MODEL, domain, "semantic", SHOTS, seed, options)
-                score = runner.run(Score(BASE_MODEL, domain, "semantic", training))["scores"]["mean_iou"]
+                training = Training(method, base_model, domain, "semantic", SHOTS, seed, options)
+                score = mean_iou(runner, Score(base_model, domain, "semantic", training))
                 record["scores"].setdefault(domain.name, []).append(score)
                 print(f"{domain.name}, seed {seed}, {record['settings']}: {score:.2f}", flush=True)
     for record in records:
@@ -118,17 +130,19 @@ def main():
         metavar="NAME=VALUE,...",
         help="training arguments, and fields of the method's configuration",
     )
-    parser.add_argument("--domains", nargs="+", default=["fog", "night", "taxonomy"])
+    parser.add_argument("--base_model", default="seem-nano")
+    parser.add_argument("--domains", nargs="*", default=["fog", "night", "taxonomy"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--data_dir", type=Path, help="a folder like CamVid, for the domain photographs")
+    parser.add_argument("--held_out", help="score on photographs whose names begin so, not on the last third")
     parser.add_argument("--num_images", type=int, default=50, help="validation scenes of a domain")
     parser.add_argument("--output_dir", type=Path, default=Path("out/sweep"), help="for cells and adapters")
     parser.add_argument("--output", type=Path, help="JSON file for the results, added to what is there")
     args = parser.parse_args()
     domains = validation_domains(args.domains, args.num_images)
     if args.data_dir is not None:
-        domains.append(held_out_photographs(args.data_dir, args.output_dir / "photographs"))
-    records = sweep(args.method, parse_grid(args.grid), domains, args.seeds, args.output_dir)
+        domains.append(held_out_photographs(args.data_dir, args.output_dir / "photographs", args.held_out))
+    records = sweep(args.method, args.base_model, parse_grid(args.grid), domains, args.seeds, args.output_dir)
     for record in records:
         means = ", ".join(f"{name} {mean(scores):.2f}" for name, scores in record["scores"].items())
         print(f"{record['gain']:+6.2f}  {record['settings']}  ({means})")
