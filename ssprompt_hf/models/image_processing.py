@@ -91,12 +91,14 @@ class PromptableImageProcessor:
                     raise SSPromptError(f"{name} is {value!r}; it must be {wanted}")
         for name, forms in (("size", self.size_forms), ("pad_size", (("height", "width"),))):
             size = settings.get(name)
+            if size is None:
+                continue
             if isinstance(size, (Mapping, SizeDict)):
                 told = {side for side, length in dict(size).items() if length is not None}
             else:  # as transformers reads numbers
                 is_square = name == "pad_size" or self.default_to_square or not _is_integer(size)
                 told = {"height", "width"} if is_square else {"shortest_edge"}
-            if size is not None and not any(told.issuperset(form) for form in forms):
+            if not any(told.issuperset(form) for form in forms):
                 raise SSPromptError(f"{name} is {size!r}; it must have {' or '.join(map(' and '.join, forms))}")
 
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from torch import nn
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.exporters.merged_model import MergedModel
 from ssprompt_hf.models.clipseg.image_processing_clipseg import CLIPSegImageProcessorPil
+from ssprompt_hf.models.image_processing import PromptableImageProcessor
 from ssprompt_hf.models.sam.image_processing_sam import SamImageProcessorPil
 from ssprompt_hf.models.sam2.image_processing_sam2 import Sam2ImageProcessorPil
 from ssprompt_hf.models.sam3.image_processing_sam3 import Sam3ImageProcessorPil
@@ -87,3 +88,11 @@ def test_other_settings():
             SeemImageProcessor(**{name: value})
     with pytest.raises(SSPromptError, match=r"^pad_size is .*must have height and width"):
         SamImageProcessorPil(pad_size={"height": 56})
+
+
+def test_a_processor_that_is_none_of_transformers():
+    class Own(PromptableImageProcessor):
+        def resized_size(self, size):
+            return 8, 8
+
+    assert Own().resized_size((10, 20)) == (8, 8)
