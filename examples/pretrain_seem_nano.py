@@ -248,7 +248,7 @@ def train(args):
     print(f"ready after {time.time() - began:.0f} s with {pool.size} scenes", flush=True)
     base = base_classes()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-    losses, first_step, saved = [], step, time.time()
+    losses, first_step, skipped, saved = [], step, 0, time.time()
     while True:
         seconds = earlier + time.time() - began
         progress = max(seconds / limit, step / args.max_steps)
@@ -275,17 +275,20 @@ def train(args):
             loss = training(tokenizer, batch, step, taught)
         optimizer.zero_grad(set_to_none=False)
         loss.backward()
-        nn.utils.clip_grad_norm_(learned, 1.0)
-        optimizer.step()
+        if nn.utils.clip_grad_norm_(learned, 1.0).isfinite():
+            optimizer.step()
+        else:  # 46 of 1225 steps in bfloat16 on a GPU, and none of 106 in float32 on a CPU
+            skipped += 1
         step += 1
         with torch.no_grad():
             decay = min(0.999, (1 + step) / (10 + step))
             torch._foreach_lerp_(averaged, learned_in_order(training), 1 - decay)
-        losses.append(loss.detach())
+        losses.append(loss.detach().nan_to_num())
         if step % args.log_every == 0:
             speed = (step - first_step) * args.batch_size / (time.time() - began)
             mean = torch.stack(losses).mean().item()
             record = {"step": step, "progress": progress, "loss": mean, "images_a_second": speed, "scenes": pool.size}
+            record["skipped"] = skipped
             print(json.dumps({name: round(value, 4) for name, value in record.items()}), flush=True)
             losses = []
     for worker in workers:

@@ -50,7 +50,8 @@ def match(answers: list, class_logits: list[torch.Tensor], mask_features: torch.
         cost = pair_costs(states.mask_embeds @ features, targets)
         probability = logits.float().softmax(-1)
         costs.append(cost - CLASS_WEIGHT * probability.gather(2, classes.expand(-1, logits.shape[1], -1)))
-    costs = torch.stack(costs).cpu().numpy()
+    # a step whose numbers are not finite is skipped later
+    costs = torch.stack(costs).nan_to_num(1e4).cpu().numpy()
     # the places in use come first
     counts = (batch.classes >= 0).sum(1).tolist()
     queries = torch.zeros(len(answers), *batch.classes.shape, dtype=torch.long)

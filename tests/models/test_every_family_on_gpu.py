@@ -17,7 +17,9 @@ pytestmark = [
 ]
 
 
-def test_an_adapted_model_answers_there_as_on_the_cpu(tiny):
+def test_an_adapted_model_answers_there_as_on_the_cpu(tiny, monkeypatch):
+    # by default cuDNN convolves with ten bits of mantissa: answers of SAM and CLIPSeg then differ by 1e-3
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     model, pixel_values = move(get_peft_model(tiny.model(), SSPromptConfig())), tiny.pixel_values(2)
     expected = answers(model, pixel_values)
     moved = copy.deepcopy(model).to(DEVICE)
