@@ -121,8 +121,8 @@ def _semantic(model: SSPromptModel) -> Prompts:
 def _spatial(model: SSPromptModel) -> Prompts:
     name, config = model.active_adapter, model.peft_config[model.active_adapter]
     layers = _layers(model, classes=False)
-    notes = [_deep_note(layer, name) for layer in layers if _is_deep(layer)]
-    layers = [layer for layer in layers if not _is_deep(layer)]
+    notes = [_deep_note(layer, name) for layer in layers if layer.slot.is_deep]
+    layers = [layer for layer in layers if not layer.slot.is_deep]
     if not layers:
         return Prompts("spatial", [], notes=[f"{config.method_name} leaves the spatial prompts as they are.", *notes])
     layer = layers[0]
@@ -148,11 +148,7 @@ def _spatial(model: SSPromptModel) -> Prompts:
     return prompts
 
 
-def _is_deep(layer: PromptLayer) -> bool:
-    return isinstance(layer, SSPromptLayer) and layer.is_deep
-
-
-def _deep_note(layer: SSPromptLayer, name: str) -> str:
+def _deep_note(layer: PromptLayer, name: str) -> str:
     offsets = layer.adapter_prompt(name)
     return (
         f"Deep prompts are added to the states of {offsets.shape[1]} queries after {len(offsets)} layer(s) of the "

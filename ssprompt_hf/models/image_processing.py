@@ -43,8 +43,9 @@ class PromptableImageProcessor:
 
     def __init__(self, **kwargs: Any):
         self._check_settings(kwargs)
-        for name in (name for name, value in kwargs.items() if value is None and self._needs(name, kwargs)):
-            raise SSPromptError(f"{name} is None; it must be {_RULES[name][1]}, or be left out")
+        for name, value in kwargs.items():
+            if value is None and self._needs(name, kwargs):
+                raise SSPromptError(f"{name} is None; it must be {_RULES[name][1]}, or be left out")
         super().__init__(**kwargs)
 
     @classmethod

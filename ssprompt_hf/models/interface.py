@@ -76,6 +76,11 @@ class PromptSlot:
     pads_tokens: bool = False
     takes_bias: bool = False
 
+    @property
+    def is_deep(self) -> bool:
+        """Whether the prompts are offsets of states in the decoder."""
+        return self.source == DEEP
+
 
 class PromptableModel(ForwardConventions):
     """

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...errors import AdapterError
-from ...models.interface import DEEP, PromptSlot
+from ...models.interface import PromptSlot
 from ..base.layer import PromptLayer, Shape, root_mean_square
 from ..peft_compat import BufferDict
 from .config import SSPromptConfig
@@ -52,11 +52,6 @@ class SSPromptLayer(PromptLayer):
         default = self.default_prompt(adapter_name)
         return root_mean_square(default[_is_token(default)] if self._has_tokens(default) else default)
 
-    @property
-    def is_deep(self) -> bool:
-        """Whether the prompts are offsets of states in the decoder."""
-        return self.slot.source == DEEP
-
     def _has_tokens(self, prompts: torch.Tensor) -> bool:
         """Whether a prompt is several token vectors, some of which may be padding."""
         return self.holds_classes and prompts.ndim == self.slot.row_dim + 3
@@ -64,7 +59,7 @@ class SSPromptLayer(PromptLayer):
     def _stores_default(self) -> bool:
         """Whether an adapter keeps `z` itself; prompts that are part of the base model are there already, and deep
         prompts have none."""
-        return not self.slot.is_part_of_model and not self.is_deep
+        return not self.slot.is_part_of_model and not self.slot.is_deep
 
     def update_layer(
         self, adapter_name: str, config: SSPromptConfig, default: torch.Tensor | None, shape: Shape
@@ -79,7 +74,7 @@ class SSPromptLayer(PromptLayer):
             shape: of `z`.
         """
         self.configs[adapter_name] = config
-        if self.is_deep:
+        if self.slot.is_deep:
             self.ssprompt_offset[adapter_name] = nn.Parameter(default.to(self.adapter_dtype))
             return
         parts = config.learned_parts(self.slot.kind)
@@ -230,7 +225,7 @@ class SSPromptLayer(PromptLayer):
 
     def adapter_prompt(self, adapter_name: str) -> torch.Tensor:
         """Eq. 4 and 6. Written as `z + (1 - w) * (e - z)`, so that `e = z` gives `z` bit for bit whatever `w` is."""
-        if self.is_deep:
+        if self.slot.is_deep:
             return self.ssprompt_offset[adapter_name]
         default = self.default_prompt(adapter_name)
         weight, config = self.prompt_weights(adapter_name), self.configs[adapter_name]

@@ -68,7 +68,7 @@ class SSPromptTuner(PromptTuner):
         if layer.holds_classes:
             default = self._class_rows(config)
             shape = self.model.semantic_shape(len(config.class_names)) if default is None else tuple(default.shape)
-        elif layer.is_deep:
+        elif layer.slot.is_deep:
             shape = self.model.deep_prompts_shape(config.deep_prompts)
             default = layer.reference.new_zeros(shape)
         elif layer.slot.is_part_of_model:
