@@ -79,28 +79,11 @@ class Pretraining(nn.Module):
         if not all(f"model.backbone.{name}" in fitting for name in backbone.state_dict()):
             backbone.load_state_dict(published_backbone(lite))
 
-    def decode(self, features: SeemImageFeatures) -> list[SeemQueryStates]:
-        """What the queries answer before each layer and at last."""
-        base = self.model.model
-        queries = base.object_queries().expand(len(features.mask_features), -1, -1)
-        positions = base.mask_decoder.query_positions.expand(len(queries), -1, -1)
-        decoded = base.mask_decoder(features, queries, positions)
-        return [base.mask_decoder.predict(states) for states in (*decoded.earlier, decoded.last)]
-
-    def predict(self, features: SeemImageFeatures, states: SeemQueryStates, class_embeddings) -> QueryPrediction:
-        masks = states.mask_embeds @ features.mask_features.flatten(2)
-        masks = masks.unflatten(2, features.mask_features.shape[-2:])
-        return QueryPrediction(
-            self.model.class_logits(states.class_embeds, class_embeddings), masks, features.padded_size
-        )
-
     @torch.no_grad()
     def label(self, pixel_values: torch.Tensor, class_embeddings: torch.Tensor) -> torch.Tensor:
         """Class scores of the base classes, `(B, K, h, w)`: means of the queries' and the linear classifier's."""
         features = self.model.model.get_image_features(pixel_values, prepare=False)
-        prediction = self.predict(features, self.decode(features)[-1], class_embeddings)
-        scores = mix_scores(prediction.class_queries_logits, prediction.masks_queries_logits)
-        scores = scores / scores.sum(1, keepdim=True).clamp(min=1e-6)
+        scores = query_scores(self.model, features, class_embeddings)
         return scores + self.pixel_head(features.mask_features).float().softmax(1)
 
     def forward(self, tokenizer, batch: Batch, step: int, photographs: dict | None = None) -> torch.Tensor:
@@ -117,14 +100,13 @@ class Pretraining(nn.Module):
             pixel_values = torch.cat([pixel_values, photographs["pixel_values"]])
             base_labels = torch.cat([base_labels, photographs["labels"]])
         features = model.model.get_image_features(pixel_values, prepare=False)
-        answers = self.decode(features)
+        answers = decode(model, features)
         loss = 3.0 * pixel_loss(self.pixel_head, features.mask_features, base_labels)
         class_embeddings = embed_names(model, tokenizer, batch.names)
         if photographs is not None:
             embeddings = embed_names(model, tokenizer, photographs["names"])
-            prediction = self.predict(
-                _rows(features, slice(drawn, None)), _rows(answers[-1], slice(drawn, None)), embeddings
-            )
+            others = slice(drawn, None)
+            prediction = predict(model, _rows(features, others), _rows(answers[-1], others), embeddings)
             share = (len(pixel_values) - drawn) / drawn
             loss = loss + 3.0 * share * sum(form(prediction, photographs["labels"]).mean() for form in self.semantic)
             if step % 2:
@@ -139,7 +121,7 @@ class Pretraining(nn.Module):
             for states, logits, queries in zip(answers, class_logits, matching)
         )
         loss = loss + sum(matched) / len(answers)
-        prediction = self.predict(features, answers[-1], class_embeddings)
+        prediction = predict(model, features, answers[-1], class_embeddings)
         loss = loss + 3.0 * sum(form(prediction, batch.labels).mean() for form in self.semantic)
         few = _rows(features, slice(PROMPTED_IMAGES))
         if step % 2:
@@ -147,6 +129,41 @@ class Pretraining(nn.Module):
         elif step % 4 == 2:
             loss = loss + phrase_loss(model, tokenizer, few, batch)
         return loss
+
+
+def decode(model: SeemForUniversalSegmentation, features: SeemImageFeatures) -> list[SeemQueryStates]:
+    """What the queries answer before each layer and at last."""
+    decoder = model.model.mask_decoder
+    queries = model.model.object_queries().expand(len(features.mask_features), -1, -1)
+    positions = decoder.query_positions.expand(len(queries), -1, -1)
+    decoded = decoder(features, queries, positions)
+    return [decoder.predict(states) for states in (*decoded.earlier, decoded.last)]
+
+
+def predict(model, features: SeemImageFeatures, states: SeemQueryStates, class_embeddings) -> QueryPrediction:
+    masks = states.mask_embeds @ features.mask_features.flatten(2)
+    masks = masks.unflatten(2, features.mask_features.shape[-2:])
+    return QueryPrediction(model.class_logits(states.class_embeds, class_embeddings), masks, features.padded_size)
+
+
+def query_scores(model, features: SeemImageFeatures, class_embeddings: torch.Tensor) -> torch.Tensor:
+    """Class scores `(B, K, h, w)` that sum to 1 in each pixel."""
+    prediction = predict(model, features, decode(model, features)[-1], class_embeddings)
+    scores = mix_scores(prediction.class_queries_logits, prediction.masks_queries_logits)
+    return scores / scores.sum(1, keepdim=True).clamp(min=1e-6)
+
+
+def ask_teacher(name: str, tokenizer, photographs: Photographs, device: torch.device) -> None:
+    """Let another model, by its name or folder, label the photographs once and for all."""
+    model = SeemForUniversalSegmentation.from_pretrained(name).to(device).eval()
+    with torch.no_grad():
+        class_embeddings = embed_names(model, tokenizer, list(STREET_CLASSES))
+
+    def label(images: torch.Tensor) -> torch.Tensor:
+        features = model.model.get_image_features(normalise(images), prepare=False)
+        return query_scores(model, features, class_embeddings)
+
+    photographs.ask(label)
 
 
 def _rows(output, rows: slice):
@@ -174,11 +191,14 @@ def rate_at(step: int, progress: float) -> float:
 
 @torch.no_grad()
 def taught_photographs(teacher, tokenizer, photographs, images, batch, count, generator) -> dict:
-    """Photographs with what the teacher says of them, drawn classes pasted in."""
+    """Photographs with what another model said of them or the teacher says now, drawn classes pasted in."""
     size = images.shape[2:]
-    plain = photographs.cut(count, size)
     names = base_classes(generator).names
-    scores = teacher.label(normalise(plain), embed_names(teacher.model, tokenizer, list(STREET_CLASSES)))
+    if photographs.scores is not None:
+        plain, scores = photographs.cut_scored(count, size)
+    else:
+        plain = photographs.cut(count, size)
+        scores = teacher.label(normalise(plain), embed_names(teacher.model, tokenizer, list(STREET_CLASSES)))
     labels = pseudo_labels(scores, size)
     changed = change_colors(plain)
     changed = torch.where(torch.rand(count, 1, 1, 1, device=plain.device) < 0.3, change_appearance(changed), changed)
@@ -242,6 +262,8 @@ def train(args):
         optimizer.load_state_dict(state["optimizer"])
         step, earlier = state["step"], state["seconds"]
     photographs = Photographs(args.photographs, device) if args.photographs else None
+    if photographs is not None and args.teacher is not None:
+        ask_teacher(args.teacher, tokenizer, photographs, device)
     textures = Textures(device)
     pool = ScenePool(args.scenes_dir, args.num_scenes, device)
     pool.wait_for(FIRST_SCENES)
@@ -268,7 +290,7 @@ def train(args):
         batch, images = drawn_batch(pool, photographs, textures, draw_classes(generator), base, args.batch_size, size)
         with autocast:
             taught = None
-            if photographs is not None and args.num_photographs and progress > args.self_training_from:
+            if photographs is not None and args.num_photographs and progress >= args.self_training_from:
                 taught = taught_photographs(
                     teacher, tokenizer, photographs, images, batch, args.num_photographs, generator
                 )
@@ -375,6 +397,7 @@ if __name__ == "__main__":
     parser.add_argument("--scenes_dir", type=Path, help="where scenes are drawn (default: work_dir/scenes)")
     parser.add_argument("--photographs", type=Path, help="folder of photographs, without labels")
     parser.add_argument("--num_photographs", type=int, default=10, help="a batch; 0: no self-training")
+    parser.add_argument("--teacher", help="an exported model that labels the photographs, in place of self-training")
     parser.add_argument("--export", type=Path, help="write the model of the checkpoint to this folder, and stop")
     parser.add_argument("--weights_file", type=Path, help="also write, or export, the mean weights in half precision")
     parser.add_argument("--self_training_from", type=float, default=0.45, help="share of the time before it begins")

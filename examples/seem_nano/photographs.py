@@ -1,5 +1,6 @@
-"""Photographs without labels: their statistics, and what a model teaches itself about them."""
+"""Photographs without labels: their statistics, and what a model is taught about them, by itself or by another."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from .windows import cut, windows
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 SIZE = (360, 480)
+ASKED_SIZES = ((288, 384), (352, 480), (448, 608))
 
 
 class Photographs:
@@ -22,6 +24,10 @@ class Photographs:
     Args:
         folder: read with everything below it.
         device: where they lie, uint8 `(N, 3, H, W)`.
+
+    Attributes:
+        scores: class scores of all of them by another model, half precision `(N, K, H / 2, W / 2)`; None before
+            [`~Photographs.ask`].
     """
 
     def __init__(self, folder: Path, device: torch.device):
@@ -33,12 +39,39 @@ class Photographs:
             with Image.open(path) as image:
                 images.append(np.asarray(image.convert("RGB").resize(SIZE[::-1], Image.Resampling.BILINEAR)))
         self.images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous().to(device)
+        self.scores: torch.Tensor | None = None
 
     def cut(self, count: int, size: tuple[int, int], smallest: float = 0.5) -> torch.Tensor:
         """Random windows, float `(count, 3, *size)`, 0 to 255."""
-        index = torch.randint(len(self.images), (count,), device=self.images.device)
-        grid = windows(count, size, SIZE, self.images.device, smallest)
-        return cut(self.images[index], grid, "bilinear")
+        return cut(self.images[self._choose(count)], self._windows(count, size, smallest), "bilinear")
+
+    def cut_scored(self, count: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same with the scores of the same windows, `(count, K, *size)`."""
+        index, grid = self._choose(count), self._windows(count, size)
+        return cut(self.images[index], grid, "bilinear"), cut(self.scores[index], grid, "bilinear")
+
+    @torch.no_grad()
+    def ask(self, label: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """
+        Ask a model about all photographs, each at several sizes and mirrored, and keep the mean of its answers.
+
+        Args:
+            label: from images `(1, 3, H, W)`, 0 to 255, to scores `(1, K, h, w)`.
+        """
+        kept = (SIZE[0] // 2, SIZE[1] // 2)
+        scores = []
+        for image in self.images[:, None].float():
+            views = [F.interpolate(image, size, mode="bilinear", antialias=True) for size in ASKED_SIZES]
+            answers = [label(view) for view in views] + [label(view.flip(3)).flip(3) for view in views]
+            answers = [F.interpolate(answer.float(), kept, mode="bilinear") for answer in answers]
+            scores.append(torch.stack(answers).mean(0).half())
+        self.scores = torch.cat(scores)
+
+    def _choose(self, count: int) -> torch.Tensor:
+        return torch.randint(len(self.images), (count,), device=self.images.device)
+
+    def _windows(self, count: int, size: tuple[int, int], smallest: float = 0.5) -> torch.Tensor:
+        return windows(count, size, SIZE, self.images.device, smallest)
 
 
 @torch.no_grad()

@@ -135,6 +135,19 @@ def test_instances_of_things_are_segments_of_their_own(modules):
     assert masks.sum((2, 3))[0, :3].tolist() == [3, 2, 2] and masks[0, 0, 0].tolist() == [0, 1, 0, 0]
 
 
+def test_scores_of_another_model_are_cut_as_the_photographs_are(modules, photographs, monkeypatch):
+    monkeypatch.setattr(modules.photographs, "ASKED_SIZES", ((360, 480), (64, 96)))
+    kept = modules.photographs.Photographs(photographs[0], torch.device("cpu"))
+    blurred = torch.nn.functional.interpolate(kept.images.float(), (12, 16), mode="area")
+    kept.images = torch.nn.functional.interpolate(blurred, (360, 480), mode="bilinear").to(torch.uint8)
+    kept.ask(lambda images: images / 255)  # "scores" that tell where they come from
+    torch.manual_seed(0)
+    images, scores = kept.cut_scored(16, SMALL)
+    assert images.shape == scores.shape == (16, 3, *SMALL)
+    torch.testing.assert_close(scores, images / 255, atol=0.03, rtol=0)
+    assert (images[0] - images[1]).abs().mean() > 5  # windows differ
+
+
 def test_a_teacher_labels_what_it_is_sure_of(modules):
     scores = torch.tensor([0.9, 0.6, 0.55, 0.51]).repeat(4, 1)
     scores = torch.stack([scores, 1 - scores])[None]
@@ -253,13 +266,22 @@ def test_trained_resumed_and_exported(pretraining, modules, scenes_dir, photogra
     monkeypatch.setattr(pretraining, "Textures", partial(modules.appearance.Textures, count=2, side=128))
     args = SimpleNamespace(
         work_dir=tmp_path, scenes_dir=scenes_dir, photographs=photographs[0], num_photographs=1, weights_file=None,
-        init_from="seem-nano", self_training_from=0.45, lite=0, max_minutes=60.0, max_steps=1, batch_size=1, lr=1e-3,
-        backbone_lr=0.0, num_scenes=4, workers=0, device="cpu", threads=1, seed=0, log_every=1, save_seconds=1e9,
+        init_from="seem-nano", teacher=None, self_training_from=0.45, lite=0, max_minutes=60.0, max_steps=1,
+        batch_size=1, lr=1e-3, backbone_lr=0.0, num_scenes=4, workers=0, device="cpu", threads=1, seed=0, log_every=1,
+        save_seconds=1e9,
     )  # fmt: skip
     pretraining.train(args)
     first = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     args.max_steps, args.weights_file = 2, tmp_path / "weights.pt"
+    monkeypatch.setattr(modules.photographs, "ASKED_SIZES", (SMALL,))
+    args.teacher, asked = "seem-nano", []
+    ask = modules.photographs.Photographs.ask
+    monkeypatch.setattr(
+        modules.photographs.Photographs, "ask", lambda self, label: (ask(self, label), asked.append(self))
+    )
     pretraining.train(args)
+    assert asked[0].scores.shape == (2, len(STREET_CLASSES), 180, 240)
+    torch.testing.assert_close(asked[0].scores.float().sum(1), torch.ones(2, 180, 240), atol=5e-3, rtol=0)
     second = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert (first["step"], second["step"]) == (1, 2) and second["seconds"] > first["seconds"]
     name = "model.model.object_queries.weight"
