@@ -68,6 +68,8 @@ def _training(config: PromptConfig) -> str:
             learned = " and ".join(name for name, on in zip(("embeddings", "weights"), parts) if on)
             facts[f"{kind} prompts"] = f"{learned} learned" if learned else "default"
         facts["spatial source"] = config.spatial_source.replace("_", " ")
+        if config.prompts_per_class > 1:
+            facts["prompts per class"] = config.prompts_per_class
         if config.has_deep_prompts:
             facts["deep prompts"] = config.deep_prompts
         facts["weights"] = "between 0 and 1" if config.weight_range == "unit" else "free"

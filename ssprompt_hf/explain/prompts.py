@@ -108,6 +108,8 @@ def _semantic(model: SSPromptModel) -> Prompts:
     prompts = Prompts("semantic", list(config.class_names), before, after)
     if isinstance(layer, SSPromptLayer):
         _add_weights(prompts, layer, model)
+        if config.prompts_per_class > 1:
+            prompts.notes.append(f"Each class has {config.prompts_per_class} prompts; what is said is of their mean.")
     elif isinstance(layer, TextPromptLayer):
         prompts.notes.append(
             f"{config.method_name} learns words in front of the text encoder, which makes class embeddings of them: "
@@ -171,7 +173,7 @@ def _add_weights(prompts: Prompts, layer: SSPromptLayer, model: SSPromptModel) -
     if weights is None:
         prompts.notes.append(f"{config.method_name} leaves the {prompts.kind} prompts as they are.")
     elif isinstance(weights, torch.Tensor):
-        # where each token of a class has a weight, their mean
+        # where each token or each of several prompts of a class has a weight, their mean
         prompts.weights = weights.float() if weights.ndim == 1 else weights.float().mean(dim=1)
     else:
         prompts.notes.append(f"The {prompts.kind} weights are not learned: w is {weights:g} for every prompt.")

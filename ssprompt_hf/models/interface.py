@@ -62,6 +62,7 @@ class PromptSlot:
             Learning rates are in units of this size.
         pads_tokens: of a semantic slot `(K, L, D)`: the model leaves out token vectors that are zeros.
         takes_bias: prompts `(K, D + 1)` are understood, too: the last number is added to the logit of the class.
+        takes_several: so are `(K, M * D)`, M prompts side by side: the logit of the class is that of the best.
         is_part_of_model: whether the weights belong to the base model. Those of classes and of grids of points do not.
     """
 
@@ -75,6 +76,7 @@ class PromptSlot:
     is_part_of_model: bool = False
     pads_tokens: bool = False
     takes_bias: bool = False
+    takes_several: bool = False
 
     @property
     def is_deep(self) -> bool:
@@ -108,6 +110,7 @@ class PromptableModel(ForwardConventions):
     for all. A model that goes through the images of a batch one by one, or resizes all to one size, does not."""
 
     has_class_bias = False  # whether the model's own semantic prompts have what `takes_bias` speaks of
+    prompts_per_class = 1  # how many the model's own have of what `takes_several` speaks of
     prompts_explained = (
         "looks at an image with *spatial prompts*, each of which proposes one mask (where to look), and names the "
         "masks by *semantic prompts*, one embedding a class (what to look for)"

@@ -134,8 +134,9 @@ class CellRunner:
         config = prompts.config()
         own = set(config.__dataclass_fields__) - set(PromptConfig.__dataclass_fields__)
         method = {name: getattr(config, name) for name in sorted(own)}
-        if method.get("deep_prompts") == "none":  # which cells of earlier versions know nothing of
-            del method["deep_prompts"]
+        for name, off in (("deep_prompts", "none"), ("prompts_per_class", 1)):
+            if method.get(name) == off:  # which cells of earlier versions know nothing of
+                del method[name]
         args = self.arguments(training.task, training.seed)
         return {
             "base_model": self.base(training.base_model),

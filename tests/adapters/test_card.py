@@ -108,7 +108,9 @@ def test_the_whole_card():
     )
     assert render_adapter_card(config, 12345, 67890, "user/fog") == CARD
     config.spatial_source, config.deep_prompts = "object_queries", "last"
-    assert "\n- deep prompts: last\n" in render_adapter_card(config, 12345, 67890)
+    config.prompts_per_class = 2
+    card = render_adapter_card(config, 12345, 67890)
+    assert "\n- deep prompts: last\n" in card and "\n- prompts per class: 2\n" in card
 
 
 def test_a_card_without_facts():

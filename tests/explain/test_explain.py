@@ -228,7 +228,7 @@ def test_findings():
             "tokens of a regular grid of points",
         ),
         (
-            SSPromptConfig(semantic_weight=False, deep_prompts="last", **DATA),
+            SSPromptConfig(semantic_weight=False, deep_prompts="last", prompts_per_class=2, **DATA),
             "The semantic weights are not learned: w is 0.5",
         ),
     ],
@@ -243,6 +243,7 @@ def test_every_method(base, tmp_path, config, notes):
     assert main(["explain", str(tmp_path / "adapter"), *SCENES, *options]) == 0
     report, explanation = (tmp_path / "report.md").read_text(), read(tmp_path)
     assert notes in report and "Where it fails" in report
+    assert ("Each class has 2 prompts" in report) == (getattr(config, "prompts_per_class", 1) > 1)
     assert ("Deep prompts are added to" in report) == (getattr(config, "deep_prompts", "none") != "none")
     assert all((tmp_path / name).is_file() for name in explanation["pictures"].values())
     if config.method_name in ("VSPL", "SSPrompt") and hasattr(config, "point_grid_size"):

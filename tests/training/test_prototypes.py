@@ -78,6 +78,9 @@ def test_a_class_without_pixels_begins_with_its_default():
     goal = directions[0] / directions[0].norm() * default[0].norm()
     torch.testing.assert_close(learned[0], goal)  # as w is a half
     torch.testing.assert_close(layer.adapter_prompt("default")[0], (default[0] + goal) / 2)
+    several = tiny_adapted(prompts_per_class=2).get_base_model().class_embeddings  # which all begin there
+    several.start_towards("default", directions, 0.5)
+    assert torch.equal(several.ssprompt_embedding["default"], learned[:, None].expand(-1, 2, -1))
     layer.start_towards("default", directions, 0.0)
     assert torch.equal(layer.ssprompt_embedding["default"], default)
 

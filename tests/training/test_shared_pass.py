@@ -21,7 +21,7 @@ NOISE = {"init_embeddings": "noise", "init_std": 0.05, "init_weight": 0.5}
 CONFIGS = {
     "ssprompt": lambda: SSPromptConfig(**NOISE),
     "deep": lambda: SSPromptConfig(**NOISE, **SEMANTIC_ONLY, deep_prompts="last"),
-    "semprompt": lambda: SSPromptConfig(**NOISE, **SEMANTIC_ONLY),
+    "semprompt": lambda: SSPromptConfig(**NOISE, **SEMANTIC_ONLY, prompts_per_class=2),
     "coop": lambda: CoOpConfig(num_context_tokens=2),
     "untrained": SSPromptConfig,
     "grid": lambda: SSPromptConfig(**NOISE, spatial_source="point_grid", point_grid_size=2),

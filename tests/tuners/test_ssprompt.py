@@ -40,6 +40,8 @@ VARIANTS = [
     {"weight_range": "free", "init_weight": 0.9},
     {"normalize_class_embeddings": True},
     {"semantic_scale": True, "semantic_bias": True},
+    {"prompts_per_class": 3},
+    {"prompts_per_class": 2, "semantic_weight": False, "semantic_bias": True, "normalize_class_embeddings": True},
     {"deep_prompts": "last"},
     {"deep_prompts": "all", "spatial_embedding": False, "spatial_weight": False},
 ]
@@ -113,6 +115,43 @@ def test_each_class_has_a_scale_and_a_bias(tmp_path):
     assert same(logits(adapted(again)), logits(merged))
     set_classes(again, OTHER_CLASSES)
     assert adapted(again, semantic_bias=True) is not None
+
+
+def test_a_class_has_several_prompts_and_the_best_one_counts(tmp_path):
+    spatial = {"spatial_embedding": False, "spatial_weight": False}
+    model = adapted(prompts_per_class=3, semantic_bias=True, **spatial)
+    slot = layer(model, "class_embeddings")
+    embedding, weight = slot.ssprompt_embedding["default"], slot.ssprompt_weight["default"]
+    assert embedding.shape == (3, 3, WIDTH) and weight.shape == (3, 3)
+    assert slot.weight.shape == (4, 3 * WIDTH + 1)
+    model(pixel_values=pixels()).class_queries_logits.sum().backward()
+    assert embedding.grad[:, 0].any() and not embedding.grad[:, 1:].any()  # equal ones: the first learns
+    with torch.no_grad():
+        embedding.add_(torch.randn_like(embedding))
+        slot.ssprompt_bias["default"].copy_(torch.tensor([1.0, 0.0, -2.0]))
+    single, best = adapted(**spatial), []
+    for index in range(3):
+        with torch.no_grad():
+            layer(single, "class_embeddings").ssprompt_embedding["default"].copy_(embedding[:, index])
+        best.append(logits(single)[0])
+    expected = torch.stack(best).amax(0) + torch.tensor([1.0, 0.0, -2.0, 0.0])
+    learned = logits(model)
+    torch.testing.assert_close(learned[0], expected)
+    assert len({tensor.argmax().item() for tensor in torch.stack(best).flatten(1).T}) == 3  # each counts somewhere
+
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = PeftModel.from_pretrained(small_seem(), tmp_path / "adapter").eval()
+    assert same(logits(loaded), learned)
+    merged = model.merge_and_unload()
+    assert (merged.config.prompts_per_class, merged.config.class_bias) == (3, True) and same(logits(merged), learned)
+    merged.save_pretrained(tmp_path)
+    again = type(merged).from_pretrained(tmp_path).eval()
+    assert same(logits(again), learned) and model_fingerprint(again) == model_fingerprint(small_seem())
+    with pytest.raises(AdapterError, match="merged with an adapter that has several prompts a class already"):
+        adapted(again, prompts_per_class=2)
+    assert same(logits(adapted(again)), learned)
+    set_classes(again, OTHER_CLASSES)
+    assert again.config.prompts_per_class == 1 and adapted(again, prompts_per_class=2) is not None
 
 
 @pytest.mark.parametrize(("layers", "count"), [("last", 1), ("all", 3)])

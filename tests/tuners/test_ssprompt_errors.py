@@ -20,6 +20,11 @@ from ssprompt_hf.tuners import CoOpConfig, SSPromptConfig, VSPLConfig
         ({"weight_range": "open"}, "'unit', 'free'"),
         ({"deep_prompts": "first"}, "'none', 'last', 'all'"),
         ({"deep_prompts": "all", "spatial_source": "point_grid"}, "deep prompts belong to object queries"),
+        ({"prompts_per_class": 0}, "prompts_per_class is 0"),
+        (
+            {"prompts_per_class": 2, "semantic_embedding": False, "semantic_weight": False},
+            "prompts of a class differ by their embeddings alone",
+        ),
         ({"init_embeddings": "zeros"}, "'default', 'noise', 'normal'"),
         ({"task": "depth"}, "'semantic', 'instance', 'panoptic'"),
         ({"semantic_embedding": False}, "weighs the default prompts against themselves"),
@@ -65,6 +70,13 @@ def test_class_scores_that_have_no_bias():
     toy.set_class_names(["road", "car"], None)
     with pytest.raises(AdapterError, match="scores of ToyModel are not linear in its class prompts"):
         get_peft_model(toy, SSPromptConfig(semantic_bias=True))
+
+
+def test_classes_that_have_one_prompt():
+    toy = ToyModel(ToyConfig())
+    toy.set_class_names(["road", "car"], None)
+    with pytest.raises(AdapterError, match=r"ToyModel compares nothing .* leave out prompts_per_class"):
+        get_peft_model(toy, SSPromptConfig(prompts_per_class=2))
 
 
 def test_decoders_that_take_no_deep_prompts():

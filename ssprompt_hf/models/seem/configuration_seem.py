@@ -225,6 +225,8 @@ class SeemConfig(PreTrainedConfig):
         models.
     class_bias (`bool`, *optional*, defaults to `False`):
         Whether the class embeddings that the model was merged with have a bias; see `SeemClassEmbeddings`.
+    prompts_per_class (`int`, *optional*, defaults to 1):
+        Class embeddings of each class that the model was merged with.
     num_spatial_memories (`int`, *optional*, defaults to 32):
         Memory tokens that carry the previous mask of an interactive session.
     max_spatial_points (`int`, *optional*, defaults to 512):
@@ -270,6 +272,7 @@ class SeemConfig(PreTrainedConfig):
     num_point_coordinates: int | None = None
     num_deep_prompts: int | None = None
     class_bias: bool = False
+    prompts_per_class: int = 1
     num_spatial_memories: int = 32
     queries_per_object: int = 3
     max_spatial_points: int = 512

@@ -213,8 +213,9 @@ class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompti
     def __init__(self, config: SeemConfig):
         super().__init__(config)
         self.model = SeemModel(config)
+        num_classes = None if config.class_names is None else len(config.class_names)
         self.class_embeddings = SeemClassEmbeddings(
-            None if config.class_names is None else len(config.class_names), config.projection_dim, config.class_bias
+            num_classes, config.projection_dim, config.prompts_per_class, config.class_bias
         )
         self.post_init()
 
@@ -232,17 +233,24 @@ class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompti
 
     def class_logits(self, class_embeds: torch.Tensor, class_embeddings: torch.Tensor) -> torch.Tensor:
         """Scaled cosine similarity of `class_embeds` `(B, Q, D)` with `class_embeddings` `(C, D)` or `(B, C, D)`,
-        which are taken as they are: `(B, Q, C)`. With a column more, that is added to the logits of each class."""
+        which are taken as they are: `(B, Q, C)`. With several times as many columns, a class has several embeddings,
+        and the most similar one counts. With a column more, that is added to the logits of each class."""
         width, bias = class_embeds.shape[-1], None
-        if class_embeddings.shape[-1] == width + 1:
-            class_embeddings, bias = class_embeddings.split([width, 1], dim=-1)
-        if class_embeddings.shape[-1] != width:
+        count, more = divmod(class_embeddings.shape[-1], width)
+        if count == 0 or more > 1:
             raise ValueError(
                 f"class_embeddings of shape {tuple(class_embeddings.shape)} must have {width} columns "
-                "(projection_dim), or one more for a bias"
+                "(projection_dim) or a multiple of them, or one more for a bias"
             )
+        if more:
+            class_embeddings, bias = class_embeddings.split([count * width, 1], dim=-1)
         class_embeds = class_embeds / (class_embeds.norm(dim=-1, keepdim=True) + 1e-7)
-        logits = self.model.logit_scale.exp() * class_embeds @ class_embeddings.transpose(-1, -2)
+        scale = self.model.logit_scale.exp()
+        # one by one, so that equal embeddings give what a single one gives, to the bit
+        single = (each.contiguous().transpose(-1, -2) for each in class_embeddings.split(width, dim=-1))
+        similarities = [scale * class_embeds @ each for each in single]
+        # of equal ones the first alone has a gradient, which sets equal prompts apart
+        logits = similarities[0] if count == 1 else torch.stack(similarities).max(dim=0).values
         return logits if bias is None else logits + bias.transpose(-1, -2)
 
     @model_forward

@@ -24,19 +24,21 @@ class SeemClassEmbeddings(nn.Module):
     """Semantic prompts: one unit-length embedding per class, `z_t` of eq. 6, and one for "background" as last row.
 
     The embeddings are a buffer that travels with the weights, so that a model whose class names have been set needs no
-    text encoder any more. Without class names the buffer is `None` and the slot returns `None`. A tuner may add one
-    column, the bias of each class's logit.
+    text encoder any more. Without class names the buffer is `None` and the slot returns `None`. A tuner may put
+    several embeddings of a class side by side, and add one column, the bias of each class's logit.
     """
 
-    def __init__(self, num_classes: int | None, projection_dim: int, has_bias: bool = False):
+    def __init__(
+        self, num_classes: int | None, projection_dim: int, prompts_per_class: int = 1, has_bias: bool = False
+    ):
         super().__init__()
         self.projection_dim = projection_dim
-        weight = None if num_classes is None else torch.zeros(num_classes + 1, projection_dim + has_bias)
-        self.register_buffer("weight", weight)
+        width = prompts_per_class * projection_dim + has_bias
+        self.register_buffer("weight", None if num_classes is None else torch.zeros(num_classes + 1, width))
 
     def forward(self) -> torch.Tensor | None:
-        """Returns `(num_classes + 1, projection_dim)`, perhaps with a column more, or `None` if no class names have
-        been set."""
+        """Returns `(num_classes + 1, projection_dim)`, perhaps several times as many columns and one more, or `None`
+        if no class names have been set."""
         return self.weight
 
 

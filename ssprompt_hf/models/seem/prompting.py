@@ -44,7 +44,7 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
         "point_coordinates": PromptSlot("model.point_coordinates", SPATIAL, source="coordinates"),
         "deep_prompts": PromptSlot("model.deep_prompts", SPATIAL, row_dim=1, source=DEEP, scale=1.0),
         # the last row is "background", which means no object
-        "class_embeddings": PromptSlot("class_embeddings", SEMANTIC, num_fixed=1, takes_bias=True),
+        "class_embeddings": PromptSlot("class_embeddings", SEMANTIC, num_fixed=1, takes_bias=True, takes_several=True),
     }
     optional_parts = (
         r"model\.text_model\.",
@@ -68,11 +68,18 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
     def has_class_bias(self) -> bool:
         return self.config.class_bias
 
+    @property
+    def prompts_per_class(self) -> int:
+        return self.config.prompts_per_class
+
     def semantic_shape(self, num_classes: int) -> tuple[int | None, ...]:
-        return num_classes + 1, self.config.projection_dim + self.has_class_bias
+        return num_classes + 1, self.prompts_per_class * self.config.projection_dim + self.has_class_bias
 
     def prompt_vectors(self, prompts: torch.Tensor) -> torch.Tensor:
-        return prompts[:, : self.config.projection_dim]
+        """Of several prompts of a class, their mean."""
+        width = self.config.projection_dim
+        count = prompts.shape[1] // width
+        return prompts[:, : count * width].unflatten(1, (count, width)).mean(1)
 
     def prompts_written(self) -> None:
         for slot, field in (("point_tokens", "num_point_tokens"), ("point_coordinates", "num_point_coordinates")):
@@ -81,7 +88,9 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
         offsets = self.model.deep_prompts.weight
         self.config.num_deep_prompts = None if offsets is None else len(offsets)
         classes = self.class_embeddings.weight
-        self.config.class_bias = classes is not None and classes.shape[-1] > self.config.projection_dim
+        columns = self.config.projection_dim if classes is None else classes.shape[-1]
+        self.config.prompts_per_class, has_bias = divmod(columns, self.config.projection_dim)
+        self.config.class_bias = bool(has_bias)
 
     # Classes
 
@@ -121,7 +130,7 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
         if outside:
             raise ValueError(f"thing_class_ids {outside} are not positions in the {len(class_names)} class names")
         self.class_embeddings.weight = embeddings.to(self.device, self.dtype)
-        self.config.class_bias = False
+        self.config.prompts_per_class, self.config.class_bias = 1, False
         self.name_classes(class_names, thing_class_ids)
 
     # Words
@@ -165,7 +174,7 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
         counts = pixels(tuple(masks.shape[-2:])).to(shares)
         by_query = counts.flatten(2) @ shares.flatten(2).transpose(1, 2)
         sums = (by_query @ normalize(embeds, dim=-1)).sum(dim=0)
-        return pad(sums, (0, int(self.has_class_bias)))
+        return pad(sums.repeat(1, self.prompts_per_class), (0, int(self.has_class_bias)))
 
     # Points
 
@@ -246,7 +255,7 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
     def feature_settings(self) -> dict[str, Any]:
         others = ("prompt_templates", "use_text_model", "use_spatial_prompt_encoder", "num_point_tokens")
         others += ("num_point_coordinates", "object_mask_threshold", "overlap_threshold", "use_auxiliary_loss")
-        others += ("known_phrases", "class_bias", "num_deep_prompts")
+        others += ("known_phrases", "class_bias", "prompts_per_class", "num_deep_prompts")
         return {name: value for name, value in super().feature_settings().items() if name not in others}
 
     def feature_modules(self, stage: str) -> list[nn.Module]:

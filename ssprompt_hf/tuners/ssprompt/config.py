@@ -11,6 +11,7 @@ SEMANTIC_SOURCES = ("default", "words")
 INITIALISATIONS = ("default", "noise", "normal")
 WEIGHT_RANGES = ("unit", "free")
 DEEP_PROMPTS = ("none", "last", "all")
+MAX_PROMPTS_PER_CLASS = 64
 
 
 class LearnedParts(NamedTuple):
@@ -33,6 +34,11 @@ class SSPromptConfig(PromptConfig):
 
         logit_k = a_k * <query, z_hat_k> + b_k
 
+    There a class may also have several semantic prompts, each with its `e` and `w`; a query's logit of the class is
+    that of the best of them:
+
+        logit_k = max_m <query, z_hat_km>
+
     So may each object query have learned offsets of its states in the decoder, the deep prompts of Jia et al., "Visual
     prompt tuning" (2022), which start at 0.
 
@@ -46,6 +52,10 @@ class SSPromptConfig(PromptConfig):
             The same for the semantic prompts.
         semantic_scale, semantic_bias (`bool`, *optional*, defaults to `False`):
             Learn `a` and `b`, one number a class each, which start at 1 and 0; SEEM only.
+        prompts_per_class (`int`, *optional*, defaults to 1):
+            Semantic prompts of a class; SEEM only. Several can stand for a class that looks like several things. As
+            long as they are equal, the first is the best, and learns alone; the others are left where it was better
+            to stay.
         spatial_source (`str`, *optional*, defaults to `"object_queries"`):
             What the spatial prompts are: the decoder's object queries, or `"point_grid"`, the tokens that the model's
             visual sampler makes of a regular grid of points, averaged over the training images. These depend on
@@ -88,6 +98,7 @@ class SSPromptConfig(PromptConfig):
     semantic_weight: bool = True
     semantic_scale: bool = False
     semantic_bias: bool = False
+    prompts_per_class: int = 1
     spatial_source: str = "object_queries"
     deep_prompts: str = "none"
     point_grid_size: int = 10
@@ -120,6 +131,12 @@ class SSPromptConfig(PromptConfig):
                 "nothing is learned: set at least one of spatial_embedding, spatial_weight, semantic_embedding, "
                 "semantic_weight, semantic_scale, semantic_bias and deep_prompts. Zero-shot segmentation needs no "
                 "adapter"
+            )
+        check_range("prompts_per_class", self.prompts_per_class, 1, MAX_PROMPTS_PER_CLASS)
+        if self.prompts_per_class > 1 and not self.semantic_embedding:
+            raise AdapterError(
+                f"prompts_per_class is {self.prompts_per_class}, but prompts of a class differ by their embeddings "
+                "alone: set semantic_embedding=True, or leave prompts_per_class out"
             )
         if self.has_deep_prompts and self.spatial_source != "object_queries":
             raise AdapterError(

@@ -22,8 +22,10 @@ class SSPromptLayer(PromptLayer):
     bias of each class.
 
     One weight a prompt, whatever else a prompt has: of `(N, D)` one a row, of `(levels, N, D)` one for all levels of a
-    point, of `(K, L, D)` one for all tokens of a class (or one a token, `weight_per_token`). The slot's fixed prompts
-    are not learned. A token that is all zeros is padding, and stays it. Deep prompts are offsets, and nothing else.
+    point, of `(K, L, D)` one for all tokens of a class (or one a token, `weight_per_token`). Where a class has M
+    prompts, `e` is `(K, M, D)`, `w` `(K, M)`, and `z` the same for all; the slot gets them side by side, `(K, M * D)`.
+    The slot's fixed prompts are not learned. A token that is all zeros is padding, and stays it. Deep prompts are
+    offsets, and nothing else.
 
     Args:
         base_layer (`nn.Module`), slot (`PromptSlot`), like (`torch.Tensor`): see [`PromptLayer`].
@@ -107,14 +109,24 @@ class SSPromptLayer(PromptLayer):
         return [attribute for attribute in CALIBRATIONS if self.holds_classes and wanted[attribute]]
 
     def _weight_dims(self, config: SSPromptConfig, embedding: torch.Tensor) -> int:
+        if self._has_several(config):
+            return 2
         return 2 if config.weight_per_token and self._has_tokens(embedding) else 1
 
+    def _has_several(self, config: SSPromptConfig) -> bool:
+        """Whether a class has several prompts."""
+        return self.holds_classes and config.prompts_per_class > 1
+
+    def _for_each(self, config: SSPromptConfig, learned: torch.Tensor) -> torch.Tensor:
+        """Default prompts in the shape of their embeddings: once for each prompt of a class."""
+        return learned[:, None].expand(-1, config.prompts_per_class, -1) if self._has_several(config) else learned
+
     def _initial_embedding(self, config: SSPromptConfig, default: torch.Tensor) -> torch.Tensor:
-        learned, _ = self._split(default)
+        learned = self._for_each(config, self._split(default)[0])
         if config.init_embeddings == "default":
             return learned.clone()
         noise = torch.randn_like(learned) * config.init_std
-        if self._has_tokens(learned):
+        if self._has_tokens(default):
             noise = noise * _is_token(learned)[..., None]
         return noise if config.init_embeddings == "normal" else learned + noise
 
@@ -133,8 +145,11 @@ class SSPromptLayer(PromptLayer):
         rows = shape[dim] - self.slot.num_fixed
         shapes |= dict.fromkeys(self._calibrations(config), (rows,))
         if any(parts):
-            shapes["ssprompt_embedding"] = (*shape[:dim], rows, *shape[dim + 1 :])
-            if parts.weight:
+            count = (config.prompts_per_class,) if self._has_several(config) else ()
+            shapes["ssprompt_embedding"] = (*shape[:dim], rows, *count, *shape[dim + 1 :])
+            if parts.weight and count:
+                shapes["ssprompt_weight"] = (rows, *count)
+            elif parts.weight:
                 has_tokens = self.holds_classes and len(shape) == dim + 3
                 shapes["ssprompt_weight"] = (rows, None) if config.weight_per_token and has_tokens else (rows,)
         return shapes
@@ -146,10 +161,11 @@ class SSPromptLayer(PromptLayer):
             AdapterError: the tensors do not fit each other.
         """
         default, embedding = tensors.get("ssprompt_default"), tensors.get("ssprompt_embedding")
+        config = self.configs[adapter_name]
         if embedding is not None:
             shapes = {"ssprompt_embedding": tuple(embedding.shape)}
             if default is not None:
-                shapes["ssprompt_default"] = tuple(self._split(default)[0].shape)
+                shapes["ssprompt_default"] = tuple(self._for_each(config, self._split(default)[0]).shape)
             if "ssprompt_weight" in tensors:
                 weight = tuple(tensors["ssprompt_weight"].shape)
                 dim = self.slot.row_dim
@@ -198,12 +214,14 @@ class SSPromptLayer(PromptLayer):
             share: 0 to 1; 0 gives the default prompts exactly.
         """
         embedding = self.ssprompt_embedding[adapter_name]
-        own = 1 - self.configs[adapter_name].init_weight
+        config = self.configs[adapter_name]
+        own = 1 - config.init_weight
         default = self._split(self.default_prompt(adapter_name))[0].to(embedding)
         directions = directions.to(embedding)
         length = directions.norm(dim=-1, keepdim=True)
         goals = directions * (default.norm(dim=-1, keepdim=True) / length.clamp(min=torch.finfo(length.dtype).tiny))
-        embedding.copy_(default + share / own * (torch.where(length > 0, goals, default) - default))
+        start = default + share / own * (torch.where(length > 0, goals, default) - default)
+        embedding.copy_(self._for_each(config, start))
 
     def default_prompt(self, adapter_name: str) -> torch.Tensor:
         """See [`PromptLayer.default_prompt`]."""
@@ -212,8 +230,8 @@ class SSPromptLayer(PromptLayer):
 
     def prompt_weights(self, adapter_name: str) -> torch.Tensor | float | None:
         """
-        The weights `w` of the default prompts: `(N,)`, or `(K, L)` with one a token; one number if they are not
-        learned, `None` if the adapter learns nothing of this kind.
+        The weights `w` of the default prompts: `(N,)`, or `(K, L)` with one a token, `(K, M)` with several prompts a
+        class; one number if they are not learned, `None` if the adapter learns nothing of this kind.
         """
         if adapter_name not in self.ssprompt_embedding:
             return None
@@ -234,6 +252,7 @@ class SSPromptLayer(PromptLayer):
         embedding = self.ssprompt_embedding[adapter_name]
         default = default.to(embedding.dtype)
         learned, fixed = self._split(default)
+        learned = self._for_each(config, learned)
         own = 1 - weight
         if isinstance(own, torch.Tensor):
             own = own.view(*own.shape, *[1] * (embedding.ndim - self.slot.row_dim - own.ndim))
@@ -243,7 +262,9 @@ class SSPromptLayer(PromptLayer):
             tiny = torch.finfo(fused.dtype).tiny
             length, wanted = (x.norm(dim=-1, keepdim=True).clamp(min=tiny) for x in (fused, learned))
             fused = fused * (wanted / length)
-        if self._has_tokens(learned):
+        if self._has_several(config):
+            fused, fixed = fused.flatten(1), fixed.repeat(1, config.prompts_per_class)
+        elif self._has_tokens(learned):
             fused = fused * _is_token(learned)[..., None]  # whatever a loss says of padding
         return self._calibrated(adapter_name, fused, fixed)
 

@@ -38,6 +38,8 @@ class SSPromptTuner(PromptTuner):
             self._check_calibration(config)
         if any(config.learned_parts("spatial")):
             slots.append(self.model.spatial_slot(config.spatial_source))
+        if config.prompts_per_class > 1:
+            self._check_several()
         if config.has_deep_prompts:
             self.model.deep_prompts_shape(config.deep_prompts)  # or an error that says why not
             slots.append(self.model.spatial_slot(DEEP))
@@ -62,6 +64,18 @@ class SSPromptTuner(PromptTuner):
             raise AdapterError(
                 "the base model was merged with an adapter that has a bias for each class already: learn another on "
                 "the model without it, or leave out semantic_bias"
+            )
+
+    def _check_several(self) -> None:
+        if not self.model.prompt_slots[self.model.semantic_slot].takes_several:
+            raise AdapterError(
+                f"{type(self.model).__name__} compares nothing with its class prompts one by one, so that a class has "
+                "only one: leave out prompts_per_class"
+            )
+        if self.model.prompts_per_class > 1:
+            raise AdapterError(
+                "the base model was merged with an adapter that has several prompts a class already: learn others on "
+                "the model without it, or leave out prompts_per_class"
             )
 
     def _update_layer(self, layer: SSPromptLayer, adapter_name: str, config: SSPromptConfig) -> None:
