@@ -54,8 +54,7 @@ class SSPromptConfig(PromptConfig):
             Learn `a` and `b`, one number a class each, which start at 1 and 0; SEEM only.
         prompts_per_class (`int`, *optional*, defaults to 1):
             Semantic prompts of a class; SEEM only. Several can stand for a class that looks like several things. As
-            long as they are equal, the first is the best, and learns alone; the others are left where it was better
-            to stay.
+            long as they are equal, only the first one learns; `init_embeddings="noise"` sets them apart.
         spatial_source (`str`, *optional*, defaults to `"object_queries"`):
             What the spatial prompts are: the decoder's object queries, or `"point_grid"`, the tokens that the model's
             visual sampler makes of a regular grid of points, averaged over the training images. These depend on
