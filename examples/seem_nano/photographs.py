@@ -43,11 +43,12 @@ class Photographs:
 
     def cut(self, count: int, size: tuple[int, int], smallest: float = 0.5) -> torch.Tensor:
         """Random windows, float `(count, 3, *size)`, 0 to 255."""
-        return cut(self.images[self._choose(count)], self._windows(count, size, smallest), "bilinear")
+        index, grid = self._draw(count, size, smallest)
+        return cut(self.images[index], grid, "bilinear")
 
     def cut_scored(self, count: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         """The same with the scores of the same windows, `(count, K, *size)`."""
-        index, grid = self._choose(count), self._windows(count, size)
+        index, grid = self._draw(count, size)
         return cut(self.images[index], grid, "bilinear"), cut(self.scores[index], grid, "bilinear")
 
     @torch.no_grad()
@@ -67,11 +68,10 @@ class Photographs:
             scores.append(torch.stack(answers).mean(0).half())
         self.scores = torch.cat(scores)
 
-    def _choose(self, count: int) -> torch.Tensor:
-        return torch.randint(len(self.images), (count,), device=self.images.device)
-
-    def _windows(self, count: int, size: tuple[int, int], smallest: float = 0.5) -> torch.Tensor:
-        return windows(count, size, SIZE, self.images.device, smallest)
+    def _draw(self, count: int, size: tuple[int, int], smallest: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random photographs, by their positions, and a window of each."""
+        index = torch.randint(len(self.images), (count,), device=self.images.device)
+        return index, windows(count, size, SIZE, self.images.device, smallest)
 
 
 @torch.no_grad()

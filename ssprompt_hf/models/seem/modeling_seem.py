@@ -245,10 +245,10 @@ class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompti
         if more:
             class_embeddings, bias = class_embeddings.split([count * width, 1], dim=-1)
         class_embeds = class_embeds / (class_embeds.norm(dim=-1, keepdim=True) + 1e-7)
-        scale = self.model.logit_scale.exp()
+        scaled = self.model.logit_scale.exp() * class_embeds
         # one by one, so that equal embeddings give what a single one gives, to the bit
-        single = (each.contiguous().transpose(-1, -2) for each in class_embeddings.split(width, dim=-1))
-        similarities = [scale * class_embeds @ each for each in single]
+        singles = class_embeddings.split(width, dim=-1)
+        similarities = [scaled @ single.contiguous().transpose(-1, -2) for single in singles]
         # of equal ones the first alone has a gradient, which sets equal prompts apart
         logits = similarities[0] if count == 1 else torch.stack(similarities).max(dim=0).values
         return logits if bias is None else logits + bias.transpose(-1, -2)

@@ -109,9 +109,8 @@ class SSPromptLayer(PromptLayer):
         return [attribute for attribute in CALIBRATIONS if self.holds_classes and wanted[attribute]]
 
     def _weight_dims(self, config: SSPromptConfig, embedding: torch.Tensor) -> int:
-        if self._has_several(config):
-            return 2
-        return 2 if config.weight_per_token and self._has_tokens(embedding) else 1
+        one_a_token = config.weight_per_token and self._has_tokens(embedding)
+        return 2 if one_a_token or self._has_several(config) else 1
 
     def _has_several(self, config: SSPromptConfig) -> bool:
         """Whether a class has several prompts."""
@@ -147,11 +146,9 @@ class SSPromptLayer(PromptLayer):
         if any(parts):
             count = (config.prompts_per_class,) if self._has_several(config) else ()
             shapes["ssprompt_embedding"] = (*shape[:dim], rows, *count, *shape[dim + 1 :])
-            if parts.weight and count:
-                shapes["ssprompt_weight"] = (rows, *count)
-            elif parts.weight:
+            if parts.weight:
                 has_tokens = self.holds_classes and len(shape) == dim + 3
-                shapes["ssprompt_weight"] = (rows, None) if config.weight_per_token and has_tokens else (rows,)
+                shapes["ssprompt_weight"] = (rows, None) if config.weight_per_token and has_tokens else (rows, *count)
         return shapes
 
     def load_tensors(self, adapter_name: str, tensors: dict[str, torch.Tensor]) -> None:
