@@ -2,7 +2,8 @@
 
     python benchmarks/ceilings.py --domains fog night rain snow --data_dir data/camvid
 
-Mean IoU of `seem-nano` in percent, on test scenes and on the split `val` of the folder, before and after learning
+Mean IoU of `seem-nano` (or `--base_model`) in percent, on test scenes and on the split `val` of the folder, before and
+after learning
 
 * `prompts`: SSPrompt, as `ssprompt-hf train` does;
 * `linear`: a linear classifier of each pixel's mask features, from nothing: no queries, no default prompts, no class
@@ -18,7 +19,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 
 import torch
-from sweep import BASE_MODEL
 from torch import nn
 from torch.nn import functional as F
 from transformers import PrinterCallback
@@ -155,6 +155,7 @@ def learn(learned: str, data: DataArguments, shots: int, seed: int) -> tuple[dic
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base_model", default="seem-nano", help="a SEEM (default: %(default)s)")
     parser.add_argument("--domains", nargs="+", default=[], help="of the embedded preset: fog, night, ...")
     parser.add_argument("--data_dir", help="a folder of images, labels and classes.json")
     parser.add_argument("--learn", nargs="+", choices=["prompts", *SETTINGS], default=["prompts", *SETTINGS])
@@ -163,9 +164,9 @@ def main():
     args = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     known = make_preset("embedded").domains
-    domains = {name: known[name].arguments(BASE_MODEL) for name in args.domains}
+    domains = {name: known[name].arguments(args.base_model) for name in args.domains}
     if args.data_dir is not None:
-        domains[args.data_dir] = DataArguments(base_model=BASE_MODEL, data_dir=args.data_dir, eval_split="val")
+        domains[args.data_dir] = DataArguments(base_model=args.base_model, data_dir=args.data_dir, eval_split="val")
     for name, data in domains.items():
         for seed, learned in itertools.product(args.seeds, args.learn):
             before, after, count = learn(learned, data, args.shots, seed)

@@ -2,8 +2,9 @@
 
     python benchmarks/shrinkage.py --domains fog night both --data_dir data/camvid
 
-Learns SSPrompt adapters on `seem-nano` from 16 shots and keeps 0 to 1 of the way: training loss, and mean IoU in
-percent on validation scenes (or the last third of a folder's training images). Tells what the default shrinkage keeps.
+Learns SSPrompt adapters on `seem-nano` (or `--base_model`) from 16 shots and keeps 0 to 1 of the way: training loss,
+and mean IoU in percent on validation scenes (or the last third of a folder's training images). Tells what the default
+shrinkage keeps.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import math
 import tempfile
 from pathlib import Path
 
-from sweep import BASE_MODEL, SHOTS, held_out_photographs, validation_domains
+from sweep import SHOTS, held_out_photographs, validation_domains
 from transformers import PrinterCallback
 
 from ssprompt_hf.errors import SSPromptError
@@ -33,9 +34,11 @@ from ssprompt_hf.training.shrinkage import (
 from ssprompt_hf.tuners import SSPromptConfig
 
 
-def scores_on_the_way(domain: Domain, seed: int, learning_rate: float, folder: str) -> tuple[list, list]:
+def scores_on_the_way(
+    base_model: str, domain: Domain, seed: int, learning_rate: float, folder: str
+) -> tuple[list, list]:
     """Mean training loss and mean IoU at equally spaced shares of the way."""
-    data, prompts = domain.arguments(BASE_MODEL), PromptArguments(shots=SHOTS, allow_fewer=True)
+    data, prompts = domain.arguments(base_model), PromptArguments(shots=SHOTS, allow_fewer=True)
     args = SSPromptTrainingArguments(
         output_dir=folder,
         seed=seed,
@@ -65,6 +68,7 @@ def scores_on_the_way(domain: Domain, seed: int, learning_rate: float, folder: s
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base_model", default="seem-nano")
     parser.add_argument("--domains", nargs="*", default=["fog", "night", "both"])
     parser.add_argument("--data_dir", type=Path, help="a folder like CamVid, for the domain photographs")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -79,7 +83,7 @@ def main():
         print("share:", *(f"{point / INTERVALS:.1f}" for point in range(INTERVALS + 1)))
         for domain in domains:
             for seed in args.seeds:
-                losses, scores = scores_on_the_way(domain, seed, args.learning_rate, folder)
+                losses, scores = scores_on_the_way(args.base_model, domain, seed, args.learning_rate, folder)
                 share = nearest_share(losses, SSPromptConfig().default_shrinkage / math.sqrt(SHOTS))
                 print(f"{domain.name}, seed {seed}: loss", *(f"{loss:.3f}" for loss in losses))
                 print(f"{domain.name}, seed {seed}: mIoU", *(f"{score:.1f}" for score in scores), f"kept {share:.2f}")
