@@ -5,7 +5,7 @@ python examples/predict.py street.jpg --class_names road car sky
 
 The arguments are those of `ssprompt-hf predict`; `--help` lists them. In Python:
 
-    model = SSPromptModel.from_pretrained("seem-nano", adapter="out/train/adapter")
+    model = SSPromptModel.from_pretrained("seem-lite", adapter="out/train/adapter")
     result = model.predict("street.jpg")
 """
 

@@ -72,7 +72,7 @@ def load_model_and_adapter(
         if base is None:
             base, revision = config.base_model_name_or_path, revision or config.revision
     if base is None:
-        raise AdapterError("no base model: pass its name, folder or Hub id, for instance 'seem-nano'")
+        raise AdapterError("no base model: pass its name, folder or Hub id, for instance 'seem-lite'")
     config = SSPromptConfig() if config is None else config
     config.revision = config.revision or revision
     encoders = set(config.prompt_encoders(is_new=files is None, is_trainable=is_trainable))

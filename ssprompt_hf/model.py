@@ -34,7 +34,7 @@ class SSPromptModel(PeftModel):
     their card.
 
     ```python
-    model = SSPromptModel.from_pretrained("seem-nano", adapter="my-adapter")
+    model = SSPromptModel.from_pretrained("seem-lite", adapter="my-adapter")
     result = model.predict("street.jpg")
     result.overlay().save("overlay.png")
     ```

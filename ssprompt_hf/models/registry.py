@@ -20,7 +20,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-DEFAULT_BASE_MODEL = "seem-nano"
+DEFAULT_BASE_MODEL = "seem-lite"
 
 FAMILIES: dict[str, str] = {
     name: f"ssprompt_hf.models.{name}.family" for name in ("seem", "sam3", "sam2", "sam", "clipseg")
@@ -71,8 +71,8 @@ OFFICIAL_SEEM = "xdecoder/SEEM"
 BASE_MODELS = {
     model.name: model
     for model in (
-        BaseModel("seem-nano", "seem", "small, trained by this project, in the package", embedded=True),
-        BaseModel("seem-lite", "seem", "the same on a backbone that knows ImageNet, for photographs", embedded=True),
+        BaseModel("seem-lite", "seem", "small, trained by this project, in the package", embedded=True),
+        BaseModel("seem-nano", "seem", "a smaller one, which has seen drawings only; in the package", embedded=True),
         BaseModel(
             "seem-t",
             "seem",

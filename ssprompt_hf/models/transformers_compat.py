@@ -25,7 +25,7 @@ from torch import nn
 # Modelling: the activation functions by name, and the decorator that lets `return_dict=False` give a tuple.
 from transformers.activations import ACT2FN
 
-# The bytes of CLIP's vocabulary as characters, for the tokenizer of seem-nano.
+# The bytes of CLIP's vocabulary as characters, for the tokenizer of seem-lite and seem-nano.
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 # Tells before a model is loaded whether a tracker of `report_to` is there.

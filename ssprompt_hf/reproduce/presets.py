@@ -203,8 +203,8 @@ def _embedded(data_dirs: list[str]) -> Preset:
     for name, (scenes, title) in tasks.items():
         data = {"dataset": f"street-scenes/{scenes}", "dataset_options": {"num_images": 100}, "eval_split": "test"}
         domains[name] = Domain(name, title, data, scenes.partition("/")[2] or "base", TASKS)
-    # seem-nano reads letters: names of the scenes have about eight of them
-    return Preset("embedded", ("seem-nano",), domains, StepSetting(288, 576, 150, 8, 9))
+    # seem-lite reads letters: names of the scenes have about eight of them
+    return Preset("embedded", ("seem-lite",), domains, StepSetting(288, 576, 150, 8, 9))
 
 
 def _camvid(data_dirs: list[str]) -> Preset:
@@ -216,7 +216,7 @@ def _camvid(data_dirs: list[str]) -> Preset:
     folder = data_dirs[0].removeprefix("camvid=")
     _check_folder(data_dirs[0], folder, "it must hold images/, annotations/ and classes.json")
     domain = Domain("camvid", "CamVid", {"data_dir": folder}, "camvid")
-    return Preset("camvid", ("seem-nano",), {"camvid": domain}, StepSetting(360, 480, 150, 8, 9))
+    return Preset("camvid", ("seem-lite",), {"camvid": domain}, StepSetting(360, 480, 150, 8, 9))
 
 
 def _check_folder(given: str, folder: str, hint: str):

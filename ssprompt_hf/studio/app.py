@@ -41,7 +41,7 @@ class SSPromptStudio:
 
     Args:
         folder: with photographs; see [`Project`].
-        base_model: name, folder or Hub id; by default that of the adapter, or `seem-nano`.
+        base_model: name, folder or Hub id; by default that of the adapter, or `seem-lite`.
         adapter: to predict with at first: a folder or Hub id; by default the one that the studio trained in this
             folder, if there is one.
         read_only: people may look, but neither label nor train.

@@ -56,7 +56,7 @@ class SSPromptSpace:
 
     Args:
         adapters: folders or Hub ids to choose from.
-        base_model: for classes that visitors name; by default the first adapter's, or `seem-nano`.
+        base_model: for classes that visitors name; by default the first adapter's, or `seem-lite`.
         examples: folder of photographs; by default a few drawn scenes.
 
     Raises:

@@ -60,7 +60,7 @@ class DataArguments:
 
     base_model: str | None = field(
         default=None,
-        metadata={"help": "name, folder or Hub id of the base model (default: the adapter's, or seem-nano)"},
+        metadata={"help": "name, folder or Hub id of the base model (default: the adapter's, or seem-lite)"},
     )
     dataset: str | None = field(
         default=None,

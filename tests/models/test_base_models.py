@@ -194,7 +194,7 @@ def test_folders_and_hub_ids_are_left_alone(online, tmp_path):
     (tmp_path / "seem-t").mkdir()
     for name in ("seem-t", "user/model", str(tmp_path)):
         assert resolve_base_model(name) == name
-    with pytest.raises(UnknownNameError, match=r"no Hub id \(user/name\): known are seem-nano, seem-lite, seem-t"):
+    with pytest.raises(UnknownNameError, match=r"no Hub id \(user/name\): known are seem-lite, seem-nano, seem-t"):
         resolve_base_model("nothing")
     assert not online.requests
 

@@ -135,7 +135,7 @@ def test_what_a_lost_worker_had_begun_is_begun_anew(jobs):
     assert {job for job, _ in run_jobs(jobs, None, executor)} == set(jobs)
     assert len(executor.log) == len(jobs) + 4
     with pytest.raises(
-        SSPromptError, match=r"the training of seem-nano-fog-.* was begun 3 times by workers that were"
+        SSPromptError, match=r"the training of seem-lite-fog-.* was begun 3 times by workers that were"
     ):
         list(run_jobs(jobs, None, Scripted(2, fatal=[jobs[0]] * 3)))
 

@@ -223,7 +223,7 @@ def test_sam_beside_seem(tmp_path):
     found = table(tmp_path, "table-9")
     methods = ["zero-shot", "CoOp", "LOCN", "SSPrompt"]
     assert found["complete"] and found["columns"] == ["fog"]
-    assert found["rows"] == [f"{base}, {method}" for base in ("sam", "seem-nano") for method in methods]
+    assert found["rows"] == [f"{base}, {method}" for base in ("sam", "seem-lite") for method in methods]
     assert all(len(one["values"]) == 1 for one in found["numbers"])
     record = next(one for one in found["cells"] if one["row"] == "sam, CoOp")
     assert record["settings"]["base_model"]["text_encoder"] == clip and record["trainable_parameters"] == 16 * 16

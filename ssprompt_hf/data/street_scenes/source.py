@@ -1,4 +1,4 @@
-"""Procedurally drawn street scenes: the embedded data of `seem-nano`.
+"""Procedurally drawn street scenes: data for `seem-lite` and `seem-nano`, with nothing to download.
 
 `StreetScenes` is a map-style dataset without files. Every scene is a random street in three dimensions (see
 `layout`), drawn as polygons (`drawing`) and lit, textured and weathered (`weather`). The weather conditions are in the

@@ -9,8 +9,8 @@ def byte_tokenizer(model_max_length: int = 64) -> CLIPTokenizer:
     """
     CLIP's tokenizer without merges: one token a byte, so that any name can be written in 514 tokens.
 
-    That of `seem-nano`, and of random models, whose text encoder has to read something. Sentences are about four
-    times as long as in CLIP's own vocabulary.
+    That of `seem-lite` and `seem-nano`, and of random models, whose text encoder has to read something. Sentences are
+    about four times as long as in CLIP's own vocabulary.
 
     Args:
         model_max_length: tokens of the longest sentence that is not cut.

@@ -22,7 +22,7 @@ logger = logging.get_logger(__name__)
 
 
 class SeemFamily(ModelFamily):
-    """SEEM: official checkpoints are converted on first use; `seem-nano` lies in the package."""
+    """SEEM: official checkpoints are converted on first use; `seem-lite` and `seem-nano` lie in the package."""
 
     name = "seem"
     model_types = ("seem",)

@@ -74,13 +74,51 @@ def _glare(images, strength):
     return images + strength * smooth_field(images) * uniform(images, 30, 130) * (1 - images / 300)
 
 
-CHANGES = (_veil, _darkness, _blur, _specks, _glare)
+def _smears(images, strength):
+    """As through drops or dirt on a pane: in spots, what lies behind is blurred and shifted."""
+    height, width = images.shape[2:]
+    small = F.interpolate(images, (height // 12, width // 12), mode="bilinear", antialias=True, align_corners=False)
+    blurred = F.interpolate(small, (height, width), mode="bilinear", align_corners=False)
+    shift = [int(float(torch.empty(()).uniform_(-0.08, 0.08)) * side) for side in (height, width)]
+    cells = int(torch.randint(8, 25, ()))
+    field = smooth_field(images, cells=(cells, round(cells * width / height)))
+    spots = ((field - uniform(images, 0.6, 0.85)) * 12).clamp(0, 1)
+    return images + strength * spots * (blurred.roll(shift, (2, 3)) + uniform(images, -10, 25) - images)
+
+
+def _lines(images, strength):
+    """Thin bright lines across a part of the image, all of a batch in one direction."""
+    height, width = images.shape[2:]
+    length = int(height * float(torch.empty(()).uniform_(0.05, 0.2))) // 2 * 2 + 1
+    starts = torch.rand_like(images[:, :1]) < strength * uniform(images, 0.0003, 0.0016)
+    layer = starts * uniform(images, 0.1, 0.6, 1, height, width)
+    layer = F.max_pool2d(layer, (length, 1), 1, (length // 2, 0))
+    if torch.rand(()) < 0.7:  # slanted: rows moved by their height
+        slant = float(torch.empty(()).uniform_(-0.4, 0.4))
+        grid = F.affine_grid(torch.tensor([[[1, slant, 0], [0, 1, 0]]]).to(images), (1, 1, height, width), False)
+        layer = F.grid_sample(layer, grid.expand(len(images), -1, -1, -1), align_corners=False)
+    return images + layer * (uniform(images, 150, 240) - images)
+
+
+def _gloss(images, strength):
+    """The upper part mirrored in the lower, blurred, as in polished or wet ground."""
+    height, width = images.shape[2:]
+    line = int(height * float(torch.empty(()).uniform_(0.35, 0.6)))
+    small = F.interpolate(images, (height // 6, width // 6), mode="bilinear", antialias=True, align_corners=False)
+    blurred = F.interpolate(small, (height, width), mode="bilinear", align_corners=False)
+    rows = (2 * line - torch.arange(height, device=images.device)).clamp(0, height - 1)
+    below = ((torch.arange(height, device=images.device) - line) / (0.15 * height)).clamp(0, 1)[:, None]
+    share = strength * uniform(images, 0.3, 0.9) * below * smooth_field(images, cells=(8, 12))
+    return images * (1 - 0.3 * strength) * (1 - share) + blurred[:, :, rows] * share
+
+
+CHANGES = (_veil, _darkness, _blur, _specks, _glare, _smears, _lines, _gloss)
 
 
 def change_appearance(images: torch.Tensor) -> torch.Tensor:
-    """Each change in two of five images, with a strength of its own."""
+    """Each change in three of ten images, with a strength of its own."""
     for change in CHANGES:
-        chosen = uniform(images, 0, 1) < 0.4
+        chosen = uniform(images, 0, 1) < 0.3
         images = torch.where(chosen, change(images, uniform(images, 0.2, 1)), images).clamp(0, 255)
     return images
 

@@ -1,4 +1,4 @@
-"""The script that makes seem-nano: scenes, batches, labels of its own making, and steps that train all of it."""
+"""The script that makes seem-lite: scenes, batches, labels of its own making, and steps that train all of it."""
 
 import importlib
 import sys
@@ -23,14 +23,14 @@ def pretraining():
     with pytest.MonkeyPatch.context() as patch:
         # at the end of the path: examples/evaluate.py must not stand in for the library of this name
         patch.setattr(sys, "path", [*sys.path, str(Path(__file__).parents[2] / "examples")])
-        yield importlib.import_module("pretrain_seem_nano")
+        yield importlib.import_module("pretrain_seem_lite")
 
 
 @pytest.fixture(scope="module")
 def modules(pretraining):
     return SimpleNamespace(
         **{
-            name: importlib.import_module(f"seem_nano.{name}")
+            name: importlib.import_module(f"seem_lite.{name}")
             for name in ("appearance", "clicks", "convolutions", "losses", "names", "photographs", "scenes", "views")
         }
     )
@@ -109,6 +109,27 @@ def test_classes_of_a_step_are_whole(modules, monkeypatch):
         assert (classes.of_part[torch.from_numpy(void)] == IGNORE_INDEX).all()
         counts.add(len(used))
     assert min(counts) < len(STREET_CLASSES) < max(counts)
+
+
+@pytest.mark.parametrize("name", ["veil", "darkness", "specks", "glare", "smears", "lines", "gloss"])
+def test_changes_of_appearance_are_as_strong_as_asked(modules, name):
+    change = getattr(modules.appearance, f"_{name}")
+    assert change in modules.appearance.CHANGES
+    torch.manual_seed(0)
+    images = modules.appearance.smooth_field(torch.full((3, 3, 96, 160), 127.0), 3) * 200
+    strength = torch.tensor([0.0, 0.5, 1.0])[:, None, None, None]
+    changed = change(images, strength)
+    assert changed.shape == images.shape and changed.isfinite().all()
+    difference = (changed - images).abs().mean((1, 2, 3))
+    assert difference[0] < 1e-3 and (difference[1:] > 0.01).all()
+
+
+def test_gloss_mirrors_what_is_above(modules):
+    torch.manual_seed(0)
+    images = torch.zeros(2, 3, 96, 160)
+    images[:, 0, :30, :80] = 255  # red above, on the left
+    mirrored = modules.appearance._gloss(images, torch.ones(2, 1, 1, 1))[:, :, 60:]
+    assert mirrored[:, 0, :, :64].mean() > 5 and mirrored[:, 0, :, 96:].mean() < 0.1 and mirrored[:, 1:].max() < 0.1
 
 
 def test_images_labels_and_segments_of_a_batch_fit_together(batch):

@@ -1,8 +1,8 @@
-"""Pretrain `seem-nano`, the small SEEM inside this package: a backbone that knows ImageNet, on drawn street scenes.
+"""Pretrain `seem-lite`, the small SEEM inside this package: a backbone that knows ImageNet, on drawn street scenes.
 
     pip install -e .[pretrain]
-    python examples/pretrain_seem_nano.py --work_dir nano --max_minutes 7 --photographs FOLDER
-    python examples/pretrain_seem_nano.py --work_dir nano --export out/seem-nano
+    python examples/pretrain_seem_lite.py --work_dir lite --max_minutes 7 --photographs FOLDER
+    python examples/pretrain_seem_lite.py --work_dir lite --export out/seem-lite
 
 Made for a machine with one GPU and many cores, and without a network. Other processes draw scenes into
 `work_dir/scenes`, some like those of the data set, most of them more varied, while the model learns from those that
@@ -28,15 +28,15 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from seem_nano.appearance import Textures, change_appearance, change_colors
-from seem_nano.architecture import LITE, nano_config, published_backbone
-from seem_nano.clicks import click_loss, drawn_objects, labelled_parts
-from seem_nano.convolutions import CUDNN_FORMAT, WAYS, choose_convolutions, time_convolutions
-from seem_nano.losses import PROMPTED_IMAGES, match, phrase_loss, pixel_loss, set_loss
-from seem_nano.names import base_classes, draw_classes
-from seem_nano.photographs import Photographs, paste_classes, pseudo_labels
-from seem_nano.scenes import PRETRAINING_SEED, ScenePool, start_drawing
-from seem_nano.views import IMAGE_SIZES, PIXEL_MEAN, PIXEL_STD, Batch, drawn_batch, normalise
+from seem_lite.appearance import Textures, change_appearance, change_colors
+from seem_lite.architecture import LITE, lite_config, published_backbone
+from seem_lite.clicks import click_loss, drawn_objects, labelled_parts
+from seem_lite.convolutions import CUDNN_FORMAT, WAYS, choose_convolutions, time_convolutions
+from seem_lite.losses import PROMPTED_IMAGES, match, phrase_loss, pixel_loss, set_loss
+from seem_lite.names import base_classes, draw_classes
+from seem_lite.photographs import Photographs, paste_classes, pseudo_labels
+from seem_lite.scenes import PRETRAINING_SEED, ScenePool, start_drawing
+from seem_lite.views import IMAGE_SIZES, PIXEL_MEAN, PIXEL_STD, Batch, drawn_batch, normalise
 from torch import nn
 
 from ssprompt_hf.data.street_scenes.source import STREET_CLASSES, STREET_THINGS
@@ -62,7 +62,7 @@ class Pretraining(nn.Module):
 
     def __init__(self, lite: int):
         super().__init__()
-        self.model = SeemForUniversalSegmentation(nano_config(lite))
+        self.model = SeemForUniversalSegmentation(lite_config(lite))
         self.pixel_head = nn.Conv2d(self.model.config.mask_feature_size, len(STREET_CLASSES), 1)
         self.semantic = [SemanticLoss("dice"), SemanticLoss("nll")]
 
@@ -320,7 +320,7 @@ def train(args):
 def convolution_steps(args, way: str) -> list:
     """A round of steps of image encoders alone, one an image size, as `time_convolutions` wants them."""
     device = torch.device(args.device)
-    model = SeemForUniversalSegmentation(nano_config(args.lite)).train()
+    model = SeemForUniversalSegmentation(lite_config(args.lite)).train()
     model.model.backbone.eval()
     if way == "cudnn":
         model = model.to(memory_format=CUDNN_FORMAT)
@@ -361,7 +361,7 @@ def save(args, path: Path, training, teacher, optimizer, step: int, seconds: flo
 def export(args):
     """Write the mean model in half precision with its class embeddings, tokenizer and processor."""
     tokenizer = byte_tokenizer()
-    model = SeemForUniversalSegmentation(nano_config(args.lite)).eval()
+    model = SeemForUniversalSegmentation(lite_config(args.lite)).eval()
     if args.weights_file is not None:
         weights = torch.load(args.weights_file, weights_only=True, map_location="cpu")
     else:
@@ -401,7 +401,7 @@ if __name__ == "__main__":
     parser.add_argument("--export", type=Path, help="write the model of the checkpoint to this folder, and stop")
     parser.add_argument("--weights_file", type=Path, help="also write, or export, the mean weights in half precision")
     parser.add_argument("--self_training_from", type=float, default=0.45, help="share of the time before it begins")
-    parser.add_argument("--init_from", help="start from what fits of an exported model, such as seem-nano itself")
+    parser.add_argument("--init_from", help="start from what fits of an exported model, such as seem-lite itself")
     parser.add_argument("--lite", type=int, choices=list(LITE), default=2, help="which EfficientNet-Lite")
     parser.add_argument("--max_minutes", type=float, default=120.0, help="length of the schedule")
     parser.add_argument("--max_steps", type=int, default=10**9, help="or so many steps, if they are over sooner")
@@ -421,6 +421,8 @@ if __name__ == "__main__":
     if arguments.time_convolutions:
         time_convolutions(partial(convolution_steps, arguments))
         sys.exit()
+    if arguments.teacher is not None and arguments.photographs is None:
+        parser.error("--teacher labels photographs: add --photographs FOLDER")
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
     arguments.scenes_dir = arguments.scenes_dir or arguments.work_dir / "scenes"
     (export if arguments.export else train)(arguments)

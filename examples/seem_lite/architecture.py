@@ -1,4 +1,4 @@
-"""The layers of seem-nano, and the weights that its backbone starts from."""
+"""The layers of seem-lite, and the weights that its backbone starts from."""
 
 from importlib import import_module
 
@@ -11,7 +11,7 @@ from ssprompt_hf.models.seem.backbones.efficientnet_lite import efficientnet_lit
 LITE = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}  # width and depth of EfficientNet-Lite0, 1 and 2
 
 
-def nano_config(lite: int) -> SeemConfig:
+def lite_config(lite: int) -> SeemConfig:
     width, depth = LITE[lite]
     return SeemConfig(
         backbone_config=SeemEfficientNetLiteConfig(width_multiplier=width, depth_multiplier=depth),

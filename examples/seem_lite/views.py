@@ -17,7 +17,7 @@ from .windows import cut, windows
 IMAGE_SIZES = ((288, 384), (256, 512), (224, 352), (288, 512))
 PIXEL_MEAN, PIXEL_STD = 127.0, 128.0  # of EfficientNet-Lite
 MOST_SEGMENTS = 32
-CHANGED_SHARE = 0.4
+CHANGED_SHARE = 0.55
 UNCHANGED_SHARE = 0.6  # of the plain scenes: they look as the data set's do
 COARSE_SHARE = 0.35  # images that come from a smaller one
 
