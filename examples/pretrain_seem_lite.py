@@ -1,4 +1,4 @@
-"""Pretrain `seem-lite`, the small SEEM inside this package: a backbone that knows ImageNet, on drawn street scenes.
+"""Pretrain `seem-lite`, the default base model: a small SEEM whose backbone knows ImageNet, on drawn street scenes.
 
     pip install -e .[pretrain]
     python examples/pretrain_seem_lite.py --work_dir lite --max_minutes 7 --photographs FOLDER
@@ -13,8 +13,8 @@ of the weights along the way. As a batch holds the scenes that are drawn by then
 Photographs are optional, and have no labels: drawn images take on some of their statistics, and later in the run the
 mean model labels them for the model in training where it is sure of itself ("DACS", Tranheden et al., 2021). Clicks
 are learned on both, with corrections. The four adverse conditions of the street scenes are never seen: they are what
-prompts are to be learned for. So that prompts can do much, the decoder has only two layers: each further layer asks
-the image more and the prompt less.
+prompts are to be learned for. Some changes of appearance are of their kind, though, such as veils and gloss. So that
+prompts can do much, the decoder has only two layers: each further layer asks the image more and the prompt less.
 """
 
 import argparse

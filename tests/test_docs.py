@@ -35,7 +35,7 @@ def adapters(tmp_path_factory):
     """The adapters that the pages speak of, untrained."""
     root = tmp_path_factory.mktemp("docs")
     for names, classes in ADAPTERS.items():
-        model = SSPromptModel.from_pretrained("seem-nano", class_names=classes)
+        model = SSPromptModel.from_pretrained("seem-lite", class_names=classes)
         for name in names:
             model.save_pretrained(root / "out" / name / "adapter")
     return root
@@ -64,7 +64,7 @@ def test_python_runs(page, user_folder):
         names["SSPromptModel"] = SSPromptModel
         names["model"] = SSPromptModel.from_pretrained(adapter="out/fog/adapter")
     for code in blocks(page, "python"):
-        code = code.replace('"seem-t"', '"seem-nano"').replace("me/ssprompt", "tester/ssprompt")
+        code = code.replace('"seem-t"', '"seem-lite"').replace("me/ssprompt", "tester/ssprompt")
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(code, str(page), "exec"), names)
 

@@ -1,6 +1,7 @@
 """Changes of appearance, for whole batches on any device: what the image encoder has to see through.
 
-None of them is one of the renderers of `street-scenes/fog`, `night`, `rain` or `snow`, which pretraining never sees.
+None of them is one of the renderers of `street-scenes/fog`, `night`, `rain` or `snow`, which pretraining never sees;
+but they are of the same kind, as a pale veil is to fog, little light to night, and lines, smears and gloss to rain.
 All take and return float images `(B, 3, H, W)` from 0 to 255, and draw from PyTorch's global random numbers.
 """
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..data.datasets.acdc import CONDITIONS
 from ..errors import SSPromptError
+from ..models.registry import BASE_MODELS, DEFAULT_BASE_MODEL
 from ..training.settings import DataArguments, parse_options
 from ..utils.tasks import TASKS
 
@@ -61,7 +62,7 @@ class Preset:
         domains: by name, in the order of the columns.
         step: what Table 7 is measured on.
         with_sam: base models of Table 9: those that users asked for, or SAM if the preset has one, and then the first
-            of the preset's own.
+            of the preset's own, unless a SEEM is among them.
         notes: what a reader of its tables has to know.
     """
 
@@ -114,12 +115,13 @@ def make_preset(
         step = replace(step, height=image_size, width=round(image_size * step.width / step.height))
     # what comes with the package is tried without downloads, so that a SAM has to be asked for
     asked = tuple(base_models or (("sam-vit-b",) if name == "full" else ()))
+    has_seem = any(base in BASE_MODELS and BASE_MODELS[base].family == "seem" for base in asked)
     return replace(
         preset,
         base_models=tuple(base_models or preset.base_models),
         domains=domains,
         step=step,
-        with_sam=tuple(dict.fromkeys((*asked, preset.base_models[0]))),
+        with_sam=tuple(dict.fromkeys(asked if has_seem else (*asked, preset.base_models[0]))),
     )
 
 
@@ -204,7 +206,7 @@ def _embedded(data_dirs: list[str]) -> Preset:
         data = {"dataset": f"street-scenes/{scenes}", "dataset_options": {"num_images": 100}, "eval_split": "test"}
         domains[name] = Domain(name, title, data, scenes.partition("/")[2] or "base", TASKS)
     # seem-lite reads letters: names of the scenes have about eight of them
-    return Preset("embedded", ("seem-lite",), domains, StepSetting(288, 576, 150, 8, 9))
+    return Preset("embedded", (DEFAULT_BASE_MODEL,), domains, StepSetting(288, 576, 150, 8, 9))
 
 
 def _camvid(data_dirs: list[str]) -> Preset:
@@ -216,7 +218,7 @@ def _camvid(data_dirs: list[str]) -> Preset:
     folder = data_dirs[0].removeprefix("camvid=")
     _check_folder(data_dirs[0], folder, "it must hold images/, annotations/ and classes.json")
     domain = Domain("camvid", "CamVid", {"data_dir": folder}, "camvid")
-    return Preset("camvid", ("seem-lite",), {"camvid": domain}, StepSetting(360, 480, 150, 8, 9))
+    return Preset("camvid", (DEFAULT_BASE_MODEL,), {"camvid": domain}, StepSetting(360, 480, 150, 8, 9))
 
 
 def _check_folder(given: str, folder: str, hint: str):

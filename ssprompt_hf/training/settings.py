@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from transformers.utils import logging
 
 from ..errors import SSPromptError
+from ..models.registry import DEFAULT_BASE_MODEL
 from ..tuners import METHODS, PromptConfig, SSPromptConfig
 from ..tuners.ssprompt.config import SPATIAL_SOURCES
 
@@ -60,7 +61,9 @@ class DataArguments:
 
     base_model: str | None = field(
         default=None,
-        metadata={"help": "name, folder or Hub id of the base model (default: the adapter's, or seem-lite)"},
+        metadata={
+            "help": f"name, folder or Hub id of the base model (default: the adapter's, or {DEFAULT_BASE_MODEL})",
+        },
     )
     dataset: str | None = field(
         default=None,

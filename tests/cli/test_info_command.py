@@ -46,7 +46,7 @@ def info(name, capsys) -> str:
     return text
 
 
-@pytest.mark.parametrize("name", ["seem-nano", "seem-t", "sam3", "facebook/sam3", "CIDAS/clipseg-rd64-refined"])
+@pytest.mark.parametrize("name", ["seem-lite", "seem-t", "sam3", "facebook/sam3", "CIDAS/clipseg-rd64-refined"])
 def test_names_of_base_models(told, no_hub, name, capsys):
     assert info(name, capsys) == f"base model {name}"
 

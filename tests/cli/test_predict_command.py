@@ -24,7 +24,7 @@ from ssprompt_hf.segmentation.results import SegmentationResult
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A base model with classes of its own, of which its image processor knows the things, as seem-nano has them."""
+    """A base model with classes of its own, of which its image processor knows the things, as seem-lite has them."""
     folder = tmp_path_factory.mktemp("base")
     small_seem().save_pretrained(folder)
     word_tokenizer().save_pretrained(folder)

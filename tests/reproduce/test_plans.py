@@ -243,7 +243,7 @@ def test_presets_without_the_base_models_that_cannot_be_had(tmp_path):
 def test_sam_is_set_beside_the_presets_seem(tmp_path):
     for asked, expected in (
         (["sam-vit-b"], ("sam-vit-b", "seem-lite")),
-        (["seem-lite", "sam2.1-tiny"], ("seem-nano", "sam2.1-tiny")),
+        (["seem-nano", "sam2.1-tiny"], ("seem-nano", "sam2.1-tiny")),
     ):
         plan = plan_table("9", make_preset("embedded", base_models=asked), Choices(seeds=(0,)))
         assert tuple(dict.fromkeys(cell.work.base_model for cell in plan.cells)) == expected

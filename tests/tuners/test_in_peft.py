@@ -116,7 +116,7 @@ def test_input_casting_can_be_switched_off():
     assert same(logits(model), expected)
 
 
-def test_adapters_of_the_bundled_model(tmp_path):
+def test_adapters_of_a_bundled_model(tmp_path):
     """`AutoPeftModel` as the card says, and transformers' `from_pretrained` of the model's class."""
     model = SSPromptModel.from_pretrained(
         "seem-nano", is_trainable=True, config=SSPromptConfig(init_embeddings="noise", init_std=0.3)

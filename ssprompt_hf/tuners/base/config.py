@@ -261,7 +261,8 @@ class PromptConfig(PeftConfig):
     def default_learning_rate(self) -> float:
         """
         What training starts from where no learning rate is given, in units of the size of what is learned: chosen for
-        each method by the same sweep over images that no table reports (`benchmarks/results/sweep.json`).
+        each method by the same sweep of `seem-nano` over images that no table reports
+        (`benchmarks/results/sweep.json`).
         """
         return 0.03
 
