@@ -248,6 +248,8 @@ def test_sam_is_set_beside_the_presets_seem(tmp_path):
         plan = plan_table("9", make_preset("embedded", base_models=asked), Choices(seeds=(0,)))
         assert tuple(dict.fromkeys(cell.work.base_model for cell in plan.cells)) == expected
         assert len(plan.cells) == 2 * 4 * 3 and any("This is our reading" in note for note in plan.notes)
+    with pytest.raises(SSPromptError, match="table 9 compares methods on SAM, and none comes with the package"):
+        plan_table("9", make_preset("embedded", base_models=["seem-nano"]), Choices(seeds=(0,)))
 
 
 def test_columns_of_single_objects_are_left_out_for_models_without_them():
