@@ -39,7 +39,7 @@ ADAPTER = "adapter"
 NEW_NAMES_MIOU = 0.15
 """Zero-shot mean IoU below which the class names mean little to the base model."""
 NEW_NAMES_HINT = (
-    "zero-shot, these class names mean little to the base model; for such names --learning_rate 0.1 is often better "
+    "zero-shot, these class names mean little to the base model; for such names --learning_rate 0.1 may be better "
     "than the default"
 )
 
