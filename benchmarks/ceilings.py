@@ -3,7 +3,7 @@
     python benchmarks/ceilings.py --domains fog night rain snow --data_dir data/camvid
 
 Mean IoU of `seem-nano` (or `--base_model`) in percent, on test scenes and on the split `val` of the folder, before and
-after learning
+after learning, and by class after it
 
 * `prompts`: SSPrompt, as `ssprompt-hf train` does;
 * `linear`: a linear classifier of each pixel's mask features, from nothing: no queries, no default prompts, no class
@@ -173,6 +173,8 @@ def main():
             what = f"{name}, {args.shots} shots, seed {seed}, {learned} ({count:,} numbers)"
             zero_shot = f", zero-shot {100 * before['mean_iou']:.1f}" if before else ""
             print(f"{what}: {100 * after['mean_iou']:.1f}{zero_shot}", flush=True)
+            by_class = (f"{label} {100 * iou:.0f}" for label, iou in after["per_class_iou"].items())
+            print(f"    {', '.join(by_class)}", flush=True)
 
 
 if __name__ == "__main__":
