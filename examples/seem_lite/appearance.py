@@ -15,6 +15,11 @@ def uniform(images: torch.Tensor, low: float, high: float, *shape: int) -> torch
     return torch.empty(len(images), *shape, device=images.device).uniform_(low, high)
 
 
+def number(low: float, high: float) -> float:
+    """A random value, one for all of a batch."""
+    return float(torch.empty(()).uniform_(low, high))
+
+
 def smooth_field(images: torch.Tensor, channels: int = 1, cells: tuple[int, int] = (4, 6)) -> torch.Tensor:
     """Smooth random values from 0 to 1, `(B, channels, H, W)`."""
     coarse = torch.rand(len(images), channels, *cells, device=images.device)
@@ -25,12 +30,16 @@ def grey_of(images: torch.Tensor) -> torch.Tensor:
     return images.mean(1, keepdim=True)
 
 
-def coarse(images: torch.Tensor) -> torch.Tensor:
-    """Made smaller and large again, all of a batch by the same factor: as an image of fewer pixels is enlarged."""
-    scale = 0.5 + 0.4 * float(torch.rand(()))
-    small = [max(int(side * scale), 8) for side in images.shape[2:]]
+def shrunk(images: torch.Tensor, factor: float) -> torch.Tensor:
+    """Made smaller by a factor and large again: as an image of fewer pixels is enlarged."""
+    small = [max(int(side / factor), 8) for side in images.shape[2:]]
     small = F.interpolate(images, small, mode="bilinear", antialias=True, align_corners=False)
     return F.interpolate(small, images.shape[2:], mode="bilinear", align_corners=False)
+
+
+def coarse(images: torch.Tensor) -> torch.Tensor:
+    """With fewer pixels, all of a batch by the same factor."""
+    return shrunk(images, 1 / (0.5 + 0.4 * float(torch.rand(()))))
 
 
 def _veil(images, strength):
@@ -52,10 +61,7 @@ def _darkness(images, strength):
 
 def _blur(images, strength):
     """Detail and colour lost; all of a batch by the same factor."""
-    scale = 1 + float(torch.rand(())) * 2.5
-    small = [max(int(side / scale), 8) for side in images.shape[2:]]
-    small = F.interpolate(images, small, mode="bilinear", antialias=True, align_corners=False)
-    blurred = F.interpolate(small, images.shape[2:], mode="bilinear", align_corners=False)
+    blurred = shrunk(images, 1 + float(torch.rand(())) * 2.5)
     return blurred + strength * uniform(images, 0, 0.6) * (grey_of(blurred) - blurred)
 
 
@@ -78,24 +84,22 @@ def _glare(images, strength):
 def _smears(images, strength):
     """As through drops or dirt on a pane: in spots, what lies behind is blurred and shifted."""
     height, width = images.shape[2:]
-    small = F.interpolate(images, (height // 12, width // 12), mode="bilinear", antialias=True, align_corners=False)
-    blurred = F.interpolate(small, (height, width), mode="bilinear", align_corners=False)
-    shift = [int(float(torch.empty(()).uniform_(-0.08, 0.08)) * side) for side in (height, width)]
+    shift = [int(number(-0.08, 0.08) * side) for side in (height, width)]
     cells = int(torch.randint(8, 25, ()))
     field = smooth_field(images, cells=(cells, round(cells * width / height)))
     spots = ((field - uniform(images, 0.6, 0.85)) * 12).clamp(0, 1)
-    return images + strength * spots * (blurred.roll(shift, (2, 3)) + uniform(images, -10, 25) - images)
+    return images + strength * spots * (shrunk(images, 12).roll(shift, (2, 3)) + uniform(images, -10, 25) - images)
 
 
 def _lines(images, strength):
     """Thin bright lines across a part of the image, all of a batch in one direction."""
     height, width = images.shape[2:]
-    length = int(height * float(torch.empty(()).uniform_(0.05, 0.2))) // 2 * 2 + 1
+    length = int(height * number(0.05, 0.2)) // 2 * 2 + 1
     starts = torch.rand_like(images[:, :1]) < strength * uniform(images, 0.0003, 0.0016)
     layer = starts * uniform(images, 0.1, 0.6, 1, height, width)
     layer = F.max_pool2d(layer, (length, 1), 1, (length // 2, 0))
     if torch.rand(()) < 0.7:  # slanted: rows moved by their height
-        slant = float(torch.empty(()).uniform_(-0.4, 0.4))
+        slant = number(-0.4, 0.4)
         grid = F.affine_grid(torch.tensor([[[1, slant, 0], [0, 1, 0]]]).to(images), (1, 1, height, width), False)
         layer = F.grid_sample(layer, grid.expand(len(images), -1, -1, -1), align_corners=False)
     return images + layer * (uniform(images, 150, 240) - images)
@@ -103,14 +107,12 @@ def _lines(images, strength):
 
 def _gloss(images, strength):
     """The upper part mirrored in the lower, blurred, as in polished or wet ground."""
-    height, width = images.shape[2:]
-    line = int(height * float(torch.empty(()).uniform_(0.35, 0.6)))
-    small = F.interpolate(images, (height // 6, width // 6), mode="bilinear", antialias=True, align_corners=False)
-    blurred = F.interpolate(small, (height, width), mode="bilinear", align_corners=False)
-    rows = (2 * line - torch.arange(height, device=images.device)).clamp(0, height - 1)
-    below = ((torch.arange(height, device=images.device) - line) / (0.15 * height)).clamp(0, 1)[:, None]
+    height = images.shape[2]
+    line, rows = int(height * number(0.35, 0.6)), torch.arange(height, device=images.device)
+    mirrored = (2 * line - rows).clamp(0, height - 1)
+    below = ((rows - line) / (0.15 * height)).clamp(0, 1)[:, None]
     share = strength * uniform(images, 0.3, 0.9) * below * smooth_field(images, cells=(8, 12))
-    return images * (1 - 0.3 * strength) * (1 - share) + blurred[:, :, rows] * share
+    return images * (1 - 0.3 * strength) * (1 - share) + shrunk(images, 6)[:, :, mirrored] * share
 
 
 CHANGES = (_veil, _darkness, _blur, _specks, _glare, _smears, _lines, _gloss)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import SSPromptError
+from ..models.registry import DEFAULT_BASE_MODEL
 
 if TYPE_CHECKING:
     from ..training.arguments import SSPromptTrainingArguments
@@ -159,6 +160,15 @@ def training_arguments(options: argparse.Namespace) -> "SSPromptTrainingArgument
     check_folder("--output_dir", args.output_dir)
     check_folder("--feature_cache_dir", args.feature_cache_dir)
     return args
+
+
+def add_base_model(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that use an adapter, or a base model alone."""
+    parser.add_argument(
+        "--base_model",
+        metavar="NAME",
+        help=f"name, folder or Hub id (default: the adapter's, or {DEFAULT_BASE_MODEL})",
+    )
 
 
 def check_folder(flag: str, folder: str | os.PathLike | None) -> None:

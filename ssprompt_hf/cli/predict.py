@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import NoImagesError, SSPromptError, UnreadableFileError
 from ..models.registry import DEFAULT_BASE_MODEL
 from ..utils.text import printable
-from .options import check_folder, split_class_names
+from .options import add_base_model, check_folder, split_class_names
 
 HELP = "segment images"
 
@@ -20,11 +20,7 @@ def fill(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files, folders of them or http(s) addresses")
     parser.add_argument("--adapter", metavar="NAME", help="folder, Hub id or name of an adapter")
-    parser.add_argument(
-        "--base_model",
-        metavar="NAME",
-        help=f"name, folder or Hub id (default: the adapter's, or {DEFAULT_BASE_MODEL})",
-    )
+    add_base_model(parser)
     parser.add_argument(
         "--class_names",
         nargs="+",

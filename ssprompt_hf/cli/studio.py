@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..models.registry import DEFAULT_BASE_MODEL
+from .options import add_base_model
 
 HELP = "label photographs by clicking, train and compare, in a browser"
 
@@ -10,11 +10,7 @@ HELP = "label photographs by clicking, train and compare, in a browser"
 def fill(parser: argparse.ArgumentParser) -> None:
     """The options of `studio`."""
     parser.add_argument("folder", metavar="DIR", help="folder of photographs; labels are written into it")
-    parser.add_argument(
-        "--base_model",
-        metavar="NAME",
-        help=f"name, folder or Hub id (default: the adapter's, or {DEFAULT_BASE_MODEL})",
-    )
+    add_base_model(parser)
     parser.add_argument("--adapter", metavar="NAME", help="to predict with at first (default: the one trained in DIR)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
