@@ -72,6 +72,8 @@ def _training(config: PromptConfig) -> str:
             facts["prompts per class"] = config.prompts_per_class
         if config.has_deep_prompts:
             facts["deep prompts"] = config.deep_prompts
+        if config.class_masks:
+            facts["class masks"] = "learned"
         facts["weights"] = "between 0 and 1" if config.weight_range == "unit" else "free"
     facts |= {name.replace("_", " "): _number(value) for name, value in (config.training or {}).items()}
     if config.made_from:

@@ -7,7 +7,7 @@ import torch
 
 from ..errors import AdapterError
 from ..model import SSPromptModel
-from ..tuners import PromptLayer, SSPromptLayer, VSPLLayer
+from ..tuners import PromptConfig, PromptLayer, SSPromptLayer, VSPLLayer
 from ..tuners.text.layer import TextPromptLayer
 from ..tuners.vspl.layer import grid_coordinates
 
@@ -124,7 +124,8 @@ def _spatial(model: SSPromptModel) -> Prompts:
     name, config = model.active_adapter, model.peft_config[model.active_adapter]
     layers = _layers(model, classes=False)
     notes = [_deep_note(layer, name) for layer in layers if layer.slot.is_deep]
-    layers = [layer for layer in layers if not layer.slot.is_deep]
+    notes += [_class_masks_note(layer, config) for layer in layers if layer.slot.is_by_class]
+    layers = [layer for layer in layers if not layer.slot.is_deep and not layer.slot.is_by_class]
     if not layers:
         return Prompts("spatial", [], notes=[f"{config.method_name} leaves the spatial prompts as they are.", *notes])
     layer = layers[0]
@@ -156,6 +157,12 @@ def _deep_note(layer: PromptLayer, name: str) -> str:
         f"Deep prompts are added to the states of {offsets.shape[1]} queries after {len(offsets)} layer(s) of the "
         f"decoder: vectors of a mean length of {offsets.norm(dim=-1).mean():.2f}."
     )
+
+
+def _class_masks_note(layer: PromptLayer, config: PromptConfig) -> str:
+    shares = layer.adapter_prompt(layer.active_adapters[0])[:, -1]
+    shown = ", ".join(f"{name} {share:.2f}" for name, share in zip(config.class_names, shares.tolist()))
+    return f"Each class has a mask of its own besides those of the queries. Its share of the class's score: {shown}."
 
 
 def _rows(prompt: torch.Tensor) -> torch.Tensor:

@@ -174,8 +174,11 @@ def _findings(
     changes = class_changes(scores)
     counts = {state: len(seen.serving[state].mass) for state in STATES}
     prompt_names = {state: [f"{title} {index}" for index in range(count)] for state, count in counts.items()}
-    if len(spatial.names) == counts["adapted"]:
-        prompt_names["adapted"] = spatial.names
+    learned = spatial.names or prompt_names["zero_shot"]
+    if counts["adapted"] == len(learned) + len(names):
+        prompt_names["adapted"] = [*learned, *(f"class mask of {name}" for name in names)]
+    elif counts["adapted"] == len(learned):
+        prompt_names["adapted"] = learned
     shown = example_images(seen, changes, names, examples)
     by_image = {state: image_scores(seen.images[state]) for state in STATES}
     for example in shown:

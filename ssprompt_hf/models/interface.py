@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SPATIAL, SEMANTIC = "spatial", "semantic"
 KINDS = (SPATIAL, SEMANTIC)
-DEEP = "deep_prompts"  # the `source` of their slot
+DEEP, CLASS_MASKS = "deep_prompts", "class_masks"  # the `source` of their slots
 DEFAULT_TEMPLATE = "a photo of a {}."
 
 NOT_ABOUT_FEATURES = frozenset(
@@ -56,7 +56,7 @@ class PromptSlot:
         kind: `"spatial"` or `"semantic"`.
         row_dim: the dimension that counts prompts: 0 of `(N, D)` and of `(K, L, D)`, 1 of `(levels, N, D)`.
         num_fixed: so many last prompts are not learned, as the "background" of SEEM.
-        source: for spatial slots, which `spatial_source` of a configuration they hold, or `DEEP`.
+        source: for spatial slots, which `spatial_source` of a configuration they hold, or `DEEP` or `CLASS_MASKS`.
         title: what one prompt is called, for spatial ones.
         scale: the size of a number in a prompt, where the default prompts do not tell it because they are zeros.
             Learning rates are in units of this size.
@@ -82,6 +82,11 @@ class PromptSlot:
     def is_deep(self) -> bool:
         """Whether the prompts are offsets of states in the decoder."""
         return self.source == DEEP
+
+    @property
+    def is_by_class(self) -> bool:
+        """Whether there is one prompt a class."""
+        return self.kind == SEMANTIC or self.source == CLASS_MASKS
 
 
 class PromptableModel(ForwardConventions):
@@ -110,6 +115,7 @@ class PromptableModel(ForwardConventions):
     for all. A model that goes through the images of a batch one by one, or resizes all to one size, does not."""
 
     has_class_bias = False  # whether the model's own semantic prompts have what `takes_bias` speaks of
+    has_class_masks = False  # whether the model itself has masks of its classes, as `CLASS_MASKS` are
     prompts_per_class = 1  # how many the model's own have of what `takes_several` speaks of
     prompts_explained = (
         "looks at an image with *spatial prompts*, each of which proposes one mask (where to look), and names the "
@@ -150,6 +156,12 @@ class PromptableModel(ForwardConventions):
         """`(P, N, D)`: offsets of N queries' states after the `"last"` layer of the decoder, or after `"all"` P of its
         layers, for the slot with source `DEEP`. Raises `AdapterError` where there is no such slot, or it is taken."""
         raise AdapterError(f"{type(self).__name__} has no slot for deep_prompts: leave them out, or use SEEM")
+
+    def class_masks_shape(self, num_classes: int) -> tuple[int, int]:
+        """`(K, C + 2)`: of each class the weights of its mask's C features, its bias and its share of the class's
+        score, for the slot with source `CLASS_MASKS`. Raises `AdapterError` where there is no such slot, or it is
+        taken."""
+        raise AdapterError(f"{type(self).__name__} has no slot for class_masks: leave them out, or use SEEM")
 
     # Classes
 

@@ -1,9 +1,12 @@
 """What models can do that have pixels and classes in one space, besides what the interface asks of all."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from .interface import CachedFeatures
 
 
 class EmbedsPixels:
@@ -21,4 +24,8 @@ class EmbedsPixels:
         Returns:
             float32 `(K, D)`, their sum over all pixels of a class; zeros for classes without any.
         """
+        raise NotImplementedError
+
+    def pixel_features(self, features: "CachedFeatures") -> torch.Tensor:
+        """`(1, C, h, w)`: what masks of an image are linear functions of, from what is cached of it."""
         raise NotImplementedError

@@ -134,7 +134,7 @@ class CellRunner:
         config = prompts.config()
         own = set(config.__dataclass_fields__) - set(PromptConfig.__dataclass_fields__)
         method = {name: getattr(config, name) for name in sorted(own)}
-        for name, off in (("deep_prompts", "none"), ("prompts_per_class", 1)):
+        for name, off in (("deep_prompts", "none"), ("prompts_per_class", 1), ("class_masks", False)):
             if method.get(name) == off:  # which cells of earlier versions know nothing of
                 del method[name]
         args = self.arguments(training.task, training.seed)

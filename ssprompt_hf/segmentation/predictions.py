@@ -122,17 +122,24 @@ def mix_scores(class_queries_logits: Tensor, masks_queries_logits: Tensor) -> Te
 @dataclass
 class QueryPrediction(Prediction):
     """
-    Queries with a softmax over classes.
+    Queries with a softmax over classes, and perhaps one more mask of each whole class, which has a share `a` of the
+    class's scores. It knows nothing of single objects.
+
+        score_k = (1 - a_k) * sum_q p_qk * mask_q + a_k * class_mask_k
 
     Args:
         class_queries_logits: `(B, Q, K + 1)`; the last column means "no object".
         masks_queries_logits: `(B, Q, h, w)`, over the padded images.
         padded_size: of the padded images, in pixels.
+        class_masks_logits: `(B, K, h, w)`, or None.
+        class_masks_shares: `(K,)`, 0 to 1, or None.
     """
 
     class_queries_logits: Tensor
     masks_queries_logits: Tensor
     padded_size: Size
+    class_masks_logits: Tensor | None = None
+    class_masks_shares: Tensor | None = None
 
     @property
     def num_classes(self) -> int:
@@ -140,13 +147,26 @@ class QueryPrediction(Prediction):
 
     def image(self, index: int) -> "QueryPrediction":
         one = slice(index, index + 1)
-        return QueryPrediction(self.class_queries_logits[one], self.masks_queries_logits[one], self.padded_size)
+        return QueryPrediction(
+            self.class_queries_logits[one],
+            self.masks_queries_logits[one],
+            self.padded_size,
+            None if self.class_masks_logits is None else self.class_masks_logits[one],
+            self.class_masks_shares,
+        )
 
     def class_scores(self, size: Size | None = None) -> Tensor:
-        masks = self.masks_queries_logits
-        if size is not None:
-            masks = F.interpolate(masks.float(), size=size, mode="bilinear", align_corners=False)
-        return mix_scores(self.class_queries_logits, masks)
+        def sized(masks):
+            if size is None:
+                return masks
+            return F.interpolate(masks.float(), size=size, mode="bilinear", align_corners=False)
+
+        scores = mix_scores(self.class_queries_logits, sized(self.masks_queries_logits))
+        if self.class_masks_logits is None:
+            return scores
+        shares = self.class_masks_shares.to(scores)[:, None, None]
+        # with a share of 0 this is what the queries say, to the bit
+        return (1 - shares) * scores + shares * sized(self.class_masks_logits).to(scores.dtype).sigmoid()
 
     def geometry(self, image_size: Size, target_size: Size) -> MaskGeometry:
         return MaskGeometry(tuple(self.padded_size), tuple(image_size), tuple(target_size))
@@ -156,9 +176,20 @@ class QueryPrediction(Prediction):
         logits = self.class_queries_logits[index]
         return logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
-    def class_map(self, index: int, geometry: MaskGeometry) -> Tensor:
+    def _mixture(self, index: int) -> tuple[Tensor, Tensor]:
+        """`(K, M)` and `(M, h, w)` of an image: the class scores of a pixel are these weights times the probabilities
+        of these M masks there."""
         weights = self._probabilities(index)[:, :-1].T
-        masks = self.masks_queries_logits[index]
+        masks, shares = self.masks_queries_logits[index], self.class_masks_shares
+        # left out where they have no share: the longer sum could be rounded in another way
+        if self.class_masks_logits is None or not shares.any():
+            return weights, masks
+        shares = shares.to(weights)
+        weights = torch.cat([(1 - shares)[:, None] * weights, shares.diag()], dim=1)
+        return weights, torch.cat([masks, self.class_masks_logits[index].to(masks.dtype)])
+
+    def class_map(self, index: int, geometry: MaskGeometry) -> Tensor:
+        weights, masks = self._mixture(index)
         result = torch.empty(geometry.target_size, dtype=torch.long, device=masks.device)
         for tile in mask_tiles(masks, geometry):
             # where one class leads whatever the masks within their bounds, as inside roads and skies, that is all
@@ -173,8 +204,7 @@ class QueryPrediction(Prediction):
 
     def score_maps(self, index: int, geometry: MaskGeometry) -> Tensor:
         """`(K, height, width)` of the target size: the class scores that `class_map` compares."""
-        weights = self._probabilities(index)[:, :-1].T
-        masks = self.masks_queries_logits[index]
+        weights, masks = self._mixture(index)
         scores = weights.new_empty(len(weights), *geometry.target_size)
         for tile in mask_tiles(masks, geometry):
             scores[:, tile.rows, tile.columns] = _tile_scores(tile, weights)
@@ -201,9 +231,11 @@ class QueryPrediction(Prediction):
         return ScoredMasks(scores, pairs % num_classes, query_of, masks, weighs_masks=True)
 
     def prompt_parts(self, index: int) -> PromptParts:
-        masks = self.masks_queries_logits[index]
-        weights = self.class_queries_logits[index].float().softmax(dim=-1)[:, :-1]
-        return PromptParts(masks, weights, torch.arange(len(masks), device=masks.device), len(masks))
+        weights, masks = self._mixture(index)
+        num_prompts = len(self.masks_queries_logits[index])
+        if self.class_masks_logits is not None:
+            num_prompts += self.num_classes
+        return PromptParts(masks, weights.float().T, torch.arange(len(masks), device=masks.device), num_prompts)
 
 
 def _tile_scores(tile: MaskTile, weights: Tensor, queries: Tensor | slice = slice(None)) -> Tensor:

@@ -22,6 +22,7 @@ from ..tuners.base.model import adapted_kinds
 from .arguments import SSPromptTrainingArguments
 from .callbacks import add_callbacks
 from .checkpoints import check_settings, checked_checkpoint, decisive_settings, whole_checkpoint, write_settings
+from .class_masks import start_class_masks
 from .defaults import active_config, learning_rate_scales, training_record, with_method_defaults
 from .evaluator import AS_IT_IS, WITH_ZERO_SHOT, Evaluator, State, base_model, check_classes
 from .examples import (
@@ -232,6 +233,8 @@ class SSPromptTrainer(Trainer):
         """
         self.kept_share = 1.0
         resume_from_checkpoint = checked_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        if not resume_from_checkpoint and self.train_examples is not None:
+            start_class_masks(self)
         if self._shrinkage is not None:
             self._shrinkage.begin(resumed=bool(resume_from_checkpoint))
         output = super().train(resume_from_checkpoint, *args, **kwargs)

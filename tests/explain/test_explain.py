@@ -227,17 +227,20 @@ def test_findings():
             SSPromptConfig(spatial_source="point_grid", point_grid_size=2, init_embeddings="noise", **DATA),
             "tokens of a regular grid of points",
         ),
+        (SSPromptConfig(class_masks=True, **DATA), "Its share of the class's score: road 0.50, "),
         (
             SSPromptConfig(semantic_weight=False, deep_prompts="last", prompts_per_class=2, **DATA),
             "The semantic weights are not learned: w is 0.5",
         ),
     ],
-    ids=["coop", "locn", "vspl", "spaprompt", "point grid", "no weights"],
+    ids=["coop", "locn", "vspl", "spaprompt", "point grid", "class masks", "no weights"],
 )
 def test_every_method(base, tmp_path, config, notes):
     model = new_adapter(base, config)
     if getattr(config, "spatial_source", "") == "point_grid":
         model.base_model.set_point_tokens(torch.randn(3, 4, 32))
+    if getattr(config, "class_masks", False):
+        torch.nn.init.constant_(model.get_base_model().class_masks.ssprompt_share["default"], 0.5)
     model.save_pretrained(tmp_path / "adapter")
     options = ["--examples", "1", "--output_dir", str(tmp_path)]
     assert main(["explain", str(tmp_path / "adapter"), *SCENES, *options]) == 0

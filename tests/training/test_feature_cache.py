@@ -83,6 +83,7 @@ def loss_and_gradients(tmp_path, config, **arguments):
     [
         ({}, {}),
         ({"deep_prompts": "all"}, {"keep_projections": True}),
+        (SEMANTIC_ONLY | {"class_masks": True}, {}),
         ({}, {"semantic_loss": "nll", "auxiliary_loss": True}),
         ({}, {"task": "panoptic"}),
         (SEMANTIC_ONLY, {}),
@@ -91,7 +92,15 @@ def loss_and_gradients(tmp_path, config, **arguments):
         ("locn", {"task": "panoptic"}),
         ("vspl", {}),
     ],
-    ids=["both", "projections", "auxiliary", "panoptic", "semantic prompts", "semantic prompts, instances"]
+    ids=[
+        "both",
+        "projections",
+        "class masks",
+        "auxiliary",
+        "panoptic",
+        "semantic prompts",
+        "semantic prompts, instances",
+    ]
     + ["coop", "locn", "vspl"],
 )
 @pytest.mark.parametrize("storage", ["memory", "disk"])
@@ -105,7 +114,8 @@ def test_cached_features_give_the_same_loss_and_gradients(tmp_path, config, argu
     assert gradients.keys() == cached_gradients.keys()
     for name, gradient in gradients.items():
         assert torch.equal(gradient, cached_gradients[name]), name
-        if not name.endswith("ssprompt_weight.default"):  # w weighs nothing as long as e = z
+        # w weighs nothing as long as e = z, and a mask that has no share yet is not seen
+        if not name.endswith(("ssprompt_weight.default", "ssprompt_mask.default")):
             assert gradient.abs().max() > 0, name
     assert (runs, cached_runs) == (6, 3)
 

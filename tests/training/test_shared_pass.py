@@ -21,6 +21,7 @@ NOISE = {"init_embeddings": "noise", "init_std": 0.05, "init_weight": 0.5}
 CONFIGS = {
     "ssprompt": lambda: SSPromptConfig(**NOISE),
     "deep": lambda: SSPromptConfig(**NOISE, **SEMANTIC_ONLY, deep_prompts="last"),
+    "masks": lambda: SSPromptConfig(**NOISE, **SEMANTIC_ONLY, class_masks=True),
     "semprompt": lambda: SSPromptConfig(**NOISE, **SEMANTIC_ONLY, prompts_per_class=2),
     "coop": lambda: CoOpConfig(num_context_tokens=2),
     "untrained": SSPromptConfig,
@@ -95,7 +96,7 @@ def test_each_gets_the_scores_that_it_gets_alone(adapters, tmp_path, monkeypatch
     assert len(different) >= len(names) - 1  # random points may see what object queries see
     assert frozen.count == 2
     # those that learn no spatial prompts, and all that is zero-shot, have the same masks
-    assert decoder.count == 2 * {"semantic": 5, "panoptic": 1}[task]
+    assert decoder.count == 2 * {"semantic": 6, "panoptic": 1}[task]
     for name in names:
         written = json.loads((tmp_path / "together" / name / "metrics.json").read_text())
         assert json.dumps(written) == json.dumps(together[name])

@@ -223,6 +223,8 @@ class SeemConfig(PreTrainedConfig):
     num_deep_prompts (`int`, *optional*):
         Offsets of each object query's states that the model was merged with; see `SeemDeepPrompts`. None in base
         models.
+    num_class_masks (`int`, *optional*):
+        Classes with a mask of their own that the model was merged with; see `SeemClassMasks`. None in base models.
     class_bias (`bool`, *optional*, defaults to `False`):
         Whether the class embeddings that the model was merged with have a bias; see `SeemClassEmbeddings`.
     prompts_per_class (`int`, *optional*, defaults to 1):
@@ -271,6 +273,7 @@ class SeemConfig(PreTrainedConfig):
     num_point_tokens: int | None = None
     num_point_coordinates: int | None = None
     num_deep_prompts: int | None = None
+    num_class_masks: int | None = None
     class_bias: bool = False
     prompts_per_class: int = 1
     num_spatial_memories: int = 32

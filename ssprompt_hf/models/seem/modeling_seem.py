@@ -22,6 +22,7 @@ from .pixel_decoder import build_pixel_decoder, init_deformable_weights
 from .pretrained_names import ResolvesPretrainedNames
 from .prompt_slots import (
     SeemClassEmbeddings,
+    SeemClassMasks,
     SeemDeepPrompts,
     SeemObjectQueries,
     SeemPointCoordinates,
@@ -30,6 +31,8 @@ from .prompt_slots import (
 from .prompting import SeemPrompting
 from .spatial_prompts import SeemSpatialPromptEncoder, SeemSpatialPrompts
 from .text_encoder import SeemTextModel
+
+EMPTY_SLOTS = SeemClassEmbeddings, SeemClassMasks, SeemDeepPrompts, SeemPointTokens, SeemPointCoordinates
 
 
 class SeemPreTrainedModel(ResolvesPretrainedNames, PreTrainedModel):
@@ -53,7 +56,7 @@ class SeemPreTrainedModel(ResolvesPretrainedNames, PreTrainedModel):
             init.normal_(module.level_embeddings)
         elif isinstance(module, SeemSpatialPromptEncoder):
             init.normal_(module.polarity)
-        elif isinstance(module, (SeemClassEmbeddings, SeemDeepPrompts, SeemPointTokens, SeemPointCoordinates)):
+        elif isinstance(module, EMPTY_SLOTS):
             if module.weight is not None:
                 init.zeros_(module.weight)
         elif isinstance(module, SeemModel):
@@ -217,6 +220,7 @@ class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompti
         self.class_embeddings = SeemClassEmbeddings(
             num_classes, config.projection_dim, config.prompts_per_class, config.class_bias
         )
+        self.class_masks = SeemClassMasks(config.num_class_masks, config.mask_feature_size)
         self.post_init()
 
     def get_text_model(self) -> SeemTextModel | None:
@@ -253,6 +257,16 @@ class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompti
         logits = similarities[0] if count == 1 else torch.stack(similarities).max(dim=0).values
         return logits if bias is None else logits + bias.transpose(-1, -2)
 
+    def class_masks_logits(self, mask_features: torch.Tensor) -> torch.Tensor | None:
+        """`(B, C, h, w)`, the masks of the classes in `mask_features` `(B, mask_feature_size, h, w)`; None where
+        classes have none."""
+        weight = self.class_masks.weight
+        if weight is None:
+            return None
+        weight = weight.to(mask_features.dtype)
+        masks = mask_logits(weight[:, :-2].expand(len(mask_features), -1, -1), mask_features)
+        return masks + weight[:, -2, None, None]
+
     @model_forward
     def forward(
         self,
@@ -272,6 +286,7 @@ class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompti
         output_auxiliary_predictions: bool = False,
         class_queries_embeds: torch.Tensor | None = None,
         masks_queries_logits: torch.Tensor | None = None,
+        class_masks_logits: torch.Tensor | None = None,
         padded_size: tuple[int, int] | None = None,
         mask_labels: list[torch.Tensor] | None = None,
         class_labels: list[torch.Tensor] | None = None,
@@ -288,6 +303,7 @@ class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompti
                 By default those of `set_class_names`.
             class_queries_embeds, masks_queries_logits, padded_size: of an earlier call about the same images, in place
                 of `pixel_values`: class embeddings enter only the last similarity, and nothing else is computed anew.
+            class_masks_logits: of the same call, if it had them.
             mask_labels, class_labels: one `(M, H, W)` and one int64 `(M,)` an image, over the padded image: the
                 segments to learn. The output then has the loss of Mask2Former, summed over the decoder layers (the
                 last one alone with `use_auxiliary_loss=False` in `config`).
@@ -315,6 +331,8 @@ class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompti
                     class_queries_embeds, class_embeddings.to(class_queries_embeds.dtype)
                 ),
                 masks_queries_logits=masks_queries_logits,
+                class_masks_logits=class_masks_logits,
+                class_masks_shares=None if class_masks_logits is None else self.class_masks.weight[:, -1],
                 class_queries_embeds=class_queries_embeds,
                 padded_size=padded_size,
                 image_sizes=image_sizes,
@@ -356,6 +374,9 @@ class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompti
         if states.object_states is not None:
             if class_embeddings is None:
                 class_embeddings = self._own_class_embeddings()
+                output.class_masks_logits = self.class_masks_logits(mask_features)
+                if output.class_masks_logits is not None:
+                    output.class_masks_shares = self.class_masks.weight[:, -1]
             output.class_queries_embeds = states.object_states.class_embeds
             output.mask_queries_embeds = states.object_states.mask_embeds
             output.class_queries_logits, output.masks_queries_logits = self._predictions(

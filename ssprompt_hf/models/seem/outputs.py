@@ -115,7 +115,9 @@ class SeemForUniversalSegmentationOutput(ModelOutput):
             Class scores of the object queries; the last class is "no object".
         masks_queries_logits (`(B, Q, h, w)`):
             Masks of the object queries.
-        auxiliary_predictions (tuple of dicts with the two names above, *optional*):
+        class_masks_logits (`(B, classes, h, w)`, *optional*), class_masks_shares (`(classes,)`, *optional*):
+            Masks of whole classes, and the share that each has of its class's score; see `SeemClassMasks`.
+        auxiliary_predictions (tuple of dicts with the first two names above, *optional*):
             The predictions before each decoder layer.
         grounding_masks_logits (`(B, phrases, h, w)`, *optional*), grounding_scores (`(B, phrases)`, *optional*):
             The mask that fits each phrase best, and the (scaled) cosine similarity of its query.
@@ -136,6 +138,8 @@ class SeemForUniversalSegmentationOutput(ModelOutput):
     loss: torch.Tensor | None = None
     class_queries_logits: torch.Tensor | None = None
     masks_queries_logits: torch.Tensor | None = None
+    class_masks_logits: torch.Tensor | None = None
+    class_masks_shares: torch.Tensor | None = None
     auxiliary_predictions: tuple[dict, ...] | None = None
     grounding_masks_logits: torch.Tensor | None = None
     grounding_scores: torch.Tensor | None = None

@@ -47,9 +47,14 @@ class SeemPostProcessingMixin:
     def _per_image(self, outputs, target_sizes) -> Iterator[tuple[QueryPrediction, MaskGeometry]]:
         """A prediction of one image, and its geometry, for every image."""
         class_logits, mask_logits = outputs["class_queries_logits"], outputs["masks_queries_logits"]
+        class_masks = outputs.get("class_masks_logits")
         for index, geometry in enumerate(self._geometries(outputs, mask_logits, target_sizes)):
             place = slice(index, index + 1)
-            yield QueryPrediction(class_logits[place], mask_logits[place], geometry.padded_size), geometry
+            prediction = QueryPrediction(class_logits[place], mask_logits[place], geometry.padded_size)
+            if class_masks is not None:
+                prediction.class_masks_logits = class_masks[place]
+                prediction.class_masks_shares = outputs["class_masks_shares"]
+            yield prediction, geometry
 
     def _things(self, thing_class_ids, num_classes: int) -> set[int]:
         if thing_class_ids is None:

@@ -60,6 +60,23 @@ class SeemDeepPrompts(nn.Module):
         return self.weight
 
 
+class SeemClassMasks(nn.Module):
+    """Spatial prompts behind the decoder: a mask of each class, as a linear function of the mask features.
+
+    Empty in the base model. A row holds the function's weights, its bias, and which share of the class's score the
+    mask has, 0 to 1; the rest is what the object queries say.
+    """
+
+    def __init__(self, num_classes: int | None, mask_feature_size: int):
+        super().__init__()
+        shape = num_classes, mask_feature_size + 2
+        self.register_buffer("weight", None if num_classes is None else torch.zeros(shape))
+
+    def forward(self) -> torch.Tensor | None:
+        """Returns `(num_classes, mask_feature_size + 2)`, or `None` where there are no such masks."""
+        return self.weight
+
+
 class SeemPointTokens(nn.Module):
     """Spatial prompts of the second kind: one token per point of a grid and per feature level.
 

@@ -9,7 +9,16 @@ from torch.nn.functional import normalize, pad
 
 from ...errors import AdapterError
 from ...segmentation.predictions import QueryPrediction
-from ..interface import DEEP, DEFAULT_TEMPLATE, SEMANTIC, SPATIAL, CachedFeatures, PromptableModel, PromptSlot
+from ..interface import (
+    CLASS_MASKS,
+    DEEP,
+    DEFAULT_TEMPLATE,
+    SEMANTIC,
+    SPATIAL,
+    CachedFeatures,
+    PromptableModel,
+    PromptSlot,
+)
 from ..pixel_embeddings import EmbedsPixels
 from .image_processing_seem import SeemImageProcessor
 from .mask_decoder import NUM_LEVELS
@@ -43,6 +52,7 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
         "point_tokens": PromptSlot("model.point_tokens", SPATIAL, row_dim=1, source="point_grid"),
         "point_coordinates": PromptSlot("model.point_coordinates", SPATIAL, source="coordinates"),
         "deep_prompts": PromptSlot("model.deep_prompts", SPATIAL, row_dim=1, source=DEEP, scale=1.0),
+        "class_masks": PromptSlot("class_masks", SPATIAL, source=CLASS_MASKS, title="class mask"),
         # the last row is "background", which means no object
         "class_embeddings": PromptSlot("class_embeddings", SEMANTIC, num_fixed=1, takes_bias=True, takes_several=True),
     }
@@ -69,6 +79,10 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
         return self.config.class_bias
 
     @property
+    def has_class_masks(self) -> bool:
+        return self.config.num_class_masks is not None
+
+    @property
     def prompts_per_class(self) -> int:
         return self.config.prompts_per_class
 
@@ -87,6 +101,8 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
             setattr(self.config, field, None if points is None else points.shape[-2])
         offsets = self.model.deep_prompts.weight
         self.config.num_deep_prompts = None if offsets is None else len(offsets)
+        masks = self.class_masks.weight
+        self.config.num_class_masks = None if masks is None else len(masks)
         classes = self.class_embeddings.weight
         columns = self.config.projection_dim if classes is None else classes.shape[-1]
         self.config.prompts_per_class, has_bias = divmod(columns, self.config.projection_dim)
@@ -131,6 +147,7 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
             raise ValueError(f"thing_class_ids {outside} are not positions in the {len(class_names)} class names")
         self.class_embeddings.weight = embeddings.to(self.device, self.dtype)
         self.config.prompts_per_class, self.config.class_bias = 1, False
+        self.class_masks.weight, self.config.num_class_masks = None, None  # which were those of other classes
         self.name_classes(class_names, thing_class_ids)
 
     # Words
@@ -175,6 +192,18 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
         by_query = counts.flatten(2) @ shares.flatten(2).transpose(1, 2)
         sums = (by_query @ normalize(embeds, dim=-1)).sum(dim=0)
         return pad(sums.repeat(1, self.prompts_per_class), (0, int(self.has_class_bias)))
+
+    def pixel_features(self, features: CachedFeatures) -> torch.Tensor:
+        """The mask features."""
+        return features["mask_features"]
+
+    def class_masks_shape(self, num_classes: int) -> tuple[int, int]:
+        if self.has_class_masks:
+            raise AdapterError(
+                "the base model was merged with an adapter that has class masks already: learn others on the model "
+                "without it, or leave out class_masks"
+            )
+        return num_classes, self.config.mask_feature_size + 2
 
     # Points
 
@@ -236,14 +265,18 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
         # class scores are not kept: spare the text encoder of methods that learn words
         scored = torch.zeros(1, self.config.projection_dim, dtype=dtype, device=self.device)
         output = self(**inputs, class_embeddings=scored, return_dict=True)
-        names = ("class_queries_embeds", "masks_queries_logits")
-        return _whole({name: getattr(output, name) for name in names}, output.padded_size)
+        tensors = {name: getattr(output, name) for name in ("class_queries_embeds", "masks_queries_logits")}
+        class_masks = self.class_masks_logits(output.image_features.mask_features)
+        if class_masks is not None:
+            tensors["class_masks_logits"] = class_masks
+        return _whole(tensors, output.padded_size)
 
     def feature_bytes(self, padded_size: tuple[int, int], stage: str) -> int:
         config, (height, width) = self.config, padded_size
         masks = height * width // 16
         if stage == "predictions":
-            return 4 * config.num_queries * (masks + config.projection_dim) + 16
+            num_masks = config.num_queries + (config.num_class_masks or 0)
+            return 4 * (num_masks * masks + config.num_queries * config.projection_dim) + 16
         positions = [height * width // stride**2 for stride in LEVEL_STRIDES]
         numbers = config.mask_feature_size * (masks + sum(positions)) + config.feature_size * sum(positions)
         if stage == "projections":
@@ -255,7 +288,7 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
     def feature_settings(self) -> dict[str, Any]:
         others = ("prompt_templates", "use_text_model", "use_spatial_prompt_encoder", "num_point_tokens")
         others += ("num_point_coordinates", "object_mask_threshold", "overlap_threshold", "use_auxiliary_loss")
-        others += ("known_phrases", "class_bias", "prompts_per_class", "num_deep_prompts")
+        others += ("known_phrases", "class_bias", "prompts_per_class", "num_deep_prompts", "num_class_masks")
         return {name: value for name, value in super().feature_settings().items() if name not in others}
 
     def feature_modules(self, stage: str) -> list[nn.Module]:
@@ -265,14 +298,16 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
             modules.append(model.mask_decoder)
         if stage == "predictions":
             modules += [self.get_submodule(slot.path) for slot in self.prompt_slots.values() if slot.kind == SPATIAL]
-            if model.deep_prompts.weight is None:  # which caches of earlier versions know nothing of
-                modules.remove(model.deep_prompts)
+            for slot in (model.deep_prompts, self.class_masks):
+                if slot.weight is None:  # which caches of earlier versions know nothing of
+                    modules.remove(slot)
             if model.spatial_prompt_encoder is not None:  # which coordinates of points go through
                 modules.append(model.spatial_prompt_encoder)
         return modules
 
     def decoder_inputs(self, features: list[CachedFeatures], device: torch.device | str | None = None) -> dict:
-        """`image_features`, or `class_queries_embeds` and `masks_queries_logits`; and `padded_size` with these."""
+        """`image_features`, or `class_queries_embeds`, `masks_queries_logits` and perhaps `class_masks_logits`; and
+        `padded_size` with these."""
         batch = {
             # what comes from a file has lost its layout
             name: torch.cat([entry[name].to(device, non_blocking=True) for entry in features]).contiguous(
@@ -293,7 +328,13 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
 
     def predictions(self, outputs: Any) -> list[QueryPrediction]:
         return [
-            QueryPrediction(one["class_queries_logits"], one["masks_queries_logits"], outputs.padded_size)
+            QueryPrediction(
+                one["class_queries_logits"],
+                one["masks_queries_logits"],
+                outputs.padded_size,
+                outputs.class_masks_logits,
+                outputs.class_masks_shares,
+            )
             for one in (outputs, *(outputs.auxiliary_predictions or ()))
         ]
 

@@ -141,6 +141,11 @@ class PromptTuner(PromptsOfThreads, BaseTuner):
                 f"the adapter is for the {len(config.class_names)} classes {config.class_names[:3]}..., the base "
                 f"model holds the embeddings of {holds}: call model.set_class_names(names, tokenizer) first"
             )
+        elif base["class_names"] != config.class_names and self.model.has_class_masks:
+            raise AdapterError(
+                f"the adapter is for the {len(config.class_names)} classes {config.class_names[:3]}..., and the base "
+                "model was merged with an adapter that has masks of other classes: load it on the model without that"
+            )
         elif config.thing_class_ids is None and base["class_names"] == config.class_names:
             things = base["thing_class_ids"]
             config.thing_class_ids = None if things is None else list(things)

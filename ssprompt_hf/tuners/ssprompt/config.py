@@ -42,6 +42,14 @@ class SSPromptConfig(PromptConfig):
     So may each object query have learned offsets of its states in the decoder, the deep prompts of Jia et al., "Visual
     prompt tuning" (2022), which start at 0.
 
+    And a class may have a mask of its own, for what no object query draws. It is a linear function of the features `f`
+    of a pixel that masks are made of, and has a share `1 - w` of the class's score, in the form of eq. 4 and 6:
+
+        score_k = w_k * sum_q p_qk * mask_q + (1 - w_k) * sigmoid(<e_k, f> + b_k)
+
+    There `w` begins at 1, so that the untrained adapter changes nothing, and `e` and `b` where training images put
+    them (`training/class_masks.py`).
+
     The rows of the paper's Table 5 are choices of the first four fields. A weight without an embedding has nothing to
     weigh as long as `e = z`, so it needs another `init_embeddings`; `e` is then drawn once and kept as it is.
 
@@ -63,6 +71,8 @@ class SSPromptConfig(PromptConfig):
             Offsets `(N, D)` of the states of N object queries, besides the spatial prompts, which are what these
             states begin with: `"last"` adds one before the last prediction of masks and classes, `"all"` one after
             each layer of the decoder; SEEM only.
+        class_masks (`bool`, *optional*, defaults to `False`):
+            Learn a mask of each class, `e`, `b` and `w` of the last equation; semantic segmentation with SEEM only.
         point_grid_size (`int`, *optional*, defaults to 10):
             Points per row and column of the grid.
         semantic_source (`str`, *optional*, defaults to `"default"`):
@@ -100,6 +110,7 @@ class SSPromptConfig(PromptConfig):
     prompts_per_class: int = 1
     spatial_source: str = "object_queries"
     deep_prompts: str = "none"
+    class_masks: bool = False
     point_grid_size: int = 10
     semantic_source: str = "default"
     text_encoder: str | None = None
@@ -128,8 +139,8 @@ class SSPromptConfig(PromptConfig):
         if not any(map(self.learns, KINDS)):
             raise AdapterError(
                 "nothing is learned: set at least one of spatial_embedding, spatial_weight, semantic_embedding, "
-                "semantic_weight, semantic_scale, semantic_bias and deep_prompts. Zero-shot segmentation needs no "
-                "adapter"
+                "semantic_weight, semantic_scale, semantic_bias, deep_prompts and class_masks. Zero-shot segmentation "
+                "needs no adapter"
             )
         check_range("prompts_per_class", self.prompts_per_class, 1, MAX_PROMPTS_PER_CLASS)
         if self.prompts_per_class > 1 and not self.semantic_embedding:
@@ -141,6 +152,11 @@ class SSPromptConfig(PromptConfig):
             raise AdapterError(
                 f"deep_prompts is {self.deep_prompts!r}, but spatial_source is {self.spatial_source!r}: deep prompts "
                 "belong to object queries; leave out one of them"
+            )
+        if self.class_masks and self.task != "semantic":
+            raise AdapterError(
+                f"class_masks is True, but the task is {self.task!r}: a mask of a whole class knows no single "
+                "objects; leave class_masks out"
             )
         if self.weight_range == "unit" and not 0 < self.init_weight < 1:
             raise AdapterError(
@@ -196,7 +212,8 @@ class SSPromptConfig(PromptConfig):
 
     def learns(self, kind: str) -> bool:
         """Whether anything is learned of the `"spatial"` or the `"semantic"` prompts."""
-        return any(self.learned_parts(kind)) or (self.calibrates if kind == SEMANTIC else self.has_deep_prompts)
+        others = self.calibrates if kind == SEMANTIC else self.has_deep_prompts or self.class_masks
+        return any(self.learned_parts(kind)) or others
 
     def learned_parts(self, kind: str) -> LearnedParts:
         """What is learned of the `"spatial"` or the `"semantic"` prompts."""

@@ -5,13 +5,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...errors import AdapterError
-from ...models.interface import PromptSlot
+from ...models.interface import CLASS_MASKS, PromptSlot
 from ..base.layer import PromptLayer, Shape, root_mean_square
 from ..peft_compat import BufferDict
 from .config import SSPromptConfig
 
 # Of the stored parameter of `w`, a logit: at a tenth of this a whole training would not bring it from 0.5 near 0 or 1.
 WEIGHT_RATE = 10.0
+# Of the share of a class mask, which is to get from 0 to 1 where that pays: at a third of this it gets to 0.3.
+SHARE_RATE = 3.0
 CALIBRATIONS = {"ssprompt_scale": 1.0, "ssprompt_bias": 0.0}
 """What there may be one number of for each class, and where it starts."""
 
@@ -25,13 +27,14 @@ class SSPromptLayer(PromptLayer):
     point, of `(K, L, D)` one for all tokens of a class (or one a token, `weight_per_token`). Where a class has M
     prompts, `e` is `(K, M, D)`, `w` `(K, M)`, and `z` the same for all; the slot gets them side by side, `(K, M * D)`.
     The slot's fixed prompts are not learned. A token that is all zeros is padding, and stays it. Deep prompts are
-    offsets, and nothing else.
+    offsets, and nothing else; class masks are weights and a bias `(K, C + 1)`, and the shares that they have.
 
     Args:
         base_layer (`nn.Module`), slot (`PromptSlot`), like (`torch.Tensor`): see [`PromptLayer`].
     """
 
     adapter_layer_names = ("ssprompt_embedding", "ssprompt_weight", *CALIBRATIONS, "ssprompt_offset")
+    adapter_layer_names += ("ssprompt_mask", "ssprompt_share")
     other_param_names = ("ssprompt_default",)
 
     def __init__(self, base_layer: nn.Module, slot: PromptSlot, like: torch.Tensor):
@@ -40,6 +43,7 @@ class SSPromptLayer(PromptLayer):
         self.ssprompt_weight = nn.ParameterDict()
         self.ssprompt_scale, self.ssprompt_bias = nn.ParameterDict(), nn.ParameterDict()
         self.ssprompt_offset = nn.ParameterDict()
+        self.ssprompt_mask, self.ssprompt_share = nn.ParameterDict(), nn.ParameterDict()
         self.ssprompt_default = BufferDict(persistent=True)
         self._shapes: dict[str, Shape] = {}  # of the default prompts of pending adapters
 
@@ -49,6 +53,10 @@ class SSPromptLayer(PromptLayer):
             return WEIGHT_RATE
         if parameter in CALIBRATIONS:
             return 1.0
+        if parameter == "ssprompt_share":
+            return SHARE_RATE
+        if parameter == "ssprompt_mask":
+            return root_mean_square(self.ssprompt_mask[adapter_name]) or 1.0
         if self.slot.scale is not None:
             return self.slot.scale
         default = self.default_prompt(adapter_name)
@@ -58,10 +66,15 @@ class SSPromptLayer(PromptLayer):
         """Whether a prompt is several token vectors, some of which may be padding."""
         return self.holds_classes and prompts.ndim == self.slot.row_dim + 3
 
+    @property
+    def holds_masks(self) -> bool:
+        """Whether the prompts are masks of classes."""
+        return self.slot.source == CLASS_MASKS
+
     def _stores_default(self) -> bool:
         """Whether an adapter keeps `z` itself; prompts that are part of the base model are there already, and deep
-        prompts have none."""
-        return not self.slot.is_part_of_model and not self.slot.is_deep
+        prompts and class masks have none."""
+        return not self.slot.is_part_of_model and not self.slot.is_deep and not self.holds_masks
 
     def update_layer(
         self, adapter_name: str, config: SSPromptConfig, default: torch.Tensor | None, shape: Shape
@@ -78,6 +91,11 @@ class SSPromptLayer(PromptLayer):
         self.configs[adapter_name] = config
         if self.slot.is_deep:
             self.ssprompt_offset[adapter_name] = nn.Parameter(default.to(self.adapter_dtype))
+            return
+        if self.holds_masks:
+            mask, share = default.to(self.adapter_dtype).tensor_split([-1], dim=1)
+            self.ssprompt_mask[adapter_name] = nn.Parameter(mask.clone())
+            self.ssprompt_share[adapter_name] = nn.Parameter(share[:, 0].clone())
             return
         parts = config.learned_parts(self.slot.kind)
         if any(parts) and not parts.embedding:
@@ -199,6 +217,23 @@ class SSPromptLayer(PromptLayer):
             embedding.copy_(self._initial_embedding(self.configs[adapter_name], default.to(embedding)))
 
     @torch.no_grad()
+    def set_class_masks(self, adapter_name: str, masks: torch.Tensor) -> None:
+        """
+        Let the class masks of an adapter begin as `masks`, weights and bias `(K, C + 1)`, without any share yet.
+
+        Raises:
+            AdapterError: another shape, or values that are not finite.
+        """
+        mask = self.ssprompt_mask[adapter_name]
+        if masks.shape != mask.shape or not masks.isfinite().all():
+            raise AdapterError(
+                f"adapter {adapter_name!r} needs finite class masks of shape {tuple(mask.shape)}, got "
+                f"{tuple(masks.shape) if masks.shape != mask.shape else 'values that are not finite'}"
+            )
+        mask.copy_(masks)
+        self.ssprompt_share[adapter_name].zero_()
+
+    @torch.no_grad()
     def start_towards(self, adapter_name: str, directions: torch.Tensor, share: float) -> None:
         """
         Let the class prompts `z_hat` `(K, D)` begin at a share of the way from the default ones `z` to others, `p`, by
@@ -242,6 +277,11 @@ class SSPromptLayer(PromptLayer):
         """Eq. 4 and 6. Written as `z + (1 - w) * (e - z)`, so that `e = z` gives `z` bit for bit whatever `w` is."""
         if self.slot.is_deep:
             return self.ssprompt_offset[adapter_name]
+        if self.holds_masks:
+            share = self.ssprompt_share[adapter_name]
+            # what is learned may be outside, and comes back by its gradient, which a clamp alone would stop
+            share = share.detach().clamp(0, 1) + (share - share.detach())
+            return torch.cat([self.ssprompt_mask[adapter_name], share[:, None]], dim=1)
         default = self.default_prompt(adapter_name)
         weight, config = self.prompt_weights(adapter_name), self.configs[adapter_name]
         if weight is None:

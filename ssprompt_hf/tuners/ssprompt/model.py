@@ -1,7 +1,7 @@
 import torch
 
 from ...errors import AdapterError
-from ...models.interface import DEEP
+from ...models.interface import CLASS_MASKS, DEEP
 from ..base.model import PromptTuner
 from .config import SSPromptConfig
 from .layer import SSPromptLayer
@@ -43,6 +43,9 @@ class SSPromptTuner(PromptTuner):
         if config.has_deep_prompts:
             self.model.deep_prompts_shape(config.deep_prompts)  # or an error that says why not
             slots.append(self.model.spatial_slot(DEEP))
+        if config.class_masks:
+            self.model.class_masks_shape(len(config.class_names or ()))  # or an error that says why not
+            slots.append(self.model.spatial_slot(CLASS_MASKS))
         if config.class_names is not None:
             # even if not learned, so that each adapter brings its classes along
             slots.append(self.model.semantic_slot)
@@ -84,6 +87,9 @@ class SSPromptTuner(PromptTuner):
             shape = self.model.semantic_shape(len(config.class_names)) if default is None else tuple(default.shape)
         elif layer.slot.is_deep:
             shape = self.model.deep_prompts_shape(config.deep_prompts)
+            default = layer.reference.new_zeros(shape)
+        elif layer.slot.is_by_class:
+            shape = self.model.class_masks_shape(len(config.class_names))
             default = layer.reference.new_zeros(shape)
         elif layer.slot.is_part_of_model:
             default = layer.base_prompt
