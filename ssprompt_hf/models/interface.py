@@ -371,11 +371,13 @@ class BaseModelInfo:
         model_type: of its configuration.
         class_names: of its semantic prompts; None without any.
         has_text_encoder: whether it has one of its own, to make semantic prompts of names.
+        takes_class_masks: whether it has a slot with source `CLASS_MASKS`, with nothing in it.
     """
 
     model_type: str
     class_names: list[str] | None = None
     has_text_encoder: bool = True
+    takes_class_masks: bool = False
 
 
 class ModelFamily(abc.ABC):

@@ -37,7 +37,7 @@ from ..training.evaluator import ADAPTED
 from ..training.feature_cache import FeatureCache
 from ..training.reports import in_percent
 from ..training.runs import ADAPTER, prepare_training, unusual_arguments
-from ..training.settings import RECIPE_METHODS, PromptArguments
+from ..training.settings import RECIPES, PromptArguments
 from ..tuners import PromptConfig
 from ..tuners.base.config import current_versions
 from ..utils.files import write_json
@@ -101,7 +101,7 @@ class CellRunner:
         return SSPromptTrainingArguments(**(self.training | own | {"task": task, "seed": seed}))
 
     def _prompts(self, training: Training) -> PromptArguments:
-        fields = dict(ROWS[training.method].prompts)
+        fields = {"recipe": "paper", **ROWS[training.method].prompts}
         if training.options:
             fields["prompt_options"] = json.dumps(dict(training.options))
         return PromptArguments(shots=training.shots, allow_fewer=True, **fields)
@@ -138,12 +138,13 @@ class CellRunner:
             if method.get(name) == off:  # which cells of earlier versions know nothing of
                 del method[name]
         args = self.arguments(training.task, training.seed)
+        added = [part for part in RECIPES[prompts.recipe] if prompts.adds(part, training.task)]
         return {
             "base_model": self.base(training.base_model),
             "data": data,
             "method": prompts.method,
             "prompts": method,
-            **({"recipe": prompts.recipe} if prompts.method in RECIPE_METHODS and prompts.recipe != "paper" else {}),
+            **({"recipe": added} if added else {}),
             "shots": training.shots,
             "training": _training_settings(args) | open_arguments(args, config.training_defaults),
         }

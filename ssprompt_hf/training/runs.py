@@ -16,6 +16,7 @@ from ..adapters.files import read_adapter
 from ..data.dataset import SegmentationDataset, check_disjoint
 from ..data.few_shot import FewShotSelection
 from ..errors import SSPromptError
+from ..loading import base_model_info
 from ..model import SSPromptModel
 from ..models.registry import ADAPTER_WEIGHTS, DEFAULT_BASE_MODEL
 from ..plotting.tables import iou_table
@@ -165,7 +166,7 @@ def prepare_training(
     set_seed(args.seed)
     chosen = images if selection is None else images.select(selection.indices)
     model = _untrained_model(data, prompts, args, chosen, selection)
-    if args.prototypes is None and prompts.recipe == "extended":
+    if args.prototypes is None and prompts.adds("prototypes"):
         args = copy.copy(args)
         args.prototypes = can_start_from_prototypes(model)
     processor = model.sized_image_processor(data.image_size)
@@ -181,8 +182,10 @@ def _untrained_model(
     chosen: SegmentationDataset,
     selection: FewShotSelection | None,
 ) -> SSPromptModel:
-    classes = chosen.classes
+    classes, base_model = chosen.classes, data.base_model or DEFAULT_BASE_MODEL
+    masks = prompts.adds("class_masks", args.task) and base_model_info(base_model).takes_class_masks
     config = prompts.config(
+        **({"class_masks": True} if masks else {}),
         task=args.task,
         class_names=classes.names,
         thing_class_ids=classes.thing_indices,
@@ -197,7 +200,7 @@ def _untrained_model(
         chosen_images=chosen.file_names,
     )
     return SSPromptModel.from_pretrained(
-        data.base_model or DEFAULT_BASE_MODEL,
+        base_model,
         config=config,
         class_names=classes.names,
         thing_class_ids=classes.thing_indices,

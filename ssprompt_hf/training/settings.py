@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-RECIPES = ("paper", "extended")
-RECIPE_METHODS = ("ssprompt", "spaprompt", "semprompt")
+RECIPES = {"paper": (), "extended": ("prototypes", "class_masks")}
+"""What each adds to the method as the paper describes it, where the base model allows it."""
+RECIPE_METHODS = ("ssprompt", "semprompt")
 """For other methods a recipe makes no difference."""
 
 
@@ -193,8 +194,9 @@ class PromptArguments:
         shot_mode: `per_class` or `total`.
         allow_fewer: classes with fewer images than shots take what there is.
         method: one of `METHODS`; `zero_shot` learns nothing and only evaluates.
-        recipe: `"paper"` for what the paper describes, or `"extended"` for what we add where the base model allows it:
-            class prompts that begin at `prototypes`.
+        recipe: `"extended"` for what we add where the base model allows it, or `"paper"` for what the paper
+            describes. We add class prompts that begin at `prototypes`, and to SSPrompt for semantic segmentation
+            `class_masks`.
         learn_weights: learn the weights `w` besides the embeddings `e` (SSPrompt and its halves).
         spatial_source: `object_queries` or `point_grid` (SSPrompt and SpaPrompt).
         prompt_options: JSON; any other field of the method's configuration.
@@ -210,7 +212,10 @@ class PromptArguments:
     )
     method: str = field(default="ssprompt", metadata={"help": f"what is learned: {', '.join(METHODS)}"})
     recipe: str = field(
-        default="paper", metadata={"help": "paper, or extended: class prompts begin at prototypes where they can"}
+        default="extended",
+        metadata={
+            "help": "paper, or extended: class prompts begin at prototypes, and SSPrompt has class masks, on SEEM"
+        },
     )
     learn_weights: bool = field(default=True, metadata={"help": "learn one weight a prompt besides its embedding"})
     spatial_source: str = field(
@@ -229,6 +234,12 @@ class PromptArguments:
             raise SSPromptError(
                 f"spatial_source is {self.spatial_source!r}, but {self.method} has no choice of spatial prompts"
             )
+
+    def adds(self, part: str, task: str = "semantic") -> bool:
+        """Whether the recipe adds a part (`RECIPES`) to the method, on base models that allow it."""
+        if self.method not in RECIPE_METHODS or part not in RECIPES[self.recipe]:
+            return False
+        return part != "class_masks" or (self.method == "ssprompt" and task == "semantic")
 
     def config(self, **fields: Any) -> PromptConfig:
         """

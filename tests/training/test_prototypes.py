@@ -98,14 +98,19 @@ def test_what_has_no_prototypes(tmp_path, monkeypatch):
 def test_recipes(tmp_path):
     base, images = save_tiny_base(tmp_path / "base"), tiny_images()
 
-    def starts(wanted=None, **prompts):
-        args = SSPromptTrainingArguments(output_dir=str(tmp_path), use_cpu=True, prototypes=wanted)
+    def added(wanted=None, task="semantic", **prompts):
+        """Whether training begins at prototypes, and whether there are class masks."""
+        args = SSPromptTrainingArguments(output_dir=str(tmp_path), use_cpu=True, prototypes=wanted, task=task)
         settings = DataArguments(base_model=base), PromptArguments(**prompts), args
-        return bool(prepare_training(*settings, images, None).args.prototypes)
+        trainer = prepare_training(*settings, images, None)
+        masks = getattr(trainer.model.peft_config["default"], "class_masks", False)
+        return bool(trainer.args.prototypes), masks
 
-    extended = {"recipe": "extended"}
-    assert starts(**extended) and not starts() and not starts(method="spaprompt", **extended)
-    assert starts(True) and not starts(False, **extended)
-    assert not starts(prompt_options='{"init_embeddings": "noise"}', **extended)
+    assert added() == (True, True) and added(recipe="paper") == (False, False)
+    assert added(task="panoptic") == (True, False)
+    assert added(method="spaprompt") == (False, False) and added(method="semprompt") == (True, False)
+    assert added(method="locn") == (False, False)
+    assert added(True, recipe="paper") == (True, False) and added(False) == (False, True)
+    assert added(prompt_options='{"init_embeddings": "noise", "class_masks": false}') == (False, False)
     with pytest.raises(SSPromptError, match="recipe is 'best'; it must be one of paper, extended"):
         PromptArguments(recipe="best")
