@@ -213,9 +213,7 @@ class PromptArguments:
     method: str = field(default="ssprompt", metadata={"help": f"what is learned: {', '.join(METHODS)}"})
     recipe: str = field(
         default="extended",
-        metadata={
-            "help": "paper, or extended: class prompts begin at prototypes, and SSPrompt has class masks, on SEEM"
-        },
+        metadata={"help": "paper, or extended: with prototypes and class masks on SEEM"},
     )
     learn_weights: bool = field(default=True, metadata={"help": "learn one weight a prompt besides its embedding"})
     spatial_source: str = field(

@@ -41,7 +41,7 @@ def weights(output):
 def test_training_writes_adapter_metrics_and_picture(trained):
     metrics = json.loads((trained / "metrics.json").read_text())
     assert metrics["adapter_bytes"] == len(weights(trained))
-    assert metrics["trainable_parameters"] == 6 * 32 + 6 + 11 * 32 + 11
+    assert metrics["trainable_parameters"] == 6 * 32 + 6 + 11 * 32 + 11 + 11 * 33 + 11
     assert metrics["steps"] == 4 and metrics["evaluation_images"] == 6 and metrics["train_seconds"] > 0
     assert 0 <= metrics["zero_shot_miou"] <= 100 and 0 <= metrics["ssprompt_miou"] <= 100
     assert metrics["ssprompt_miou"] == metrics["scores"]["adapted"]["mean_iou"]
@@ -109,7 +109,7 @@ def test_predicting_and_describing(base, trained, tmp_path, capsys):
     text = capsys.readouterr().out
     steps = json.loads((trained / "metrics.json").read_text())["steps"]
     assert f"steps {steps}, batch_size " in text
-    assert "561 learned numbers" in text and "2 chosen" in text and re.search(r"10 rider +thing +0\.\d\d", text)
+    assert "935 learned numbers" in text and "2 chosen" in text and re.search(r"10 rider +thing +0\.\d\d", text)
     assert main(["info", adapter, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["config"]["dataset"] == "street-scenes/fog"
 
