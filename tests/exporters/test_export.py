@@ -49,7 +49,7 @@ def adapter(tmp_path_factory):
     base = small_seem(backbone_config=BACKBONE, decoder_layers=1)
     base.save_pretrained(folder / "base")
     SeemImageProcessor(size={"shortest_edge": 64, "longest_edge": 256}).save_pretrained(folder / "base")
-    model = SSPromptModel.from_pretrained(folder / "base", is_trainable=True)
+    model = SSPromptModel.from_pretrained(folder / "base", config=SSPromptConfig(class_masks=True), is_trainable=True)
     move(model).save_pretrained(folder / "adapter")
     return folder / "adapter"
 
