@@ -5,7 +5,8 @@
 Mean IoU of `seem-nano` (or `--base_model`) in percent, on test scenes and on the split `val` of the folder, before and
 after learning, and by class after it
 
-* `prompts`: SSPrompt, as `ssprompt-hf train` does;
+* `prompts`: SSPrompt, as the paper describes it;
+* `extended`: SSPrompt, as `ssprompt-hf train` learns it, with prototypes and class masks;
 * `linear`: a linear classifier of each pixel's mask features, from nothing: no queries, no default prompts, no class
   names. It tells what the features of the frozen model hold;
 * `decoder`: all weights of the mask decoder;
@@ -34,6 +35,7 @@ from ssprompt_hf.training.runs import prepare_training
 from ssprompt_hf.training.settings import DataArguments, PromptArguments
 from ssprompt_hf.training.trainer import SSPromptTrainer
 
+PROMPTS = ("prompts", "extended")
 WEIGHTS = {"decoder": ["mask_decoder"], "model": ["backbone", "pixel_decoder", "mask_decoder"]}
 # Steps and rates, chosen on validation scenes at night and on a part of CamVid's training images: `model` out of 1e-4
 # and 3e-4, `decoder` also 1e-3.
@@ -129,14 +131,15 @@ def learn_classifier(trainer: SSPromptTrainer) -> tuple[dict, int]:
 def learn(learned: str, data: DataArguments, shots: int, seed: int) -> tuple[dict, dict, int]:
     """Scores without and with what is learned, the former only for prompts, as they are the same for all; and how many
     numbers are learned."""
-    prompts = PromptArguments(shots=shots, allow_fewer=True)
+    recipe = "extended" if learned == "extended" else "paper"
+    prompts = PromptArguments(shots=shots, allow_fewer=True, recipe=recipe)
     images = data.load(data.train_split, "semantic")
     selection = select_training_images(images, prompts, seed)
     with tempfile.TemporaryDirectory() as folder:
         args = SSPromptTrainingArguments(
             output_dir=folder,
             seed=seed,
-            feature_cache="memory" if learned == "prompts" else "none",
+            feature_cache="memory" if learned in PROMPTS else "none",
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
@@ -144,7 +147,7 @@ def learn(learned: str, data: DataArguments, shots: int, seed: int) -> tuple[dic
         )
         trainer = prepare_training(data, prompts, args, images, selection, data.load_evaluation("semantic"))
         trainer.remove_callback(PrinterCallback)
-        if learned == "prompts":
+        if learned in PROMPTS:
             trainer.train()
             scores = trainer.evaluate_by_class(with_zero_shot=True)
             return scores["zero_shot"], scores["adapted"], trainer.get_num_trainable_parameters()
@@ -158,7 +161,7 @@ def main():
     parser.add_argument("--base_model", default="seem-nano", help="a SEEM (default: %(default)s)")
     parser.add_argument("--domains", nargs="+", default=[], help="of the embedded preset: fog, night, ...")
     parser.add_argument("--data_dir", help="a folder of images, labels and classes.json")
-    parser.add_argument("--learn", nargs="+", choices=["prompts", *SETTINGS], default=["prompts", *SETTINGS])
+    parser.add_argument("--learn", nargs="+", choices=[*PROMPTS, *SETTINGS], default=[*PROMPTS, *SETTINGS])
     parser.add_argument("--shots", type=int, default=16)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     args = parser.parse_args()

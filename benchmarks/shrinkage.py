@@ -38,7 +38,7 @@ def scores_on_the_way(
     base_model: str, domain: Domain, seed: int, learning_rate: float, folder: str
 ) -> tuple[list, list]:
     """Mean training loss and mean IoU at equally spaced shares of the way."""
-    data, prompts = domain.arguments(base_model), PromptArguments(shots=SHOTS, allow_fewer=True)
+    data, prompts = domain.arguments(base_model), PromptArguments(shots=SHOTS, allow_fewer=True, recipe="paper")
     args = SSPromptTrainingArguments(
         output_dir=folder,
         seed=seed,

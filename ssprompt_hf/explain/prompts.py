@@ -7,7 +7,7 @@ import torch
 
 from ..errors import AdapterError
 from ..model import SSPromptModel
-from ..tuners import PromptConfig, PromptLayer, SSPromptLayer, VSPLLayer
+from ..tuners import PromptLayer, SSPromptLayer, VSPLLayer
 from ..tuners.text.layer import TextPromptLayer
 from ..tuners.vspl.layer import grid_coordinates
 
@@ -124,8 +124,8 @@ def _spatial(model: SSPromptModel) -> Prompts:
     name, config = model.active_adapter, model.peft_config[model.active_adapter]
     layers = _layers(model, classes=False)
     notes = [_deep_note(layer, name) for layer in layers if layer.slot.is_deep]
-    notes += [_class_masks_note(layer, config) for layer in layers if layer.slot.is_by_class]
-    layers = [layer for layer in layers if not layer.slot.is_deep and not layer.slot.is_by_class]
+    notes += [_class_masks_note(layer, name, config.class_names) for layer in layers if layer.slot.is_masks]
+    layers = [layer for layer in layers if not layer.slot.is_deep and not layer.slot.is_masks]
     if not layers:
         return Prompts("spatial", [], notes=[f"{config.method_name} leaves the spatial prompts as they are.", *notes])
     layer = layers[0]
@@ -159,9 +159,9 @@ def _deep_note(layer: PromptLayer, name: str) -> str:
     )
 
 
-def _class_masks_note(layer: PromptLayer, config: PromptConfig) -> str:
-    shares = layer.adapter_prompt(layer.active_adapters[0])[:, -1]
-    shown = ", ".join(f"{name} {share:.2f}" for name, share in zip(config.class_names, shares.tolist()))
+def _class_masks_note(layer: PromptLayer, name: str, class_names: list[str]) -> str:
+    shares = layer.adapter_prompt(name)[:, -1].tolist()
+    shown = ", ".join(f"{class_name} {share:.2f}" for class_name, share in zip(class_names, shares))
     return f"Each class has a mask of its own besides those of the queries. Its share of the class's score: {shown}."
 
 

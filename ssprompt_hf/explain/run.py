@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from .findings import (
     serving_prompts,
     worst_images,
 )
-from .observation import STATES, Observations, Observer
+from .observation import ADAPTED, STATES, Observations, Observer
 from .pictures import draw_prompts, draw_serving
 from .prompts import Prompts, read_prompts
 from .report import render_report, render_summary
@@ -103,7 +104,8 @@ def explain_adapter(
         seen = observer.seen
         base = model.get_base_model()
         title = base.prompt_slots[base.spatial_slot("object_queries")].title
-        explanation |= _findings(scores, seen, images, prompts["spatial"], title, examples)
+        masked = STATES if base.has_class_masks else (ADAPTED,) if getattr(config, "class_masks", False) else ()
+        explanation |= _findings(scores, seen, images, prompts["spatial"], title, masked, examples)
         explanation["pictures"] |= draw_serving(
             seen.serving, explanation["prompt_names"], images.classes.names, output
         )
@@ -167,18 +169,19 @@ def _findings(
     images: SegmentationDataset,
     spatial: Prompts,
     title: str,
+    masked: Sequence[str],
     examples: int,
 ) -> dict[str, Any]:
     names = images.classes.names
     scores = {state: scores[state] for state in STATES}
     changes = class_changes(scores)
-    counts = {state: len(seen.serving[state].mass) for state in STATES}
+    masks = [f"class mask of {name}" for name in names]
+    counts = {state: len(seen.serving[state].mass) - len(masks) * (state in masked) for state in STATES}
     prompt_names = {state: [f"{title} {index}" for index in range(count)] for state, count in counts.items()}
-    learned = spatial.names or prompt_names["zero_shot"]
-    if counts["adapted"] == len(learned) + len(names):
-        prompt_names["adapted"] = [*learned, *(f"class mask of {name}" for name in names)]
-    elif counts["adapted"] == len(learned):
-        prompt_names["adapted"] = learned
+    if len(spatial.names) == counts["adapted"]:
+        prompt_names["adapted"] = spatial.names
+    for state in masked:
+        prompt_names[state] = prompt_names[state] + masks
     shown = example_images(seen, changes, names, examples)
     by_image = {state: image_scores(seen.images[state]) for state in STATES}
     for example in shown:

@@ -84,9 +84,14 @@ class PromptSlot:
         return self.source == DEEP
 
     @property
-    def is_by_class(self) -> bool:
-        """Whether there is one prompt a class."""
-        return self.kind == SEMANTIC or self.source == CLASS_MASKS
+    def is_masks(self) -> bool:
+        """Whether the prompts are masks of classes."""
+        return self.source == CLASS_MASKS
+
+    @property
+    def has_class_rows(self) -> bool:
+        """Whether each row belongs to a class."""
+        return self.kind == SEMANTIC or self.is_masks
 
 
 class PromptableModel(ForwardConventions):
@@ -371,7 +376,7 @@ class BaseModelInfo:
         model_type: of its configuration.
         class_names: of its semantic prompts; None without any.
         has_text_encoder: whether it has one of its own, to make semantic prompts of names.
-        takes_class_masks: whether it has a slot with source `CLASS_MASKS`, with nothing in it.
+        takes_class_masks: whether it has a slot with source `CLASS_MASKS`.
     """
 
     model_type: str

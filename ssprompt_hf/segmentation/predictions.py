@@ -122,10 +122,10 @@ def mix_scores(class_queries_logits: Tensor, masks_queries_logits: Tensor) -> Te
 @dataclass
 class QueryPrediction(Prediction):
     """
-    Queries with a softmax over classes, and perhaps one more mask of each whole class, which has a share `a` of the
+    Queries with a softmax over classes, and perhaps one more mask of each whole class, which has a share `s` of the
     class's scores. It knows nothing of single objects.
 
-        score_k = (1 - a_k) * sum_q p_qk * mask_q + a_k * class_mask_k
+        score_k = (1 - s_k) * sum_q p_qk * mask_q + s_k * class_mask_k
 
     Args:
         class_queries_logits: `(B, Q, K + 1)`; the last column means "no object".

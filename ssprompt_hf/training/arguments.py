@@ -74,7 +74,7 @@ class SSPromptTrainingArguments(TrainingArguments):
             `load_best_model_at_end` nothing does.
         prototypes: let class prompts begin at a share of the way to the mean class embeddings of their classes' pixels
             in the training images, the share with the least loss there (`training/prototypes.py`); SSPrompt and
-            SemPrompt on SEEM. By default not, but `ssprompt-hf train --recipe extended` does where it can.
+            SemPrompt on SEEM. By default not; `ssprompt-hf train` does where it can, but with `--recipe paper`.
         feature_cache: where the results of the frozen part are kept: `"memory"`, `"device"`, `"disk"`, `"none"`, or
             `"auto"`: in memory up to the limit, and then in files, which are removed after training, as long as 8 GiB
             of the disk stay free.

@@ -4,6 +4,7 @@ from typing import Any
 
 from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback
 
+from .class_masks import SharesInRange
 from .prototypes import PrototypesAtStart
 
 
@@ -27,7 +28,9 @@ class NamedProgress(ProgressCallback):
 
 
 def add_callbacks(trainer: Trainer) -> None:
-    """Start from prototypes and stop early where the arguments say so; and name the progress bars that are shown."""
+    """Start from prototypes and stop early where the arguments say so; keep shares of class masks in range, and name
+    the progress bars that are shown."""
+    trainer.add_callback(SharesInRange())
     if trainer.args.prototypes:
         trainer.add_callback(PrototypesAtStart(trainer))
     patience = trainer.args.early_stopping_patience

@@ -14,13 +14,19 @@ from .arguments import SSPromptTrainingArguments, open_arguments
 OTHER_DEFAULTS = {"learning_rate": TrainingArguments.learning_rate, "shrinkage": 0.0}
 
 
-def active_config(model: nn.Module) -> PeftConfig | None:
+def active_adapter_name(model: nn.Module) -> str | None:
     """Of the active adapter, if there is one."""
     if not hasattr(model, "peft_config"):
         return None
     active = model.active_adapters  # a property of PEFT's models, a method of transformers'
     names = active() if callable(active) else active
-    return model.peft_config[names[0]] if names else None
+    return names[0] if names else None
+
+
+def active_config(model: nn.Module) -> PeftConfig | None:
+    """Of the active adapter, if there is one."""
+    name = active_adapter_name(model)
+    return None if name is None else model.peft_config[name]
 
 
 def with_method_defaults(args: SSPromptTrainingArguments, model: nn.Module) -> SSPromptTrainingArguments:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,11 @@ from ..data.transforms import draw_flip, flip_example, mask_targets
 from ..errors import SSPromptError
 from ..models.interface import PromptableImageProcessor
 
+if TYPE_CHECKING:
+    from .trainer import SSPromptTrainer
+
+MAX_IMAGES = 64
+"""So many training images are looked at, at most, by what looks at them before and after training."""
 TARGET_MEMORY = 2**28
 """Bytes of prepared label maps that a data set keeps, so that cached features are not held up by decoding labels."""
 
@@ -307,3 +312,11 @@ class PromptDataLoader(DataLoader):
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
         self.batch_sampler.set_epoch(epoch)
+
+
+def first_views(trainer: "SSPromptTrainer") -> Iterator[dict[str, Any]]:
+    """Batches of one: the training images of a trainer as the first round has them, or 64 of them that are spread over
+    all."""
+    examples = trainer.train_examples
+    for index in range(0, len(examples), math.ceil(len(examples) / MAX_IMAGES)):
+        yield trainer._prepare_inputs(trainer.data_collator([examples[0, index]]))

@@ -29,6 +29,19 @@ PRESENCE_WEIGHT = 0.1
 FREE_POINTS = 1024
 
 
+def check_labels(labels: torch.Tensor, num_classes: int) -> None:
+    """
+    Raises:
+        SSPromptError: `labels`, integer `(B, H, W)`, hold an index that is no class.
+    """
+    outside = (labels != IGNORE_INDEX) & (labels >= num_classes)
+    if outside.any():
+        raise SSPromptError(
+            f"labels hold class index {int(labels[outside][0])}, but the model has {num_classes} classes (0 to "
+            f"{num_classes - 1}): set the class names of the data set"
+        )
+
+
 def label_shares(labels: torch.Tensor, num_classes: int, size: tuple[int, int]) -> torch.Tensor:
     """
     How many label pixels of each class lie in each cell of a coarser grid.
@@ -126,12 +139,7 @@ class SemanticLoss(nn.Module):
             `(B,)`, the loss of each image; 0 for an image without labelled pixels.
         """
         num_classes = prediction.num_classes
-        outside = (labels != IGNORE_INDEX) & (labels >= num_classes)
-        if outside.any():
-            raise SSPromptError(
-                f"labels hold class index {int(labels[outside][0])}, but the model has {num_classes} classes (0 to "
-                f"{num_classes - 1}): set the class names of the data set"
-            )
+        check_labels(labels, num_classes)
         if self.resolution == "mask":
             scores = prediction.class_scores()
             if len(scores) != len(labels):

@@ -16,9 +16,10 @@ from transformers import TrainerCallback
 from ..errors import SSPromptError
 from ..models.pixel_embeddings import EmbedsPixels
 from ..tuners.ssprompt.layer import SSPromptLayer
+from .defaults import active_adapter_name
 from .evaluator import base_model
+from .examples import first_views
 from .losses import label_shares
-from .shrinkage import MAX_IMAGES
 
 if TYPE_CHECKING:
     from ..models.interface import CachedFeatures
@@ -55,7 +56,7 @@ def start_from_prototypes(trainer: "SSPromptTrainer") -> float:
     Raises:
         SSPromptError: the method has no embedding `e` of classes, or the base model none of pixels.
     """
-    layer, name = _class_layer(trainer.model), trainer.model.active_adapters[0]
+    layer, name = _class_layer(trainer.model), active_adapter_name(trainer.model)
     if layer is None:
         raise SSPromptError(
             "prototypes are where the embeddings of class prompts start, and the adapter learns none: leave "
@@ -66,7 +67,7 @@ def start_from_prototypes(trainer: "SSPromptTrainer") -> float:
             f"{type(trainer.base_model).__name__} embeds no pixels in the space of its semantic prompts, which "
             "therefore have no prototypes: leave prototypes out"
         )
-    batches = _batches(trainer)
+    batches: list[Batch] = [(view, trainer.batch_features(view)) for view in first_views(trainer)]
 
     def loss() -> float:
         return sum(trainer.batch_losses(trainer.model, *batch).sum().item() for batch in batches)
@@ -83,7 +84,7 @@ def start_from_prototypes(trainer: "SSPromptTrainer") -> float:
 
 def _class_layer(model: nn.Module) -> SSPromptLayer | None:
     """The layer in which the active adapter learns embeddings of classes, if it does."""
-    name = model.active_adapters[0]
+    name = active_adapter_name(model)
     for layer in model.modules():
         if isinstance(layer, SSPromptLayer) and layer.holds_classes and name in layer.ssprompt_embedding:
             is_learned = name not in layer.frozen_peft_weight_names and layer.configs[name].init_weight != 1
@@ -95,16 +96,9 @@ def can_start_from_prototypes(model: nn.Module) -> bool:
     """Whether the active adapter of a model has class prompts that prototypes are a start for: it learns their
     embeddings, from the default ones, and the base model embeds pixels in their space."""
     layer = _class_layer(model)
-    if layer is None or layer.configs[model.active_adapters[0]].init_embeddings != "default":
+    if layer is None or layer.configs[active_adapter_name(model)].init_embeddings != "default":
         return False
     return isinstance(base_model(model), EmbedsPixels)
-
-
-def _batches(trainer: "SSPromptTrainer") -> list[Batch]:
-    """Training images one by one, with their features."""
-    images = range(min(len(trainer.train_examples), MAX_IMAGES))
-    inputs = [trainer._prepare_inputs(trainer.data_collator([trainer.train_examples[0, index]])) for index in images]
-    return [(one, trainer.batch_features(one)) for one in inputs]
 
 
 def _class_sums(trainer: "SSPromptTrainer", inputs: dict, features: list["CachedFeatures"]) -> torch.Tensor:

@@ -252,11 +252,12 @@ def _check_same_adapter(checkpoint: Path, config: PromptConfig):
     for what, old, new in (
         ("method", known.method_name, config.method_name),
         ("classes", known.class_names, config.class_names),
+        ("class_masks", getattr(known, "class_masks", False), getattr(config, "class_masks", False)),
     ):
         if old != new:
             raise SSPromptError(
                 f"{checkpoint} is of another run, with the {what} {old}, and cannot go on with {new}: start anew in "
-                "another --output_dir"
+                "another --output_dir" + ", or add --recipe paper" * (what == "class_masks" and not old)
             )
 
 

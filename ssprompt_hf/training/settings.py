@@ -237,6 +237,8 @@ class PromptArguments:
         """Whether the recipe adds a part (`RECIPES`) to the method, on base models that allow it."""
         if self.method not in RECIPE_METHODS or part not in RECIPES[self.recipe]:
             return False
+        if part in parse_options("prompt_options", self.prompt_options):  # which have the last word
+            return False
         return part != "class_masks" or (self.method == "ssprompt" and task == "semantic")
 
     def config(self, **fields: Any) -> PromptConfig:

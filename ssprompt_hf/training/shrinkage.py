@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from ..utils.files import atomic_path
+from .examples import MAX_IMAGES
 from .score_guard import share_that_scores
 
 logger = logging.get_logger(__name__)
@@ -28,8 +29,6 @@ logger = logging.get_logger(__name__)
 INTERVALS = 10
 # However little there was to gain, this share of it is given away at most.
 MAX_LOST_GAIN = 0.6
-# At most so many training images are looked at.
-MAX_IMAGES = 64
 START = "training_start.safetensors"
 
 
@@ -57,6 +56,13 @@ class TrainingPath:
             # lerp computes from the nearer end, and so gives both ends exactly
             end = self.end[name]
             parameter.copy_(torch.lerp(self.start[name].to(end), end, share))
+
+    @torch.no_grad()
+    def begin_at(self, parameter: nn.Parameter) -> None:
+        """Let the line begin with what a parameter holds now."""
+        for name, own in self.parameters.items():
+            if own is parameter:
+                self.start[name] = own.detach().clone()
 
     def save(self, folder: str) -> None:
         """Write the start into a checkpoint: whoever goes on from there need not know how the prompts began."""

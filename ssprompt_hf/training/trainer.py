@@ -233,8 +233,6 @@ class SSPromptTrainer(Trainer):
         """
         self.kept_share = 1.0
         resume_from_checkpoint = checked_checkpoint(resume_from_checkpoint, self.args.output_dir)
-        if not resume_from_checkpoint and self.train_examples is not None:
-            start_class_masks(self)
         if self._shrinkage is not None:
             self._shrinkage.begin(resumed=bool(resume_from_checkpoint))
         output = super().train(resume_from_checkpoint, *args, **kwargs)
@@ -282,6 +280,8 @@ class SSPromptTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in `transformers`; learning rates are in units of the size of what is learned
         (`PromptLayer.learning_rate_scale`)."""
+        if self.train_examples is not None:
+            start_class_masks(self)  # whose size is the unit of their rate
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if is_new:

@@ -1,18 +1,31 @@
 """A mask of each class besides those of the object queries: what is exact, what is learned, and what is refused."""
 
+from functools import partial
+
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from prompted_seem import CLASSES, OTHER_CLASSES, WIDTH, adapted, pixels, set_classes, small_seem, train
+from prompted_seem import (
+    CLASSES,
+    OTHER_CLASSES,
+    WIDTH,
+    adapted,
+    class_embeddings,
+    pixels,
+    set_classes,
+    small_seem,
+    train,
+)
 from safetensors.torch import load_file
-from tiny_training import prompts, tiny_adapted, tiny_images, tiny_trainer
+from tiny_training import prompts, tiny_adapted, tiny_images, tiny_processor, tiny_seem, tiny_trainer
 from toy_family import ToyConfig, ToyModel
 
-from ssprompt_hf.errors import AdapterError
+from ssprompt_hf.errors import AdapterError, SSPromptError
 from ssprompt_hf.models.seem.image_processing_seem import SeemImageProcessor
 from ssprompt_hf.segmentation.tiles import MaskGeometry
 from ssprompt_hf.training.class_masks import LOGITS, RIDGE, fit_class_masks, start_class_masks
 from ssprompt_hf.training.losses import label_shares
+from ssprompt_hf.training.trainer import SSPromptTrainer
 from ssprompt_hf.tuners import SSPromptConfig
 
 GEOMETRY = MaskGeometry((64, 64), (64, 48), (96, 72))
@@ -39,12 +52,12 @@ def layer(model):
     return model.get_base_model().class_masks
 
 
-def with_masks(model=None, shares=(0.25, 0.0, 1.0), **config):
+def with_masks(model=None, shares=(0.25, 0.0, 0.999), **config):
     """An adapter whose class masks say something."""
     model = adapted(model, class_masks=True, **config)
     generator = torch.Generator().manual_seed(1)
     layer(model).set_class_masks("default", torch.randn(len(CLASSES), WIDTH + 1, generator=generator) / 4)
-    layer(model).ssprompt_share["default"].data.copy_(torch.tensor(shares))
+    layer(model).ssprompt_share["default"].data.copy_(torch.tensor(shares).atanh())
     return model
 
 
@@ -87,7 +100,7 @@ def test_a_class_has_its_share_of_its_own_mask():
 
 
 def test_post_processing_knows_the_masks():
-    model = with_masks(shares=(0.9, 1.0, 1.0))
+    model = with_masks(shares=(0.9, 0.99, 0.99))
     with torch.no_grad():
         output = model(pixel_values=pixels(), image_sizes=torch.tensor([[64, 48], [64, 48]]))
     maps = SeemImageProcessor().post_process_semantic_segmentation(output, [(96, 72), (96, 72)])
@@ -95,9 +108,9 @@ def test_post_processing_knows_the_masks():
     assert not torch.equal(maps[1], predicted(small_seem()).class_map(1, GEOMETRY))
 
 
-def test_a_share_comes_back_from_outside():
-    model = with_masks(shares=(-2.0, 0.5, 3.5))
-    assert layer(model).weight[:, -1].tolist() == [0, 0.5, 1]
+def test_a_share_comes_back_from_below():
+    model = with_masks(shares=(-0.9, 0.5, 0.9))
+    torch.testing.assert_close(layer(model).weight[:, -1].detach(), torch.tensor([0, 0.5, 0.9]))
     prediction = model.get_base_model().predictions(model(pixel_values=pixels()))[0]
     prediction.class_scores().square().sum().backward()
     share = layer(model).ssprompt_share["default"]
@@ -160,6 +173,32 @@ def test_adapters_with_and_without_masks_live_together():
     with pytest.raises(AdapterError, match="other settings"):
         model.base_model.join_adapters(["default", "none"], "all", shared_classes="first")
     assert equal(answers(model), learned)
+    # what belongs to classes is joined and weighted
+    model.add_adapter("zero", SSPromptConfig(class_masks=True))
+    model.base_model.add_weighted_adapter(["default", "zero"], [0.5, 0.5], "mean")
+    model.base_model.join_adapters(["default", "mean"], "all", "default", "last")
+    slot = layer(model)
+    for numbers in (slot.ssprompt_mask, slot.ssprompt_share):
+        assert torch.equal(numbers["mean"], numbers["default"] / 2)
+    assert torch.equal(slot.adapter_prompt("all"), slot.adapter_prompt("mean"))
+
+
+def test_explicit_classes_have_no_masks():
+    model = with_masks()
+    with torch.no_grad():
+        output = model(pixel_values=pixels(), class_embeddings=class_embeddings(OTHER_CLASSES))
+        assert output.class_masks_logits is None and output.class_masks_shares is None
+        cached = predicted(model).class_masks_logits
+        inputs = {"class_queries_embeds": output.class_queries_embeds, "class_masks_logits": cached}
+        inputs["masks_queries_logits"] = output.masks_queries_logits
+        own = model(**inputs)
+        assert torch.equal(own.class_masks_logits, cached) and torch.equal(
+            own.class_masks_shares, layer(model).weight[:, -1]
+        )
+        other = model(**inputs, class_embeddings=class_embeddings(OTHER_CLASSES))
+        assert other.class_masks_logits is None
+        with model.disable_adapter():
+            assert model(**inputs).class_masks_logits is None
 
 
 def test_base_models_know_nothing_of_class_masks():
@@ -173,6 +212,10 @@ def test_base_models_know_nothing_of_class_masks():
 def test_what_has_no_class_masks():
     with pytest.raises(AdapterError, match="the task is 'panoptic': a mask of a whole class knows no single objects"):
         SSPromptConfig(class_masks=True, task="panoptic")
+    with pytest.raises(AdapterError, match="class masks need class names, and the base model has none"):
+        adapted(small_seem(class_names=None), class_masks=True, **NOTHING_ELSE)
+    grid = SSPromptConfig(**NOTHING_ELSE, class_masks=True, spatial_source="point_grid")
+    assert grid.needs == () and grid.default_shrinkage == 0.4
     toy = ToyModel(ToyConfig())
     toy.set_class_names(["road", "car"], None)
     with pytest.raises(AdapterError, match="ToyModel has no slot for class_masks: leave them out"):
@@ -189,9 +232,9 @@ def test_the_fit_is_weighted_least_squares():
     labels[0][0, :2] = 255
     images = [(torch.randn(1, 5, 4, 6, generator=generator), label_shares(label, 4, (4, 6))) for label in labels]
     images[1][0][:, 4] = images[0][0][:, 4] = 0  # a feature that says nothing
-    found = fit_class_masks(lambda: iter(images))
-    assert found.shape == (4, 6) and not found[3].any() and not found[:, 4].any()
     counts = sum(shares.sum((0, 2, 3)) for _, shares in images)
+    found = fit_class_masks(iter(images), counts.double())
+    assert found.shape == (4, 6) and not found[3].any() and not found[:, 4].any()
     rows, wanted, weight = [], [], []
     for maps, shares in images:
         for cell in range(24):
@@ -227,7 +270,50 @@ def test_training_begins_with_masks_that_have_no_share(tmp_path):
     shrunk.train()
     first = {name.split(".")[-2]: tensor for name, tensor in shrunk._shrinkage.path.start.items()}
     assert torch.equal(first["ssprompt_mask"], start) and not first["ssprompt_share"].any()
-    assert 0 < shrunk.kept_share < 0.5
+    assert 0 < shrunk.kept_share < 1
+
+
+def test_a_training_that_goes_on_keeps_its_masks(tmp_path):
+    model = tiny_adapted(class_masks=True)
+    tiny_trainer(tmp_path / "a", model, max_steps=5, learning_rate=0.3).train()
+    learned = layer(model).weight.detach().clone()
+    assert learned[:, -1].any() and layer(model).ssprompt_share["default"].min() >= 0
+    tiny_trainer(tmp_path / "b", model, max_steps=1, learning_rate=1e-9).train()
+    torch.testing.assert_close(layer(model).weight.detach(), learned, atol=1e-5, rtol=0)
+
+
+def test_masks_of_a_model_that_is_made_when_training_begins(tmp_path):
+    args = tiny_trainer(tmp_path, max_steps=1, learning_rate=1e-9).args
+    make = partial(tiny_adapted, class_masks=True)
+    made = SSPromptTrainer(None, args, tiny_processor(), tiny_images(), model_init=make)
+    made.train()
+    assert layer(made.model).ssprompt_mask["default"].any(1).sum() >= 5
+
+
+@pytest.mark.parametrize("storage", ["memory", "none"])
+def test_the_start_runs_the_frozen_part_once_an_image(tmp_path, storage):
+    trainer = tiny_trainer(tmp_path, tiny_adapted(class_masks=True), max_steps=1, feature_cache=storage)
+    runs = []
+    trainer.base_model.model.backbone.register_forward_hook(lambda *_: runs.append(1))
+    start_class_masks(trainer)
+    assert len(runs) == len(trainer.train_examples)
+
+
+def test_adapters_of_transformers_and_of_other_tasks(tmp_path):
+    model = tiny_seem()
+    model.add_adapter(SSPromptConfig(class_masks=True), "own")
+    tiny_trainer(tmp_path / "a", model, max_steps=1).train()
+    assert model.class_masks.ssprompt_mask["own"].any()
+    with pytest.raises(SSPromptError, match="the adapter has class masks, which know no single objects, and the task"):
+        tiny_trainer(tmp_path / "b", tiny_adapted(class_masks=True), task="panoptic", max_steps=1).train()
+
+
+def test_labels_of_other_classes(tmp_path):
+    model = get_peft_model(tiny_seem(3), SSPromptConfig(class_masks=True))
+    trainer = tiny_trainer(tmp_path, tiny_adapted(class_masks=True), max_steps=1)
+    trainer.model = model
+    with pytest.raises(SSPromptError, match=r"labels hold class index \d+, but the model has 3 classes"):
+        start_class_masks(trainer)
 
 
 def test_masks_alone_learn_new_names(tmp_path):

@@ -34,8 +34,7 @@ class SeemFamily(ModelFamily):
     def info(self, source: str, **access: Any) -> BaseModelInfo:
         """See [`ModelFamily.info`]."""
         config = SeemConfig.from_pretrained(source, **access)
-        takes_masks = config.num_class_masks is None
-        return BaseModelInfo(config.model_type, config.class_names, config.use_text_model, takes_masks)
+        return BaseModelInfo(config.model_type, config.class_names, config.use_text_model, takes_class_masks=True)
 
     def load(
         self, source: str, prompt_encoders: Iterable[str] = (), **kwargs: Any

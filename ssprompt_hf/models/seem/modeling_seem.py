@@ -257,15 +257,15 @@ class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompti
         logits = similarities[0] if count == 1 else torch.stack(similarities).max(dim=0).values
         return logits if bias is None else logits + bias.transpose(-1, -2)
 
-    def class_masks_logits(self, mask_features: torch.Tensor) -> torch.Tensor | None:
-        """`(B, C, h, w)`, the masks of the classes in `mask_features` `(B, mask_feature_size, h, w)`; None where
-        classes have none."""
+    def decode_class_masks(self, mask_features: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The masks of the classes in `mask_features` `(B, mask_feature_size, h, w)`, logits `(B, classes, h, w)`, and
+        their shares `(classes,)`; None twice where classes have none."""
         weight = self.class_masks.weight
         if weight is None:
-            return None
-        weight = weight.to(mask_features.dtype)
-        masks = mask_logits(weight[:, :-2].expand(len(mask_features), -1, -1), mask_features)
-        return masks + weight[:, -2, None, None]
+            return None, None
+        vectors, bias, shares = weight.to(mask_features.dtype).tensor_split([-2, -1], dim=1)
+        masks = mask_logits(vectors.expand(len(mask_features), -1, -1), mask_features)
+        return masks + bias[:, :, None], shares[:, 0]
 
     @model_forward
     def forward(
@@ -303,7 +303,7 @@ class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompti
                 By default those of `set_class_names`.
             class_queries_embeds, masks_queries_logits, padded_size: of an earlier call about the same images, in place
                 of `pixel_values`: class embeddings enter only the last similarity, and nothing else is computed anew.
-            class_masks_logits: of the same call, if it had them.
+            class_masks_logits: of the same call, if it had them; without effect where `class_embeddings` are given.
             mask_labels, class_labels: one `(M, H, W)` and one int64 `(M,)` an image, over the padded image: the
                 segments to learn. The output then has the loss of Mask2Former, summed over the decoder layers (the
                 last one alone with `use_auxiliary_loss=False` in `config`).
@@ -324,6 +324,9 @@ class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompti
         if class_queries_embeds is not None:
             if masks_queries_logits is None:
                 raise ValueError("class_queries_embeds were passed without masks_queries_logits: pass both or neither")
+            class_masks = self.class_masks.weight
+            if class_embeddings is not None or class_masks is None:
+                class_masks_logits = None  # which were those of other classes, or are out of force
             if class_embeddings is None:
                 class_embeddings = self._own_class_embeddings()
             output = SeemForUniversalSegmentationOutput(
@@ -332,7 +335,7 @@ class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompti
                 ),
                 masks_queries_logits=masks_queries_logits,
                 class_masks_logits=class_masks_logits,
-                class_masks_shares=None if class_masks_logits is None else self.class_masks.weight[:, -1],
+                class_masks_shares=None if class_masks_logits is None else class_masks[:, -1],
                 class_queries_embeds=class_queries_embeds,
                 padded_size=padded_size,
                 image_sizes=image_sizes,
@@ -374,9 +377,7 @@ class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompti
         if states.object_states is not None:
             if class_embeddings is None:
                 class_embeddings = self._own_class_embeddings()
-                output.class_masks_logits = self.class_masks_logits(mask_features)
-                if output.class_masks_logits is not None:
-                    output.class_masks_shares = self.class_masks.weight[:, -1]
+                output.class_masks_logits, output.class_masks_shares = self.decode_class_masks(mask_features)
             output.class_queries_embeds = states.object_states.class_embeds
             output.mask_queries_embeds = states.object_states.mask_embeds
             output.class_queries_logits, output.masks_queries_logits = self._predictions(

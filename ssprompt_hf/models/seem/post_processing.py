@@ -17,7 +17,8 @@ class SeemPostProcessingMixin:
     """
     The `post_process_*` methods of [`SeemImageProcessor`].
 
-    They read `class_queries_logits` (B, Q, K + 1) and `masks_queries_logits` (B, Q, h, w) of the model's output, and
+    They read `class_queries_logits` (B, Q, K + 1) and `masks_queries_logits` (B, Q, h, w) of the model's output,
+    `class_masks_logits` (B, K, h, w) and `class_masks_shares` (K,) where it has them, and
     where the masks lie: `padded_size` (Hp, Wp), `image_sizes` (B, 2) and `original_sizes` (B, 2), which the model
     hands on from the image processor. An output without them counts as an image without padding at `mask_stride` times
     the resolution of its masks. `target_sizes` (B pairs of height and width) defaults to the original sizes.
@@ -50,11 +51,8 @@ class SeemPostProcessingMixin:
         class_masks = outputs.get("class_masks_logits")
         for index, geometry in enumerate(self._geometries(outputs, mask_logits, target_sizes)):
             place = slice(index, index + 1)
-            prediction = QueryPrediction(class_logits[place], mask_logits[place], geometry.padded_size)
-            if class_masks is not None:
-                prediction.class_masks_logits = class_masks[place]
-                prediction.class_masks_shares = outputs["class_masks_shares"]
-            yield prediction, geometry
+            masks = (None, None) if class_masks is None else (class_masks[place], outputs["class_masks_shares"])
+            yield QueryPrediction(class_logits[place], mask_logits[place], geometry.padded_size, *masks), geometry
 
     def _things(self, thing_class_ids, num_classes: int) -> set[int]:
         if thing_class_ids is None:

@@ -64,7 +64,7 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
 
     no_predictions = ("auxiliary_predictions", "class_queries_embeds", "mask_queries_embeds", "image_features")
     no_predictions += ("padded_size", "image_sizes", "original_sizes", "hidden_states", "attentions")
-    no_predictions += ("cross_attentions",)
+    no_predictions += ("cross_attentions", "class_masks_logits", "class_masks_shares")
 
     @property
     def takes_any_size(self) -> bool:
@@ -147,7 +147,7 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
             raise ValueError(f"thing_class_ids {outside} are not positions in the {len(class_names)} class names")
         self.class_embeddings.weight = embeddings.to(self.device, self.dtype)
         self.config.prompts_per_class, self.config.class_bias = 1, False
-        self.class_masks.weight, self.config.num_class_masks = None, None  # which were those of other classes
+        self.class_masks.weight, self.config.num_class_masks = None, None  # which belonged to the embeddings before
         self.name_classes(class_names, thing_class_ids)
 
     # Words
@@ -192,6 +192,8 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
         by_query = counts.flatten(2) @ shares.flatten(2).transpose(1, 2)
         sums = (by_query @ normalize(embeds, dim=-1)).sum(dim=0)
         return pad(sums.repeat(1, self.prompts_per_class), (0, int(self.has_class_bias)))
+
+    # Class masks
 
     def pixel_features(self, features: CachedFeatures) -> torch.Tensor:
         """The mask features."""
@@ -266,7 +268,7 @@ class SeemPrompting(EmbedsPixels, PromptableModel):
         scored = torch.zeros(1, self.config.projection_dim, dtype=dtype, device=self.device)
         output = self(**inputs, class_embeddings=scored, return_dict=True)
         tensors = {name: getattr(output, name) for name in ("class_queries_embeds", "masks_queries_logits")}
-        class_masks = self.class_masks_logits(output.image_features.mask_features)
+        class_masks, _ = self.decode_class_masks(output.image_features.mask_features)
         if class_masks is not None:
             tensors["class_masks_logits"] = class_masks
         return _whole(tensors, output.padded_size)

@@ -69,11 +69,11 @@ def join(
     source = _spatial_source(tuner, adapters, spatial_prompts_of)
     tensors = {}
     for layer in tuner.prompt_layers():
-        if layer.slot.is_by_class and all(layer.has_adapter(name) for name in adapters):
+        if layer.slot.has_class_rows and all(layer.has_adapter(name) for name in adapters):
             tensors[layer] = {
                 attribute: _join_rows(layer, attribute, configs, rows) for attribute in _held(layer, adapters[0])
             }
-        elif not layer.slot.is_by_class and layer.has_adapter(source):
+        elif not layer.slot.has_class_rows and layer.has_adapter(source):
             tensors[layer] = {attribute: getattr(layer, attribute)[source] for attribute in _held(layer, source)}
     config = _combined_config(configs[source], configs)
     for entry in config.made_from:
@@ -175,7 +175,7 @@ def _spatial_source(tuner: "PromptTuner", adapters: list[str], wanted: str | Non
         check_choice("spatial_prompts_of", wanted, tuple(adapters))
         return wanted
     for layer in tuner.prompt_layers():
-        if layer.slot.is_by_class:
+        if layer.slot.has_class_rows:
             continue
         first, *others = (
             layer.adapter_prompt(name) if layer.has_adapter(name) else layer.base_prompt for name in adapters

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...errors import AdapterError
-from ...models.interface import KINDS, SEMANTIC
+from ...models.interface import KINDS, SEMANTIC, SPATIAL
 from ..base.config import MAX_GRID_SIZE, PromptConfig, check_choice, check_range
 from ..peft_compat import PromptPeftType
 
@@ -43,11 +43,11 @@ class SSPromptConfig(PromptConfig):
     prompt tuning" (2022), which start at 0.
 
     And a class may have a mask of its own, for what no object query draws. It is a linear function of the features `f`
-    of a pixel that masks are made of, and has a share `1 - w` of the class's score, in the form of eq. 4 and 6:
+    of a pixel that masks are made of, and has a share `s` of the class's score, in the form of eq. 4 and 6:
 
-        score_k = w_k * sum_q p_qk * mask_q + (1 - w_k) * sigmoid(<e_k, f> + b_k)
+        score_k = (1 - s_k) * sum_q p_qk * mask_q + s_k * sigmoid(<v_k, f> + c_k)
 
-    There `w` begins at 1, so that the untrained adapter changes nothing, and `e` and `b` where training images put
+    The share begins at 0, so that the untrained adapter changes nothing, and `v` and `c` where training images put
     them (`training/class_masks.py`).
 
     The rows of the paper's Table 5 are choices of the first four fields. A weight without an embedding has nothing to
@@ -72,7 +72,8 @@ class SSPromptConfig(PromptConfig):
             states begin with: `"last"` adds one before the last prediction of masks and classes, `"all"` one after
             each layer of the decoder; SEEM only.
         class_masks (`bool`, *optional*, defaults to `False`):
-            Learn a mask of each class, `e`, `b` and `w` of the last equation; semantic segmentation with SEEM only.
+            Learn a mask of each class, `v`, `c` and `s` of the last equation; SEEM only, and semantic segmentation by
+            `SSPromptTrainer`, as Mask2Former's loss compares the masks of queries alone.
         point_grid_size (`int`, *optional*, defaults to 10):
             Points per row and column of the grid.
         semantic_source (`str`, *optional*, defaults to `"default"`):
@@ -198,7 +199,7 @@ class SSPromptConfig(PromptConfig):
 
     @property
     def _samples_points(self) -> bool:
-        return self.spatial_source == "point_grid" and self.learns("spatial")
+        return self.spatial_source == "point_grid" and any(self.learned_parts(SPATIAL))
 
     @property
     def calibrates(self) -> bool:

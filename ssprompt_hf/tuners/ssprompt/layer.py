@@ -5,14 +5,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...errors import AdapterError
-from ...models.interface import CLASS_MASKS, PromptSlot
+from ...models.interface import PromptSlot
 from ..base.layer import PromptLayer, Shape, root_mean_square
 from ..peft_compat import BufferDict
 from .config import SSPromptConfig
 
 # Of the stored parameter of `w`, a logit: at a tenth of this a whole training would not bring it from 0.5 near 0 or 1.
 WEIGHT_RATE = 10.0
-# Of the share of a class mask, which is to get from 0 to 1 where that pays: at a third of this it gets to 0.3.
+# Of the stored parameter of a class mask's share, which is to get near 1 where that pays: at a third it does not.
 SHARE_RATE = 3.0
 CALIBRATIONS = {"ssprompt_scale": 1.0, "ssprompt_bias": 0.0}
 """What there may be one number of for each class, and where it starts."""
@@ -27,7 +27,8 @@ class SSPromptLayer(PromptLayer):
     point, of `(K, L, D)` one for all tokens of a class (or one a token, `weight_per_token`). Where a class has M
     prompts, `e` is `(K, M, D)`, `w` `(K, M)`, and `z` the same for all; the slot gets them side by side, `(K, M * D)`.
     The slot's fixed prompts are not learned. A token that is all zeros is padding, and stays it. Deep prompts are
-    offsets, and nothing else; class masks are weights and a bias `(K, C + 1)`, and the shares that they have.
+    offsets, and nothing else; class masks are weights and a bias `(K, C + 1)`, and shares, each the hyperbolic tangent
+    of a parameter that is not negative: 0 exactly at the start, where a sigmoid would need an infinite one.
 
     Args:
         base_layer (`nn.Module`), slot (`PromptSlot`), like (`torch.Tensor`): see [`PromptLayer`].
@@ -66,15 +67,10 @@ class SSPromptLayer(PromptLayer):
         """Whether a prompt is several token vectors, some of which may be padding."""
         return self.holds_classes and prompts.ndim == self.slot.row_dim + 3
 
-    @property
-    def holds_masks(self) -> bool:
-        """Whether the prompts are masks of classes."""
-        return self.slot.source == CLASS_MASKS
-
     def _stores_default(self) -> bool:
         """Whether an adapter keeps `z` itself; prompts that are part of the base model are there already, and deep
         prompts and class masks have none."""
-        return not self.slot.is_part_of_model and not self.slot.is_deep and not self.holds_masks
+        return not self.slot.is_part_of_model and not self.slot.is_deep and not self.slot.is_masks
 
     def update_layer(
         self, adapter_name: str, config: SSPromptConfig, default: torch.Tensor | None, shape: Shape
@@ -92,7 +88,7 @@ class SSPromptLayer(PromptLayer):
         if self.slot.is_deep:
             self.ssprompt_offset[adapter_name] = nn.Parameter(default.to(self.adapter_dtype))
             return
-        if self.holds_masks:
+        if self.slot.is_masks:
             mask, share = default.to(self.adapter_dtype).tensor_split([-1], dim=1)
             self.ssprompt_mask[adapter_name] = nn.Parameter(mask.clone())
             self.ssprompt_share[adapter_name] = nn.Parameter(share[:, 0].clone())
@@ -277,11 +273,11 @@ class SSPromptLayer(PromptLayer):
         """Eq. 4 and 6. Written as `z + (1 - w) * (e - z)`, so that `e = z` gives `z` bit for bit whatever `w` is."""
         if self.slot.is_deep:
             return self.ssprompt_offset[adapter_name]
-        if self.holds_masks:
+        if self.slot.is_masks:
             share = self.ssprompt_share[adapter_name]
-            # what is learned may be outside, and comes back by its gradient, which a clamp alone would stop
-            share = share.detach().clamp(0, 1) + (share - share.detach())
-            return torch.cat([self.ssprompt_mask[adapter_name], share[:, None]], dim=1)
+            # below 0, too, it has a gradient, by which it comes back
+            share = share.detach().clamp(min=0) + (share - share.detach())
+            return torch.cat([self.ssprompt_mask[adapter_name], share.tanh()[:, None]], dim=1)
         default = self.default_prompt(adapter_name)
         weight, config = self.prompt_weights(adapter_name), self.configs[adapter_name]
         if weight is None:

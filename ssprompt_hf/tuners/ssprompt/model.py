@@ -44,7 +44,12 @@ class SSPromptTuner(PromptTuner):
             self.model.deep_prompts_shape(config.deep_prompts)  # or an error that says why not
             slots.append(self.model.spatial_slot(DEEP))
         if config.class_masks:
-            self.model.class_masks_shape(len(config.class_names or ()))  # or an error that says why not
+            if config.class_names is None:
+                raise AdapterError(
+                    "class masks need class names, and the base model has none: call "
+                    "model.set_class_names(names, tokenizer) first"
+                )
+            self.model.class_masks_shape(len(config.class_names))  # or an error that says why not
             slots.append(self.model.spatial_slot(CLASS_MASKS))
         if config.class_names is not None:
             # even if not learned, so that each adapter brings its classes along
@@ -88,7 +93,7 @@ class SSPromptTuner(PromptTuner):
         elif layer.slot.is_deep:
             shape = self.model.deep_prompts_shape(config.deep_prompts)
             default = layer.reference.new_zeros(shape)
-        elif layer.slot.is_by_class:
+        elif layer.slot.is_masks:
             shape = self.model.class_masks_shape(len(config.class_names))
             default = layer.reference.new_zeros(shape)
         elif layer.slot.is_part_of_model:
