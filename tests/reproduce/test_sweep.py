@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssprompt_hf.reproduce.cells import CellRunner
+from ssprompt_hf.reproduce.plans import Training
+from ssprompt_hf.reproduce.presets import make_preset
+
 SWEEP = Path(__file__).resolve().parents[2] / "benchmarks" / "sweep.py"
 
 
@@ -45,3 +49,21 @@ def test_a_sequence_of_photographs_is_scored_on(sweep, tmp_path, capsys):
     assert len(found["scores"]["photographs"]) == 1
     with pytest.raises(Exception, match="held_out is 'd', which no name in"):
         sweep(*options, "d")
+
+
+def test_what_the_recipe_adds_is_part_of_the_settings(tmp_path):
+    domain = make_preset("embedded").domains["fog"]
+
+    def settings(method: str, **options):
+        runner = CellRunner(tmp_path)
+        return runner.training_settings(
+            Training(method, "seem-nano", domain, "semantic", 16, 0, tuple(options.items()))
+        )
+
+    paper, extended = settings("ssprompt"), settings("ssprompt_extended")
+    assert "recipe" not in paper and "class_masks" not in paper["prompts"]  # as earlier versions have it
+    assert extended["recipe"] == ["prototypes", "class_masks"]
+    ablated = settings("ssprompt_extended", class_masks=False)
+    assert ablated["recipe"] == ["prototypes"] and "class_masks" not in ablated["prompts"]
+    assert settings("ssprompt", class_masks=True)["prompts"]["class_masks"] is True
+    assert settings("ssprompt", class_masks=False) == paper
