@@ -62,7 +62,7 @@ def start_class_masks(trainer: "SSPromptTrainer") -> None:
         SSPromptError: another task than semantic segmentation, or labels with more classes than the model has.
     """
     layer, base = class_masks_layer(trainer.model), trainer.base_model
-    if layer is None:
+    if layer is None or trainer.train_examples is None:
         return
     if trainer.args.task != "semantic":
         raise SSPromptError(

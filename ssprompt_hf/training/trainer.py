@@ -278,10 +278,8 @@ class SSPromptTrainer(Trainer):
             self._shrinkage.path.load(checkpoint)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """As in `transformers`; learning rates are in units of the size of what is learned
-        (`PromptLayer.learning_rate_scale`)."""
-        if self.train_examples is not None:
-            start_class_masks(self)  # whose size is the unit of their rate
+        """As in `transformers`; rates are in units of the size of what is learned (`learning_rate_scale`)."""
+        start_class_masks(self)  # whose size is the unit of their rate
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if is_new:

@@ -77,7 +77,7 @@ def test_a_table_from_end_to_end(arguments, base, tmp_path, capsys):
     assert scores["adapted"] == record["scores"]
     zero_shot = next(one for one in found["cells"] if one["row"] == "zero-shot")
     assert scores["zero_shot"] == zero_shot["scores"] and zero_shot["seed"] is None
-    train = ["train", "--base_model", base, *scenes, *QUICK, "--allow_fewer", "--seed", "1"]
+    train = ["train", "--base_model", base, *scenes, *QUICK, "--allow_fewer", "--seed", "1", "--recipe", "paper"]
     assert main([*train, "--output_dir", str(tmp_path / "t")]) == 0
     assert json.loads((tmp_path / "t" / "metrics.json").read_text())["scores"]["adapted"] == record["scores"]
     weights = [folder / "adapter_model.safetensors" for folder in (adapter, tmp_path / "t" / "adapter")]
