@@ -79,6 +79,8 @@ def start_class_masks(trainer: "SSPromptTrainer") -> None:
         labels = torch.stack(view["label"])
         check_labels(labels, num_classes)
         counts += label_shares(labels, num_classes, (1, 1)).flatten().cpu()
+    if not counts.any():
+        return
 
     def pixels():
         for view in first_views(trainer):
@@ -96,7 +98,7 @@ def fit_class_masks(pixels: Iterable[tuple[torch.Tensor, torch.Tensor]], counts:
     Args:
         pixels: the features `(1, C, h, w)` of each image, and the number of labelled pixels of each class in each
             cell, `(1, K, h, w)`.
-        counts: float64 `(K,)`, the number of labelled pixels of each class in all images.
+        counts: float64 `(K,)`, the number of labelled pixels of each class in all images, of which there are some.
 
     Returns:
         float64 `(K, C + 1)`, weights and bias; zeros for a class without pixels.
@@ -113,8 +115,6 @@ def fit_class_masks(pixels: Iterable[tuple[torch.Tensor, torch.Tensor]], counts:
             total = wanted.sum(dim=1, keepdim=True)
             squares = squares + (rows.T @ (rows * total)).cpu()
             sums = sums + (rows.T @ (2 * wanted - total)).cpu()
-    if not counts.any():
-        return torch.zeros(len(counts), 1, dtype=torch.float64)
     diagonal = squares.diagonal()
     # a feature that is 0 everywhere has weight 0
     squares = squares + torch.diag(RIDGE * diagonal + (diagonal == 0))

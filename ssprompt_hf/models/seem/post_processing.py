@@ -18,10 +18,10 @@ class SeemPostProcessingMixin:
     The `post_process_*` methods of [`SeemImageProcessor`].
 
     They read `class_queries_logits` (B, Q, K + 1) and `masks_queries_logits` (B, Q, h, w) of the model's output,
-    `class_masks_logits` (B, K, h, w) and `class_masks_shares` (K,) where it has them, and
-    where the masks lie: `padded_size` (Hp, Wp), `image_sizes` (B, 2) and `original_sizes` (B, 2), which the model
-    hands on from the image processor. An output without them counts as an image without padding at `mask_stride` times
-    the resolution of its masks. `target_sizes` (B pairs of height and width) defaults to the original sizes.
+    `class_masks_logits` (B, K, h, w) and `class_masks_shares` (K,) where it has them, and where the masks lie:
+    `padded_size` (Hp, Wp), `image_sizes` (B, 2) and `original_sizes` (B, 2), which the model hands on from the image
+    processor. An output without these counts as an image without padding at `mask_stride` times the resolution of its
+    masks. `target_sizes` (B pairs of height and width) defaults to the original sizes.
     """
 
     mask_stride = 4
