@@ -41,13 +41,19 @@ def class_masks_layer(model: nn.Module) -> SSPromptLayer | None:
 class SharesInRange(TrainerCallback):
     """Keeps the shares of class masks from being negative, step by step."""
 
-    @torch.no_grad()
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+    def __init__(self):
+        self.shares: list[nn.Parameter] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
         """See `TrainerCallback`."""
-        for layer in model.modules():
-            if isinstance(layer, SSPromptLayer):
-                for share in layer.ssprompt_share.values():
-                    share.clamp_(min=0)
+        layer = class_masks_layer(model)
+        self.shares = [] if layer is None else [layer.ssprompt_share[active_adapter_name(model)]]
+
+    @torch.no_grad()
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See `TrainerCallback`."""
+        for share in self.shares:
+            share.clamp_(min=0)
 
 
 @torch.no_grad()

@@ -195,13 +195,7 @@ class SSPromptLayer(PromptLayer):
         """
         is_stored = adapter_name in self.ssprompt_default
         shape = tuple(self.ssprompt_default[adapter_name].shape) if is_stored else self._shapes[adapter_name]
-        fits = default.ndim == len(shape) and all(wanted in (None, side) for side, wanted in zip(default.shape, shape))
-        if not fits or not default.isfinite().all():
-            wanted = ", ".join("any" if side is None else str(side) for side in shape)
-            raise AdapterError(
-                f"adapter {adapter_name!r} needs finite default prompts of shape ({wanted}), got "
-                f"{'values that are not finite' if fits else tuple(default.shape)}"
-            )
+        _check_given(f"adapter {adapter_name!r} needs finite default prompts", default, shape)
         default = default.detach().to(self.reference.device, self.adapter_dtype, copy=True)
         if not is_stored:
             self.update_layer(adapter_name, self.configs[adapter_name], default, shape)
@@ -221,11 +215,7 @@ class SSPromptLayer(PromptLayer):
             AdapterError: another shape, or values that are not finite.
         """
         mask = self.ssprompt_mask[adapter_name]
-        if masks.shape != mask.shape or not masks.isfinite().all():
-            raise AdapterError(
-                f"adapter {adapter_name!r} needs finite class masks of shape {tuple(mask.shape)}, got "
-                f"{tuple(masks.shape) if masks.shape != mask.shape else 'values that are not finite'}"
-            )
+        _check_given(f"adapter {adapter_name!r} needs finite class masks", masks, tuple(mask.shape))
         mask.copy_(masks)
         self.ssprompt_share[adapter_name].zero_()
 
@@ -317,6 +307,16 @@ class SSPromptLayer(PromptLayer):
 
     def __repr__(self) -> str:
         return "ssprompt." + super().__repr__()
+
+
+def _check_given(needs: str, given: torch.Tensor, shape: Shape) -> None:
+    """Raises `AdapterError`, which begins with what is needed, if a tensor has another shape or is not finite."""
+    fits = given.ndim == len(shape) and all(wanted in (None, side) for side, wanted in zip(given.shape, shape))
+    if not fits or not given.isfinite().all():
+        wanted = ", ".join("any" if side is None else str(side) for side in shape)
+        raise AdapterError(
+            f"{needs} of shape ({wanted}), got {'values that are not finite' if fits else tuple(given.shape)}"
+        )
 
 
 def _is_token(prompts: torch.Tensor) -> torch.Tensor:

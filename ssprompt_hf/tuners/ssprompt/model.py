@@ -43,22 +43,17 @@ class SSPromptTuner(PromptTuner):
         if config.has_deep_prompts:
             self.model.deep_prompts_shape(config.deep_prompts)  # or an error that says why not
             slots.append(self.model.spatial_slot(DEEP))
-        if config.class_masks:
-            if config.class_names is None:
-                raise AdapterError(
-                    "class masks need class names, and the base model has none: call "
-                    "model.set_class_names(names, tokenizer) first"
-                )
-            self.model.class_masks_shape(len(config.class_names))  # or an error that says why not
-            slots.append(self.model.spatial_slot(CLASS_MASKS))
         if config.class_names is not None:
             # even if not learned, so that each adapter brings its classes along
             slots.append(self.model.semantic_slot)
-        elif config.learns("semantic"):
+        elif config.learns("semantic") or config.class_masks:
             raise AdapterError(
-                "semantic prompts need class names, and the base model has none: call "
-                "model.set_class_names(names, tokenizer) first"
+                f"{'semantic prompts' if config.learns('semantic') else 'class masks'} need class names, and the base "
+                "model has none: call model.set_class_names(names, tokenizer) first"
             )
+        if config.class_masks:
+            self.model.class_masks_shape(len(config.class_names))  # or an error that says why not
+            slots.append(self.model.spatial_slot(CLASS_MASKS))
         return slots
 
     def _check_calibration(self, config: SSPromptConfig) -> None:
