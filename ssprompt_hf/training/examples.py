@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,6 @@ from ..data.dataset import SegmentationDataset
 from ..data.transforms import draw_flip, flip_example, mask_targets
 from ..errors import SSPromptError
 from ..models.interface import PromptableImageProcessor
-
-if TYPE_CHECKING:
-    from .trainer import SSPromptTrainer
 
 MAX_IMAGES = 64
 """So many training images are looked at, at most, by what looks at them before and after training."""
@@ -314,9 +311,9 @@ class PromptDataLoader(DataLoader):
         self.batch_sampler.set_epoch(epoch)
 
 
-def first_views(trainer: "SSPromptTrainer") -> Iterator[dict[str, Any]]:
-    """Batches of one: the training images of a trainer as the first round has them, or 64 of them that are spread over
-    all."""
+def first_views(trainer: Any) -> Iterator[dict[str, Any]]:
+    """Batches of one: the training images of an `SSPromptTrainer` as the first round has them, or 64 of them that are
+    spread over all."""
     examples = trainer.train_examples
     for index in range(0, len(examples), math.ceil(len(examples) / MAX_IMAGES)):
         yield trainer._prepare_inputs(trainer.data_collator([examples[0, index]]))
