@@ -43,17 +43,19 @@ class SSPromptTuner(PromptTuner):
         if config.has_deep_prompts:
             self.model.deep_prompts_shape(config.deep_prompts)  # or an error that says why not
             slots.append(self.model.spatial_slot(DEEP))
-        if config.class_names is not None:
-            # even if not learned, so that each adapter brings its classes along
-            slots.append(self.model.semantic_slot)
-        elif config.learns("semantic") or config.class_masks:
-            raise AdapterError(
-                f"{'semantic prompts' if config.learns('semantic') else 'class masks'} need class names, and the base "
-                "model has none: call model.set_class_names(names, tokenizer) first"
-            )
+        if config.class_names is None:
+            if config.learns("semantic") or config.class_masks:
+                what = "semantic prompts" if config.learns("semantic") else "class masks"
+                raise AdapterError(
+                    f"{what} need class names, and the base model has none: call "
+                    "model.set_class_names(names, tokenizer) first"
+                )
+            return slots
         if config.class_masks:
             self.model.class_masks_shape(len(config.class_names))  # or an error that says why not
             slots.append(self.model.spatial_slot(CLASS_MASKS))
+        # even if not learned, so that each adapter brings its classes along; last, where `adapters/info.py` looks
+        slots.append(self.model.semantic_slot)
         return slots
 
     def _check_calibration(self, config: SSPromptConfig) -> None:
