@@ -192,6 +192,12 @@ class CellRunner:
         """What is known of work that was done before with the same settings, else None."""
         return _read(self.path(work), self.settings(work))
 
+    def learned(self, training: Training) -> dict[str, Any] | None:
+        """What is known of an adapter that was learned before with the same settings, else None."""
+        settings = json.loads(json.dumps(self.training_settings(training)))
+        record = _read(self.adapter_folder(training) / TRAINING, settings)
+        return None if record is None else record["training"]
+
     # Running
 
     def run(self, job: Job) -> None:
@@ -252,10 +258,9 @@ class CellRunner:
 
     def _learn(self, training: Training) -> dict[str, Any]:
         """Learn an adapter, unless it lies there; what is known of its training."""
-        folder, settings = self.adapter_folder(training), json.loads(json.dumps(self.training_settings(training)))
-        record = _read(folder / TRAINING, settings)
+        record, folder = self.learned(training), self.adapter_folder(training)
         if record is not None:
-            return record["training"]
+            return record
         data, prompts = training.domain.arguments(training.base_model), self._prompts(training)
         args = self.arguments(training.task, training.seed)
         images = self.images("train", training.domain, training.base_model, training.task)
@@ -276,6 +281,7 @@ class CellRunner:
             "training_images": len(trainer.train_dataset),
             "shots": selection.to_dict(),
         }
+        settings = self.training_settings(training)
         write_json(folder / TRAINING, {"settings": settings, "versions": current_versions(), "training": record})
         return record
 

@@ -63,7 +63,11 @@ def describe_work(plans: Sequence[Plan], runner: CellRunner, seconds: float = ME
     possible = [work for work in works if _is_possible(work, bases[work.base_model])]
     on_disk = [work for work in possible if bases[work.base_model].on_disk]
     done = [work for work in on_disk if runner.finished(work) is not None]
-    jobs = plan_jobs(work for work in possible if work not in set(done))
+    jobs = [
+        job
+        for job in plan_jobs(work for work in possible if work not in set(done))
+        if not (isinstance(job, Learn) and _is_learned(job.training, runner, bases))
+    ]
     trainings = [job.training for job in jobs if isinstance(job, Learn)]
     evaluations = [job for job in jobs if isinstance(job, Evaluate)]
     measured = [job for job in jobs if isinstance(job, Measure)]
@@ -106,6 +110,11 @@ def describe_work(plans: Sequence[Plan], runner: CellRunner, seconds: float = ME
 def _is_possible(work: Work, base: _Base) -> bool:
     """The cost of a step is measured on random weights."""
     return base.facts is not None and (isinstance(work, StepCost) or not base.missing)
+
+
+def _is_learned(training: Training, runner: CellRunner, bases: dict[str, _Base]) -> bool:
+    """The adapter lies there, of another table perhaps."""
+    return bases[training.base_model].on_disk and runner.learned(training) is not None
 
 
 class _Images:

@@ -12,7 +12,6 @@ from .data_choice import choose_data
 from .settings import DataArguments, PromptArguments
 
 GIB = 2**30
-SPATIAL_METHODS = ("ssprompt", "spaprompt", "vspl")
 
 
 def plan_training(data: DataArguments, prompts: PromptArguments, args: SSPromptTrainingArguments) -> str:
@@ -46,7 +45,7 @@ def plan_training(data: DataArguments, prompts: PromptArguments, args: SSPromptT
         parameters -= sum(count for part, count in facts["parameters"].items() if part.startswith("text_"))
     text = f", and {(whole - parameters) / 1e6:.1f} M of the text encoder until the class names are read"
     limit = args.feature_cache_gb * GIB
-    image_bytes = _cached_bytes(facts, prompts, args, limit / views)
+    image_bytes = _cached_bytes(facts, config.learns("spatial"), args, limit / views)
     total = image_bytes * views
     lines = [
         f"data         {len(chosen)} of {len(images)} images of {images.name} to learn from, {len(images.classes)} "
@@ -72,12 +71,10 @@ def plan_training(data: DataArguments, prompts: PromptArguments, args: SSPromptT
     return "\n".join(lines)
 
 
-def _cached_bytes(
-    facts: dict[str, Any], prompts: PromptArguments, args: SSPromptTrainingArguments, limit: float
-) -> float:
+def _cached_bytes(facts: dict[str, Any], is_spatial: bool, args: SSPromptTrainingArguments, limit: float) -> float:
     """Of an image, in the stage that the trainer would choose; see `choose_stage`."""
     share = 2 if args.feature_cache_dtype == "float16" else 1
-    stages = facts["stages"]["spatial" if prompts.method in SPATIAL_METHODS else "semantic"]
+    stages = facts["stages"]["spatial" if is_spatial else "semantic"]
     sizes = [facts["cached_bytes"][stage] / share for stage in stages]
     if args.keep_projections is not None:
         return sizes[-1 if args.keep_projections else 0]

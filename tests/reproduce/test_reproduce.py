@@ -83,6 +83,14 @@ def test_a_table_from_end_to_end(arguments, base, tmp_path, capsys):
     weights = [folder / "adapter_model.safetensors" for folder in (adapter, tmp_path / "t" / "adapter")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
+    # where a cell is gone and its adapter is not, a dry run plans an evaluation alone
+    next((tmp_path / "embedded" / "cells").glob("*-ssprompt-*seed1*")).unlink()
+    capsys.readouterr()
+    assert main(["reproduce", *arguments, *methods, "--dry_run"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"5 cells, 4 of them done", told) and re.search(r"trainings +0\n", told), told
+    assert re.search(r"evaluations +4 of an image, in 1 passes", told), told
+
 
 def test_a_dry_run_says_what_would_be_done(arguments, base, tmp_path, capsys):
     start = arguments.index("--base_models") + 1

@@ -19,14 +19,14 @@ def base(tmp_path_factory):
     return save_tiny_base(tmp_path_factory.mktemp("base"))
 
 
-def settings(base, output, method="ssprompt", image_size=None, **arguments):
+def settings(base, output, method="ssprompt", image_size=None, prompt_options=None, **arguments):
     data = DataArguments(
         base_model=base,
         dataset="street-scenes/fog",
         dataset_options='{"num_images": 6, "size": [32, 64]}',
         image_size=image_size,
     )
-    prompts = PromptArguments(method=method, shots=2, allow_fewer=True)
+    prompts = PromptArguments(method=method, shots=2, allow_fewer=True, prompt_options=prompt_options)
     return data, prompts, SSPromptTrainingArguments(output_dir=str(output), use_cpu=True, **arguments)
 
 
@@ -56,6 +56,7 @@ def test_the_plan_of_a_small_data_set(base, tmp_path):
         {"image_size": 512, "feature_cache_gb": 0.03},
         {"image_size": 512, "keep_projections": False},
         {"image_size": 512, "method": "semprompt"},
+        {"image_size": 512, "method": "semprompt", "prompt_options": '{"class_masks": true}'},
         {"image_size": 512, "method": "coop"},
         {
             "image_size": 512,
@@ -65,7 +66,7 @@ def test_the_plan_of_a_small_data_set(base, tmp_path):
             "method": "vspl",
         },
     ],
-    ids=["", "size", "float16", "limit", "features", "semprompt", "coop", "too small"],
+    ids=["", "size", "float16", "limit", "features", "semprompt", "class masks", "coop", "too small"],
 )
 def test_cached_bytes_are_those_of_the_training(base, tmp_path, arguments):
     data, prompts, args = settings(base, tmp_path, **arguments)

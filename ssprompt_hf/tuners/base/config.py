@@ -242,6 +242,10 @@ class PromptConfig(PeftConfig):
         """What the method learns, for a sentence about "learned ..."."""
         return "prompts"
 
+    def learns(self, kind: str) -> bool:
+        """Whether anything is learned of the `"spatial"` or the `"semantic"` prompts."""
+        return kind == "semantic"
+
     @property
     def needs(self) -> tuple[str, ...]:
         """What the method needs of a base model; see `ModelFamily.lacks`."""

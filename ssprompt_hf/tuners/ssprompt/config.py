@@ -212,7 +212,7 @@ class SSPromptConfig(PromptConfig):
         return self.deep_prompts != "none"
 
     def learns(self, kind: str) -> bool:
-        """Whether anything is learned of the `"spatial"` or the `"semantic"` prompts."""
+        """See [`PromptConfig.learns`]."""
         others = self.calibrates if kind == SEMANTIC else self.has_deep_prompts or self.class_masks
         return any(self.learned_parts(kind)) or others
 

@@ -37,6 +37,10 @@ class VSPLConfig(PromptConfig):
         """See [`PromptConfig.default_learning_rate`]."""
         return 0.3
 
+    def learns(self, kind: str) -> bool:
+        """See [`PromptConfig.learns`]."""
+        return kind == "spatial"
+
     @property
     def needs(self) -> tuple[str, ...]:
         """See [`PromptConfig.needs`]."""
