@@ -136,12 +136,15 @@ def main():
     parser.add_argument("--data_dir", type=Path, help="a folder like CamVid, for the domain photographs")
     parser.add_argument("--held_out", help="score on photographs whose names begin so, not on the last third")
     parser.add_argument("--num_images", type=int, default=50, help="validation scenes of a domain")
+    parser.add_argument("--image_size", type=int, help="shorter side in pixels (default: the base model's)")
     parser.add_argument("--output_dir", type=Path, default=Path("out/sweep"), help="for cells and adapters")
     parser.add_argument("--output", type=Path, help="JSON file for the results, added to what is there")
     args = parser.parse_args()
     domains = validation_domains(args.domains, args.num_images)
     if args.data_dir is not None:
         domains.append(held_out_photographs(args.data_dir, args.output_dir / "photographs", args.held_out))
+    if args.image_size is not None:
+        domains = [replace(domain, data={**domain.data, "image_size": args.image_size}) for domain in domains]
     records = sweep(args.method, args.base_model, parse_grid(args.grid), domains, args.seeds, args.output_dir)
     for record in records:
         means = ", ".join(f"{name} {mean(scores):.2f}" for name, scores in record["scores"].items())

@@ -51,7 +51,8 @@ from ssprompt_hf.segmentation.predictions import QueryPrediction, mix_scores
 from ssprompt_hf.training.losses import SemanticLoss
 from ssprompt_hf.utils.files import atomic_path
 
-SHORTER_SIDE = 288  # for use
+# For use: drawn scenes are enlarged, photographs keep their size up to the second.
+SHORTER_SIDE, MAX_SHORTER_SIDE = 288, 432
 WARMUP_STEPS = 40
 FIRST_SCENES = 512  # to begin with
 PHOTOGRAPHED_CLICKS = 0.5  # weight: what a model labels is no object for sure
@@ -372,6 +373,7 @@ def export(args):
     model.load_state_dict({name: weights.get(name, known[name]) for name in known})
     image_processor = SeemImageProcessor(
         size={"shortest_edge": SHORTER_SIDE, "longest_edge": 4 * SHORTER_SIDE},
+        max_shortest_edge=MAX_SHORTER_SIDE,
         image_mean=[PIXEL_MEAN] * 3,
         image_std=[PIXEL_STD] * 3,
         object_mask_threshold=model.config.object_mask_threshold,

@@ -54,5 +54,6 @@ def run(options: argparse.Namespace) -> None:
     if metadata["size"]:
         images = "of {} x {} pixels, one at a time".format(*json.loads(metadata["size"]))
     else:
-        images = f"of any size and number, best with a shorter side of {metadata['image_size']} pixels"
+        sides = dict.fromkeys((metadata["image_size"], metadata["max_image_size"]))
+        images = f"of any size and number, best with a shorter side of {' to '.join(sides)} pixels"
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB); it takes RGB images {images}")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..errors import ExportError
 from ..model import SSPromptModel
-from ..models.interface import PromptableImageProcessor
+from ..models.image_processing import MAX_IMAGE_SIZE, PromptableImageProcessor
 from ..utils.files import atomic_path
 from ..utils.version import __version__
 from .merged_model import MergedModel
@@ -57,8 +57,9 @@ def export_model(
 
     Returns:
         the metadata, which are in the file, too (`metadata_props` of ONNX, `extra_files["ssprompt.json"]` of
-        `torch.export`): `class_names`, `class_ids` in label files, `none_id` and `colors` as JSON, `image_size` or
-        `size`, `output`, `base_model`, and `ssprompt_hf`, the version.
+        `torch.export`): `class_names`, `class_ids` in label files, `none_id` and `colors` as JSON, `image_size` and
+        `max_image_size`, the least and the largest shorter side of resized images, or `size`, `output`, `base_model`,
+        and `ssprompt_hf`, the version.
 
     Raises:
         ExportError: an unknown format or output; packages are missing; the model needs a size; it cannot be exported.
@@ -83,12 +84,14 @@ def export_model(
         raise ExportError(f"an image of {size[0]}x{size[1]} pixels is resized by the model: give the size {fits}")
     module = MergedModel(merged, processor, size, output == "class_map").eval()
     _check_inputs(module, processor)
+    least, largest = (min(processor.resized_size((side, side))) for side in (1, MAX_IMAGE_SIZE))
     metadata = {
         "class_names": json.dumps(class_names),
         "class_ids": json.dumps(labels["class_ids"]),
         "none_id": json.dumps(labels["none_id"]),
         "colors": json.dumps(colors),
-        "image_size": json.dumps(min(processor.resized_size((100, 100)))) if size is None else "",
+        "image_size": json.dumps(least) if size is None else "",
+        "max_image_size": json.dumps(largest) if size is None else "",
         "size": "" if size is None else json.dumps(list(size)),
         "output": output,
         "base_model": str(getattr(config, "base_model_name_or_path", None) or ""),

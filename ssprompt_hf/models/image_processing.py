@@ -197,7 +197,7 @@ _RULES: dict[str, _Rule] = {
     "object_mask_threshold": _SHARE,
     "overlap_threshold": _SHARE,
     **dict.fromkeys(("size", "crop_size", "pad_size", "mask_size", "mask_pad_size"), _SIZE),
-    **dict.fromkeys(("size_divisibility", "patch_size", "mask_stride"), _SIDE),
+    **dict.fromkeys(("max_shortest_edge", "size_divisibility", "patch_size", "mask_stride"), _SIDE),
     **dict.fromkeys(_SWITCHES, _SWITCH),
 }
 """By the name of a setting whether a value is right, and what is."""

@@ -89,7 +89,7 @@ class CellRunner:
         self.shared = shared or SharedWork(args.feature_cache, cache, int(args.feature_cache_gb * 2**30))
         self._spills = args.feature_cache == "auto" and args.feature_cache_dir is None
         self.device = str(args.device)
-        self._bases: dict[str, dict[str, str]] = {}
+        self._bases: dict[str, dict[str, Any]] = {}
         self._settings: dict[Work, dict[str, Any]] = {}
 
     # Settings
@@ -149,32 +149,36 @@ class CellRunner:
             "training": _training_settings(args) | open_arguments(args, config.training_defaults),
         }
 
-    def base(self, base_model: str) -> dict[str, str]:
+    def base(self, base_model: str) -> dict[str, Any]:
         """
-        Name and fingerprint, and the text encoder that it borrows, if it does.
+        Name and fingerprint; where there is one, the text encoder that it borrows, and the limit of what its image
+        processor leaves as large as it is.
 
         Raises:
             DownloadError, UnknownNameError: it cannot be had.
         """
         if base_model not in self._bases:
             try:
-                model, _ = load_base_model(base_model)
+                model, processor = load_base_model(base_model)
             except DownloadError as error:
                 raise DownloadError(f"{error}. Another base model can be named with --base_models") from error
             self._bases[base_model] = {"name": base_model, "fingerprint": model_fingerprint(model)}
             if model.borrowed_text_encoder is not None:
                 self._bases[base_model]["text_encoder"] = model.borrowed_text_encoder
+            limit = getattr(processor, "max_shortest_edge", None)
+            if limit is not None:
+                self._bases[base_model]["max_shortest_edge"] = limit
         return self._bases[base_model]
 
     def common_settings(self) -> dict[str, Any]:
         """The training arguments that all cells have in common."""
         return _training_settings(self.arguments("semantic", 0))
 
-    def known_bases(self) -> dict[str, dict[str, str]]:
+    def known_bases(self) -> dict[str, dict[str, Any]]:
         """Name and fingerprint of the base models that have been loaded."""
         return dict(self._bases)
 
-    def take_bases(self, bases: dict[str, dict[str, str]]) -> None:
+    def take_bases(self, bases: dict[str, dict[str, Any]]) -> None:
         """What another process knows of base models that have not been loaded here: enough to find their cells."""
         self._bases = bases | self._bases
 

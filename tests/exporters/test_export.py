@@ -101,6 +101,7 @@ def test_torch_export(adapter, model, tmp_path, capsys):
     program = torch.export.load(path, extra_files=extra).module()
     check(lambda pixel_values: program(pixel_values).detach(), model, [(1, 64, 90)])
     metadata = json.loads(extra["ssprompt.json"])
+    assert not metadata["image_size"] and not metadata["max_image_size"]
     assert json.loads(metadata["class_names"]) == CLASSES and json.loads(metadata["class_ids"]) == [0, 1, 2]
     assert metadata["output"] == "class_scores" and json.loads(metadata["size"]) == [64, 90]
     assert torch.equal(before, scores(model, torch.from_numpy(photograph(64, 64)).permute(2, 0, 1)[None].float()))

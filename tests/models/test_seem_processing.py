@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.models.seem.image_processing_seem import SeemImageProcessor
 from ssprompt_hf.models.seem.processing_seem import SeemProcessor
 from ssprompt_hf.models.seem.prompt_rasterizer import rasterize_prompts
@@ -39,6 +40,26 @@ def test_pixels_are_resized_normalised_then_padded():
 def test_resized_size(size, longest, expected):
     processor = SeemImageProcessor(size={"shortest_edge": 90} | ({"longest_edge": longest} if longest else {}))
     assert processor(picture(*size), return_tensors="pt")["image_sizes"].tolist() == [list(expected)]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((60, 81), (90, 121)), ((100, 130), (100, 130)), ((130, 100), (130, 100)), ((240, 360), (120, 180))],
+    ids=["enlarged", "kept", "kept upright", "reduced"],
+)
+def test_images_keep_their_size_up_to_a_limit(size, expected, tmp_path):
+    processor = SeemImageProcessor(size={"shortest_edge": 90, "longest_edge": 200}, max_shortest_edge=120)
+    processor.save_pretrained(tmp_path)
+    loaded = SeemImageProcessor.from_pretrained(tmp_path)
+    assert loaded(picture(*size), return_tensors="pt")["image_sizes"].tolist() == [list(expected)]
+    assert loaded.resized_size(size) == expected
+    # a size that is asked for is that of all images
+    asked = {"shortest_edge": 60, "longest_edge": 200}
+    told = loaded(picture(*size), size=asked, return_tensors="pt")["image_sizes"].tolist()
+    assert told == [list(SeemImageProcessor(size=asked).resized_size(size))]
+    assert loaded.with_image_size(60).resized_size(size) == tuple(told[0])
+    with pytest.raises(SSPromptError, match="max_shortest_edge is 0; it must be a whole number from 1"):
+        loaded(picture(*size), max_shortest_edge=0)
 
 
 def test_batch_of_different_sizes_and_kinds():

@@ -32,6 +32,9 @@ PROMPT_ARGUMENTS = (
 
 class SeemImageProcessorKwargs(ImagesKwargs, total=False):
     """
+    max_shortest_edge (`int`, *optional*):
+        Images whose shorter side is between `size["shortest_edge"]` and this keep their size, and larger ones get it.
+        By default all get `size["shortest_edge"]`.
     size_divisibility (`int`, *optional*, defaults to 32):
         Batches are zero-padded, after normalisation, on the right and at the bottom, to a multiple of this.
     ignore_index (`int`, *optional*, defaults to 255):
@@ -46,6 +49,7 @@ class SeemImageProcessorKwargs(ImagesKwargs, total=False):
         Panoptic results: least share of its mask that a segment must keep.
     """
 
+    max_shortest_edge: int | None
     size_divisibility: int
     ignore_index: int
     mask_stride: int
@@ -75,6 +79,7 @@ class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, Promp
     do_convert_rgb = True
     do_resize = True
     size = {"shortest_edge": 512, "longest_edge": 2048}
+    max_shortest_edge = None
     default_to_square = False
     resample = PILImageResampling.BICUBIC
     do_rescale = False
@@ -122,6 +127,8 @@ class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, Promp
         """
         prompts = {name: kwargs.pop(name, None) for name in PROMPT_ARGUMENTS}
         prompts = {name: value for name, value in prompts.items() if value is not None}
+        if kwargs.get("size") is not None:
+            kwargs.setdefault("max_shortest_edge", None)  # the size that is asked for, and no other
         extra = {
             "segmentation_maps": segmentation_maps,
             "instance_id_to_semantic_id": instance_id_to_semantic_id,
@@ -132,7 +139,7 @@ class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, Promp
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """See [`PromptableImageProcessor.resized_size`]."""
         wanted = self.size if isinstance(self.size, SizeDict) else SizeDict(**self.size)
-        return self._resized_size(size, wanted) if self.do_resize else size
+        return self._resized_size(size, wanted, self.max_shortest_edge) if self.do_resize else size
 
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """See [`PromptableImageProcessor.padded_size`]."""
@@ -152,7 +159,7 @@ class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, Promp
         if limit is not None:
             usual = size.get("shortest_edge", image_size)
             resized["longest_edge"] = max(limit, limit * image_size // usual)
-        return type(self).from_dict({**self.to_dict(), "size": resized})
+        return type(self).from_dict({**self.to_dict(), "size": resized, "max_shortest_edge": None})
 
     def _preprocess_image_like_inputs(
         self, images, segmentation_maps, instance_id_to_semantic_id, prompts, **kwargs
@@ -161,7 +168,8 @@ class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, Promp
         images = self._prepare_image_like_inputs(images, **conversion)
         return_tensors = kwargs.pop("return_tensors")
         sizes = [image.shape[-2:] for image in images]
-        resized = [self._resized_size(size, kwargs["size"]) if kwargs["do_resize"] else size for size in sizes]
+        wanted, limit = kwargs["size"], kwargs.pop("max_shortest_edge")
+        resized = [self._resized_size(size, wanted, limit) if kwargs["do_resize"] else size for size in sizes]
         padded_size = self._padded_size(resized, kwargs["do_pad"], kwargs["size_divisibility"])
         data = {
             "pixel_values": self._preprocess(images, resized, padded_size, **kwargs),
@@ -211,12 +219,17 @@ class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, Promp
         return np.moveaxis(np.asarray(picture), -1, 0)
 
     @staticmethod
-    def _resized_size(original_size: tuple[int, int], size: SizeDict) -> tuple[int, int]:
+    def _resized_size(
+        original_size: tuple[int, int], size: SizeDict, max_shortest_edge: int | None = None
+    ) -> tuple[int, int]:
         """Height and width with the shorter side as asked, rounded down as torchvision does it for official SEEM."""
         if size.height and size.width:
             return size.height, size.width
         short, long = sorted(original_size)
-        new_short, new_long = size.shortest_edge, int(size.shortest_edge * long / short)
+        new_short = size.shortest_edge
+        if max_shortest_edge is not None:
+            new_short = max(new_short, min(short, max_shortest_edge))
+        new_long = int(new_short * long / short)
         if size.longest_edge and new_long > size.longest_edge:
             new_short, new_long = max(1, int(size.longest_edge * new_short / new_long)), size.longest_edge
         height, width = original_size
