@@ -78,6 +78,7 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--num_images", type=int, default=40, help="validation scenes of a domain")
+    parser.add_argument("--image_size", type=int, help="shorter side in pixels (default: the base model's)")
     args = parser.parse_args()
     if args.folds < 2:
         parser.error(f"--folds is {args.folds}; it must be at least 2")
@@ -87,6 +88,7 @@ def main():
         if args.data_dir is not None:
             domains.append(held_out_photographs(args.data_dir, Path(folder) / "photographs", args.held_out))
         for domain in domains:
+            domain = replace(domain, data={**domain.data, "image_size": args.image_size})
             for seed in args.seeds:
                 one, mean = one_and_mean(args.base_model, domain, seed, args.folds, folder)
                 print(f"{domain.name}, seed {seed}: one {one:.2f}, mean of {args.folds} folds {mean:.2f}", flush=True)
