@@ -41,9 +41,11 @@ def objects(scene: dict[str, np.ndarray], min_area: int, classes: list[int]) -> 
     return [keys == key for key in np.unique(keys) if key >= 0 and (keys == key).sum() >= min_area]
 
 
-def click_through(model: SSPromptModel, image: np.ndarray, truth: np.ndarray, rounds: int, parts: bool) -> list[float]:
+def click_through(
+    model: SSPromptModel, image: np.ndarray, truth: np.ndarray, rounds: int, parts: bool, image_size: int | None
+) -> list[float]:
     """IoU after each click on one object; of the parts that clicks lie on only, if `parts`."""
-    encoded = model.encode_image(image)
+    encoded = model.encode_image(image, image_size=image_size)
     points, labels, scores = [], [], []
     found = np.zeros_like(truth)
     for _ in range(rounds):
@@ -68,6 +70,7 @@ def main(arguments: list[str] | None = None) -> list[float]:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--data_dir", help="a folder of photographs with labels, in place of drawn scenes")
     parser.add_argument("--class_names", nargs="+", help="objects of these classes only")
+    parser.add_argument("--image_size", type=int, help="shorter side in pixels (default: the base model's)")
     parser.add_argument("--parts", action="store_true", help="without parts of a mask that no click lies on")
     parser.add_argument("--official", action="store_true", help="without making masks agree with the clicks")
     options = parser.parse_args(arguments)
@@ -81,7 +84,9 @@ def main(arguments: list[str] | None = None) -> list[float]:
     step = 1 if options.data_dir is None else max(1, len(scenes) // options.num_images)
     for scene in scenes.select(range(0, options.num_images * step, step)):
         for truth in objects(scene, options.min_area, classes):
-            scores.append(click_through(model, scene["image"], truth, options.rounds, options.parts))
+            scores.append(
+                click_through(model, scene["image"], truth, options.rounds, options.parts, options.image_size)
+            )
     means = (100 * np.mean(scores, axis=0)).round(1).tolist()
     print(f"{len(scores)} objects in {options.num_images} images, {time.time() - start:.0f} s")
     print("mean IoU after 1, 2, ... clicks:", ", ".join(map(str, means)))
