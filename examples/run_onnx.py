@@ -10,7 +10,7 @@ from PIL import Image
 session = onnxruntime.InferenceSession(sys.argv[1])
 metadata = session.get_modelmeta().custom_metadata_map
 image = Image.open(sys.argv[2]).convert("RGB")
-least, largest = (json.loads(metadata[name]) for name in ("image_size", "max_image_size"))
+least, largest = (json.loads(metadata[name]) for name in ("image_size", "max_image_size"))  # of the shorter side
 scale = min(max(min(image.size), least), largest) / min(image.size)
 resized = image.resize([int(side * scale + 1e-6) for side in image.size], Image.Resampling.BICUBIC)
 pixel_values = np.asarray(resized, np.float32).transpose(2, 0, 1)[None]

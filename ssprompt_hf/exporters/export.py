@@ -42,7 +42,8 @@ def export_model(
     """
     Write a model for semantic segmentation, with the active adapter's prompts and classes for good, in float32.
 
-    The file's input is `pixel_values`, float32 `(B, 3, H, W)`, RGB on the scale 0 to 255, resized to `image_size`;
+    The file's input is `pixel_values`, float32 `(B, 3, H, W)`, RGB on the scale 0 to 255, with a shorter side
+    brought to `image_size` if it is shorter, and to `max_image_size` if it is longer (see the metadata);
     normalisation and padding are part of the model. SEEM takes any B, H and W. Other models are written for one image
     of one size, as they go through the images of a batch one by one and resize all to the same square.
 

@@ -44,8 +44,15 @@ def test_resized_size(size, longest, expected):
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [((60, 81), (90, 121)), ((100, 130), (100, 130)), ((130, 100), (130, 100)), ((240, 360), (120, 180))],
-    ids=["enlarged", "kept", "kept upright", "reduced"],
+    [
+        ((60, 81), (90, 121)),
+        ((100, 130), (100, 130)),
+        ((130, 100), (130, 100)),
+        ((240, 360), (120, 180)),
+        ((120, 260), (120, 260)),
+        ((120, 300), (106, 266)),
+    ],
+    ids=["enlarged", "kept", "kept upright", "reduced", "long", "too long"],
 )
 def test_images_keep_their_size_up_to_a_limit(size, expected, tmp_path):
     processor = SeemImageProcessor(size={"shortest_edge": 90, "longest_edge": 200}, max_shortest_edge=120)
@@ -58,6 +65,8 @@ def test_images_keep_their_size_up_to_a_limit(size, expected, tmp_path):
     told = loaded(picture(*size), size=asked, return_tensors="pt")["image_sizes"].tolist()
     assert told == [list(SeemImageProcessor(size=asked).resized_size(size))]
     assert loaded.with_image_size(60).resized_size(size) == tuple(told[0])
+    assert SeemImageProcessor.from_pretrained(tmp_path, size=asked).resized_size(size) == tuple(told[0])
+    assert SeemImageProcessor.from_pretrained(tmp_path, do_normalize=False).resized_size(size) == expected
     with pytest.raises(SSPromptError, match="max_shortest_edge is 0; it must be a whole number from 1"):
         loaded(picture(*size), max_shortest_edge=0)
 

@@ -1,6 +1,7 @@
 """Images to SEEM's inputs and its outputs back to results. Works with PIL and NumPy; torchvision is not needed."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +34,9 @@ PROMPT_ARGUMENTS = (
 class SeemImageProcessorKwargs(ImagesKwargs, total=False):
     """
     max_shortest_edge (`int`, *optional*):
-        Images whose shorter side is between `size["shortest_edge"]` and this keep their size, and larger ones get it.
-        By default all get `size["shortest_edge"]`.
+        Images whose shorter side is between `size["shortest_edge"]` and this keep their size, and larger ones get it;
+        `size["longest_edge"]` grows with it. By default all get `size["shortest_edge"]`. Whoever asks for another
+        `size` without this gets that size for all images.
     size_divisibility (`int`, *optional*, defaults to 32):
         Batches are zero-padded, after normalisation, on the right and at the bottom, to a multiple of this.
     ignore_index (`int`, *optional*, defaults to 255):
@@ -91,6 +93,13 @@ class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, Promp
     size_divisibility = 32
     ignore_index = 255
     size_forms = (("shortest_edge",), ("height", "width"))
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> "SeemImageProcessor":
+        """As in `transformers`."""
+        if kwargs.get("size") is not None:
+            image_processor_dict = {**image_processor_dict, "max_shortest_edge": kwargs.pop("max_shortest_edge", None)}
+        return super().from_dict(image_processor_dict, **kwargs)
 
     def preprocess(
         self,
@@ -226,12 +235,13 @@ class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, Promp
         if size.height and size.width:
             return size.height, size.width
         short, long = sorted(original_size)
-        new_short = size.shortest_edge
+        new_short, limit = size.shortest_edge, size.longest_edge
         if max_shortest_edge is not None:
             new_short = max(new_short, min(short, max_shortest_edge))
+            limit = limit and limit * new_short // size.shortest_edge
         new_long = int(new_short * long / short)
-        if size.longest_edge and new_long > size.longest_edge:
-            new_short, new_long = max(1, int(size.longest_edge * new_short / new_long)), size.longest_edge
+        if limit and new_long > limit:
+            new_short, new_long = max(1, int(limit * new_short / new_long)), limit
         height, width = original_size
         return (new_short, new_long) if height <= width else (new_long, new_short)
 
