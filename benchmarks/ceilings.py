@@ -20,18 +20,16 @@ import tempfile
 from collections.abc import Iterable, Iterator
 
 import torch
+from sweep import quiet_trainer
 from torch import nn
 from torch.nn import functional as F
-from transformers import PrinterCallback
 
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.metrics import confusion_matrix, scores_from_confusion
 from ssprompt_hf.reproduce.presets import make_preset
-from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.training.data_choice import select_training_images
 from ssprompt_hf.training.examples import EvaluationExamples
 from ssprompt_hf.training.losses import label_shares
-from ssprompt_hf.training.runs import prepare_training
 from ssprompt_hf.training.settings import DataArguments, PromptArguments
 from ssprompt_hf.training.trainer import SSPromptTrainer
 
@@ -136,17 +134,8 @@ def learn(learned: str, data: DataArguments, shots: int, seed: int) -> tuple[dic
     images = data.load(data.train_split, "semantic")
     selection = select_training_images(images, prompts, seed)
     with tempfile.TemporaryDirectory() as folder:
-        args = SSPromptTrainingArguments(
-            output_dir=folder,
-            seed=seed,
-            feature_cache="memory" if learned in PROMPTS else "none",
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
-        trainer = prepare_training(data, prompts, args, images, selection, data.load_evaluation("semantic"))
-        trainer.remove_callback(PrinterCallback)
+        kept = "memory" if learned in PROMPTS else "none"
+        trainer = quiet_trainer(data, prompts, images, selection, seed, folder, feature_cache=kept)
         if learned in PROMPTS:
             trainer.train()
             scores = trainer.evaluate_by_class(with_zero_shot=True)

@@ -13,15 +13,12 @@ import math
 import tempfile
 from pathlib import Path
 
-from sweep import SHOTS, held_out_photographs, validation_domains
-from transformers import PrinterCallback
+from sweep import SHOTS, add_domain_options, chosen_domains, quiet_trainer
 
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.reproduce.presets import Domain
-from ssprompt_hf.training.arguments import SSPromptTrainingArguments
 from ssprompt_hf.training.data_choice import select_training_images
 from ssprompt_hf.training.feature_cache import FeatureCache
-from ssprompt_hf.training.runs import prepare_training
 from ssprompt_hf.training.settings import PromptArguments
 from ssprompt_hf.training.shrinkage import (
     INTERVALS,
@@ -39,23 +36,13 @@ def scores_on_the_way(
 ) -> tuple[list, list]:
     """Mean training loss and mean IoU at equally spaced shares of the way."""
     data, prompts = domain.arguments(base_model), PromptArguments(shots=SHOTS, allow_fewer=True, recipe="paper")
-    args = SSPromptTrainingArguments(
-        output_dir=folder,
-        seed=seed,
-        learning_rate=learning_rate,
-        shrinkage=0,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
     images = data.load(data.train_split, "semantic")
     selection = select_training_images(images, prompts, seed)
     # a cache of our own, as it keeps the images of the evaluations, too
-    trainer = prepare_training(
-        data, prompts, args, images, selection, data.load_evaluation("semantic"), FeatureCache(max_bytes=8 * 2**30)
+    cache = FeatureCache(max_bytes=8 * 2**30)
+    trainer = quiet_trainer(
+        data, prompts, images, selection, seed, folder, cache, learning_rate=learning_rate, shrinkage=0
     )
-    trainer.remove_callback(PrinterCallback)
     path = TrainingPath(trainer.model)
     trainer.train()
     losses = losses_along(trainer, path, first_images(trainer, MAX_IMAGES)[0]).tolist()
@@ -69,17 +56,13 @@ def scores_on_the_way(
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base_model", default="seem-nano")
-    parser.add_argument("--domains", nargs="*", default=["fog", "night", "both"])
-    parser.add_argument("--data_dir", type=Path, help="a folder like CamVid, for the domain photographs")
+    add_domain_options(parser, ["fog", "night", "both"], num_images=40)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--num_images", type=int, default=40, help="validation scenes of a domain")
     parser.add_argument("--learning_rate", type=float, default=0.1)
     args = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        domains = validation_domains(args.domains, args.num_images)
-        if args.data_dir is not None:
-            domains.append(held_out_photographs(args.data_dir, Path(folder) / "photographs"))
+        domains = chosen_domains(args, Path(folder))
         print("share:", *(f"{point / INTERVALS:.1f}" for point in range(INTERVALS + 1)))
         for domain in domains:
             for seed in args.seeds:

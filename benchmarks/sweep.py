@@ -16,12 +16,20 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
+from transformers import PrinterCallback
+
+from ssprompt_hf.data.dataset import SegmentationDataset
+from ssprompt_hf.data.few_shot import FewShotSelection
 from ssprompt_hf.errors import SSPromptError
 from ssprompt_hf.reproduce.cells import CellRunner
 from ssprompt_hf.reproduce.jobs import Evaluate
 from ssprompt_hf.reproduce.plans import ROWS, Score, Training
 from ssprompt_hf.reproduce.presets import Domain, make_preset
-from ssprompt_hf.training.settings import METHODS
+from ssprompt_hf.training.arguments import SSPromptTrainingArguments
+from ssprompt_hf.training.feature_cache import FeatureCache
+from ssprompt_hf.training.runs import prepare_training
+from ssprompt_hf.training.settings import METHODS, DataArguments, PromptArguments
+from ssprompt_hf.training.trainer import SSPromptTrainer
 from ssprompt_hf.tuners import PromptConfig
 from ssprompt_hf.utils.files import write_json
 
@@ -74,6 +82,51 @@ def held_out_photographs(data_dir: Path, folder: Path, held_out: str | None = No
     for split, part in (("train", [name for name in names if name not in second]), ("val", second)):
         (folder / f"{split}.txt").write_text("\n".join(part) + "\n")
     return Domain("photographs", "photographs", {"data_dir": str(folder)}, "photographs")
+
+
+def add_domain_options(parser: argparse.ArgumentParser, domains: list[str], num_images: int) -> None:
+    """The options that `chosen_domains` reads, and their defaults."""
+    parser.add_argument("--domains", nargs="*", default=domains)
+    parser.add_argument("--data_dir", type=Path, help="a folder like CamVid, for the domain photographs")
+    parser.add_argument("--held_out", help="score on photographs whose names begin so, not on the last third")
+    parser.add_argument("--num_images", type=int, default=num_images, help="validation scenes of a domain")
+    parser.add_argument("--image_size", type=int, help="shorter side in pixels (default: the base model's)")
+
+
+def chosen_domains(options: argparse.Namespace, folder: Path) -> list[Domain]:
+    """What the options say to be trained and scored on; `folder` is for the lists of photographs."""
+    domains = validation_domains(options.domains, options.num_images)
+    if options.data_dir is not None:
+        domains.append(held_out_photographs(options.data_dir, folder / "photographs", options.held_out))
+    if options.image_size is not None:
+        domains = [replace(domain, data={**domain.data, "image_size": options.image_size}) for domain in domains]
+    return domains
+
+
+def quiet_trainer(
+    data: DataArguments,
+    prompts: PromptArguments,
+    images: SegmentationDataset,
+    selection: FewShotSelection,
+    seed: int,
+    folder: str,
+    cache: FeatureCache | None = None,
+    **arguments: object,
+) -> SSPromptTrainer:
+    """A trainer for semantic segmentation with the evaluation images of `data`, which writes and prints nothing."""
+    args = SSPromptTrainingArguments(
+        output_dir=folder,
+        seed=seed,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **arguments,
+    )
+    evaluation = data.load_evaluation("semantic")
+    trainer = prepare_training(data, prompts, args, images, selection, evaluation, cache)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def split_trial(method: str, trial: dict) -> tuple[dict, tuple]:
@@ -131,20 +184,12 @@ def main():
         help="training arguments, and fields of the method's configuration",
     )
     parser.add_argument("--base_model", default="seem-nano")
-    parser.add_argument("--domains", nargs="*", default=["fog", "night", "taxonomy"])
+    add_domain_options(parser, ["fog", "night", "taxonomy"], num_images=50)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--data_dir", type=Path, help="a folder like CamVid, for the domain photographs")
-    parser.add_argument("--held_out", help="score on photographs whose names begin so, not on the last third")
-    parser.add_argument("--num_images", type=int, default=50, help="validation scenes of a domain")
-    parser.add_argument("--image_size", type=int, help="shorter side in pixels (default: the base model's)")
     parser.add_argument("--output_dir", type=Path, default=Path("out/sweep"), help="for cells and adapters")
     parser.add_argument("--output", type=Path, help="JSON file for the results, added to what is there")
     args = parser.parse_args()
-    domains = validation_domains(args.domains, args.num_images)
-    if args.data_dir is not None:
-        domains.append(held_out_photographs(args.data_dir, args.output_dir / "photographs", args.held_out))
-    if args.image_size is not None:
-        domains = [replace(domain, data={**domain.data, "image_size": args.image_size}) for domain in domains]
+    domains = chosen_domains(args, args.output_dir)
     records = sweep(args.method, args.base_model, parse_grid(args.grid), domains, args.seeds, args.output_dir)
     for record in records:
         means = ", ".join(f"{name} {mean(scores):.2f}" for name, scores in record["scores"].items())

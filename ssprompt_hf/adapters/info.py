@@ -48,9 +48,10 @@ def adapter_info(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def _semantic_weights(config: PromptConfig, weights: dict[str, list]) -> list | None:
-    """Of the slot of classes, which a configuration with classes names last, but for class masks perhaps."""
-    names = [path.split(".")[-1] for path in config.target_modules or () if not path.endswith("class_masks")]
-    return None if config.class_names is None or not names else weights.get(names[-1])
+    """Of the slot of classes, which a configuration with classes names last."""
+    if config.class_names is None or not config.target_modules:
+        return None
+    return weights.get(config.target_modules[-1].split(".")[-1])
 
 
 def describe_adapter(info: dict[str, Any]) -> str:

@@ -168,7 +168,7 @@ class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, Promp
         if limit is not None:
             usual = size.get("shortest_edge", image_size)
             resized["longest_edge"] = max(limit, limit * image_size // usual)
-        return type(self).from_dict({**self.to_dict(), "size": resized, "max_shortest_edge": None})
+        return type(self).from_dict(self.to_dict(), size=resized)
 
     def _preprocess_image_like_inputs(
         self, images, segmentation_maps, instance_id_to_semantic_id, prompts, **kwargs
