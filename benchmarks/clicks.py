@@ -2,7 +2,7 @@
 
     python benchmarks/clicks.py                       # as `predict` answers
     python benchmarks/clicks.py --official            # as the official model answers, without our correction
-    python benchmarks/clicks.py --parts --class_names car --rounds 3    # as the studio labels things
+    python benchmarks/clicks.py --connected --class_names car --rounds 3    # as the studio labels things
     python benchmarks/clicks.py --base_model seem-lite --data_dir data/camvid --split train --min_area 1000
 
 The first click lies in the middle of an object (the pixel farthest from its border), each further one in the middle of
@@ -19,7 +19,6 @@ from scipy import ndimage
 
 from ssprompt_hf import SSPromptModel
 from ssprompt_hf.data.loading import load_segmentation_dataset
-from ssprompt_hf.segmentation.prompted import parts_at
 
 
 def middle(region: np.ndarray) -> tuple[float, tuple[float, float]]:
@@ -42,9 +41,9 @@ def objects(scene: dict[str, np.ndarray], min_area: int, classes: list[int]) -> 
 
 
 def click_through(
-    model: SSPromptModel, image: np.ndarray, truth: np.ndarray, rounds: int, parts: bool, image_size: int | None
+    model: SSPromptModel, image: np.ndarray, truth: np.ndarray, rounds: int, connected: bool, image_size: int | None
 ) -> list[float]:
-    """IoU after each click on one object; of the parts that clicks lie on only, if `parts`."""
+    """IoU after each click on one object; of the connected parts that clicks lie on only, if `connected`."""
     encoded = model.encode_image(image, image_size=image_size)
     points, labels, scores = [], [], []
     found = np.zeros_like(truth)
@@ -53,9 +52,7 @@ def click_through(
         if max(missed[0], excess[0]) > 0:
             points.append(missed[1] if missed[0] >= excess[0] else excess[1])
             labels.append(int(missed[0] >= excess[0]))
-        found = model.predict(encoded, points=points, labels=labels).segments[0].mask
-        if parts:
-            found = parts_at(found, [point for point, label in zip(points, labels) if label])
+        found = model.predict(encoded, points=points, labels=labels, connected=connected).segments[0].mask
         scores.append((found & truth).sum() / (found | truth).sum())
     return scores
 
@@ -71,7 +68,7 @@ def main(arguments: list[str] | None = None) -> list[float]:
     parser.add_argument("--data_dir", help="a folder of photographs with labels, in place of drawn scenes")
     parser.add_argument("--class_names", nargs="+", help="objects of these classes only")
     parser.add_argument("--image_size", type=int, help="shorter side in pixels (default: the base model's)")
-    parser.add_argument("--parts", action="store_true", help="without parts of a mask that no click lies on")
+    parser.add_argument("--connected", action="store_true", help="without parts of a mask that no click lies on")
     parser.add_argument("--official", action="store_true", help="without making masks agree with the clicks")
     options = parser.parse_args(arguments)
     model = SSPromptModel.from_pretrained(options.base_model)
@@ -85,7 +82,7 @@ def main(arguments: list[str] | None = None) -> list[float]:
     for scene in scenes.select(range(0, options.num_images * step, step)):
         for truth in objects(scene, options.min_area, classes):
             scores.append(
-                click_through(model, scene["image"], truth, options.rounds, options.parts, options.image_size)
+                click_through(model, scene["image"], truth, options.rounds, options.connected, options.image_size)
             )
     means = (100 * np.mean(scores, axis=0)).round(1).tolist()
     print(f"{len(scores)} objects in {options.num_images} images, {time.time() - start:.0f} s")

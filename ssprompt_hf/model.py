@@ -387,6 +387,7 @@ class SSPromptModel(PeftModel):
         scribbles: Any = None,
         scribble_labels: Any = None,
         text: str | list[str] | None = None,
+        connected: bool = False,
     ) -> SegmentationResult | PromptedResult | list[SegmentationResult] | list[PromptedResult]:
         """
         Segment images by classes; or find what is pointed at (`points`, `boxes`, `scribbles`) or named (`text`).
@@ -400,8 +401,7 @@ class SSPromptModel(PeftModel):
                 the base model. Where class names were given without, every class is a thing, as `set_class_names`
                 has it.
             batch_size: images per pass of the model.
-            threshold: least score of instances and panoptic segments; by default as the base model's image processor
-                says (`inference_policy`).
+            threshold: least score of instances and panoptic segments; by default the image processor's.
             image_size: shorter side in pixels to which images are resized; by default the adapter's, or the
                 processor's.
             adapter: name of the adapter to predict with; by default the active one. The active adapter, which is the
@@ -410,9 +410,9 @@ class SSPromptModel(PeftModel):
                 ten-thousandth of the image.
             tile: side in pixels of squares in which large images are looked at one after the other, for more detail
                 and less memory; semantic segmentation only. By default images are looked at as a whole.
-            points, labels, boxes, box_labels, scribbles, scribble_labels, text: x, y in pixels, and phrases: see
-                [`~ssprompt_hf.segmentation.visual_prompts.read_prompts`]. The base model answers, with its own
-                prompts, whatever adapter is active or named; see [`~ssprompt_hf.prediction.predict_prompts`].
+            points, labels, boxes, box_labels, scribbles, scribble_labels, text, connected: x, y in pixels, and
+                phrases: see [`~ssprompt_hf.segmentation.visual_prompts.read_prompts`]. The base model answers,
+                whatever adapter is active or named; see [`~ssprompt_hf.prediction.predict_prompts`].
 
         Returns:
             one result for one image, otherwise a list in the order of the images.
@@ -427,7 +427,7 @@ class SSPromptModel(PeftModel):
             raise SSPromptError(f"batch_size is {batch_size}; it must be at least 1")
         check_range("image_size", image_size, 1, MAX_IMAGE_SIZE)
         prompts = {"points": points, "labels": labels, "boxes": boxes, "box_labels": box_labels, "text": text}
-        prompts |= {"scribbles": scribbles, "scribble_labels": scribble_labels}
+        prompts |= {"scribbles": scribbles, "scribble_labels": scribble_labels, "connected": connected or None}
         if asked := {name: value for name, value in prompts.items() if value is not None}:
             return predict_prompts(self, images, asked, adapter, threshold, image_size, min_area, task=task, tile=tile)
         with self.base_model.use_adapter(adapter) as call:

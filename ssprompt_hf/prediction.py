@@ -230,7 +230,7 @@ def predict_prompts(
             seen = encoded or encode_image(model, picture, image_size)
             answers = base.answer_prompts(seen.features, seen.size, asked, tokenizer)
             path = seen.path if encoded is not None else source if isinstance(source, str) else None
-            results.append(prompted_result(answers, picture, policy, threshold, path))
+            results.append(prompted_result(answers, picture, policy, threshold, path, asked))
     return results[0] if is_single else results
 
 

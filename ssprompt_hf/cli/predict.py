@@ -53,6 +53,12 @@ def fill(parser: argparse.ArgumentParser) -> None:
     prompts.add_argument(
         "--box", action="append", type=_numbers(4), metavar="X0,Y0,X1,Y1", help="around an object; again for more"
     )
+    prompts.add_argument(
+        "--connected",
+        action="store_true",
+        default=None,
+        help="of the mask, only the connected parts that a --point lies on: one car of several",
+    )
     prompts.add_argument("--text", action="append", metavar="PHRASE", help='such as "a red car"; again for more')
 
 
@@ -72,7 +78,7 @@ def _numbers(count: int) -> Callable[[str], list[float]]:
 def _visual_prompts(options: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `SSPromptModel.predict`. All points are of one object."""
     positive, negative = options.point or [], options.not_point or []
-    prompts = {"boxes": options.box, "text": options.text}
+    prompts = {"boxes": options.box, "text": options.text, "connected": options.connected}
     if positive or negative:
         prompts |= {"points": positive + negative, "labels": [1] * len(positive) + [0] * len(negative)}
     return {name: value for name, value in prompts.items() if value is not None}

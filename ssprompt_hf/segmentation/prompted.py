@@ -15,7 +15,7 @@ from .files import bounding_box, save_ids
 from .inference import logit
 from .policy import InferencePolicy
 from .tiles import resize_masks
-from .visual_prompts import PromptAnswer
+from .visual_prompts import PromptAnswer, VisualPrompts
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,7 @@ def prompted_result(
     policy: InferencePolicy,
     threshold: float | None = None,
     path: str | None = None,
+    prompts: VisualPrompts | None = None,
 ) -> PromptedResult:
     """
     A result of what a model has answered.
@@ -160,6 +161,7 @@ def prompted_result(
         policy: the threshold of masks, and the smallest mask of a phrase. What was pointed at is never too small.
         threshold: least score of masks; by default those are shown whose score is above their answer's own, as in
             transformers' post-processing.
+        prompts: what was asked; needed where only connected parts are wanted.
     """
     min_area = policy.least_area(image.width * image.height)
     segments, phrases = [], {}
@@ -176,6 +178,8 @@ def prompted_result(
                 break
             # one by one: a mask at full size takes four bytes a pixel
             mask = (resize_masks(answer.masks[index : index + 1], answer.geometry)[0] > limit).cpu().numpy()
+            if prompts is not None and prompts.connected and answer.object_index is not None:
+                mask = parts_at(mask, prompts.points[answer.object_index][prompts.labels[answer.object_index] == 1])
             if answer.phrase is None or np.count_nonzero(mask) >= min_area:
                 segments.append(PromptedSegment(mask, score, answer.phrase, answer.object_index))
     return PromptedResult(segments, image, phrases, path)

@@ -28,6 +28,7 @@ class VisualPrompts:
         scribbles: of O objects, a list of lines, float64 `(n, 2)` each; None without.
         scribble_labels: of O objects, int64, one a line.
         text: phrases; None without.
+        connected: whether of the mask of an object only the connected parts that points lie on are wanted.
     """
 
     image_size: tuple[int, int]
@@ -38,6 +39,7 @@ class VisualPrompts:
     scribbles: list[list[np.ndarray]] | None = None
     scribble_labels: list[np.ndarray] | None = None
     text: list[str] | None = None
+    connected: bool = False
 
     @property
     def kinds(self) -> list[str]:
@@ -100,6 +102,7 @@ def read_prompts(
     scribbles: Any = None,
     scribble_labels: Any = None,
     text: Any = None,
+    connected: bool = False,
 ) -> VisualPrompts:
     """
     Prompts as users write them: in lists, tuples, arrays or tensors.
@@ -113,6 +116,8 @@ def read_prompts(
         scribbles: a line, that is a list of `(x, y)`; a list of lines, of one object; or a list of such lists.
         scribble_labels: one number a line.
         text: a phrase, or a list of phrases.
+        connected: keep only the connected parts of a mask that points on its object lie on: this car, and none of
+            those that look like it. A mask that no point lies on stays as it is.
 
     Raises:
         SSPromptError: there are none; a prompt of another form, or outside the image; labels that do not fit;
@@ -123,6 +128,8 @@ def read_prompts(
     for name, (own, prompts, of) in given.items():
         if own is not None and prompts is None:
             raise SSPromptError(f"{name} were given without {of}")
+    if connected and points is None:
+        raise SSPromptError("connected keeps the parts of a mask that points lie on, but there are no points")
     point_sets = label_sets = lines = line_labels = None
     if points is not None:
         point_sets = [_rows(one, 2, POINTS, image_size) for one in _nested(points, 1, 3, POINTS)]
@@ -140,7 +147,7 @@ def read_prompts(
         lines = [[_rows(line, 2, SCRIBBLES, image_size) for line in one] for one in nested]
         line_labels = _label_sets(scribble_labels, [len(one) for one in lines], "scribble_labels", SCRIBBLES)
     prompts = VisualPrompts(
-        tuple(image_size), point_sets, label_sets, boxes, box_labels, lines, line_labels, _phrases(text)
+        tuple(image_size), point_sets, label_sets, boxes, box_labels, lines, line_labels, _phrases(text), connected
     )
     if not prompts.kinds:
         raise SSPromptError(f"there is nothing to look for: give {', '.join(KINDS[:-1])} or {KINDS[-1]}")

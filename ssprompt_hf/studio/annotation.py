@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import SSPromptError
 from ..segmentation.files import bounding_box
-from ..segmentation.prompted import PromptedResult, parts_at
+from ..segmentation.prompted import PromptedResult
 from ..segmentation.results import SegmentationResult
 from .masks import stroke_mask, whole_objects
 from .project import MAX_OBJECTS, NONE, Labels, Project
@@ -57,6 +57,8 @@ class CurrentObject:
         found: dict = {}
         if self.points:
             found |= {"points": [list(self.points)], "labels": [list(self.labels)]}
+            if self.number:  # a thing is one object, and the mask may have others that look alike
+                found |= {"connected": True}
         if self.box is not None:
             found |= {"boxes": [self.box]}
         if self.scribbles:
@@ -228,8 +230,6 @@ class Annotation:
             else:
                 self.note = "the model finds nothing there"
             return
-        if asked.number and asked.points:  # a thing is one object, and the mask may have others that look alike
-            masks[0] = parts_at(masks[0], [point for point, on_it in zip(asked.points, asked.labels) if on_it])
         self.note = "" if masks[0].any() else "the model finds nothing there: click again, or use the brush"
         self._show(replace(asked, answer=masks[0]))
 

@@ -296,6 +296,9 @@ def test_clicks_boxes_and_phrases(base, tmp_path, capsys):
     assert found["phrases"] == expected.phrases
     coco = json.loads((out / "coco.json").read_text())
     assert [one["name"] for one in coco["categories"]] == ["object", "the sky"]
+    assert predict(base, [photo], out, "--connected", *options) == 0
+    connected = model.predict(photo, threshold=0.0, connected=True, **prompts).segments_map()
+    assert np.array_equal(np.asarray(Image.open(out / "x.png")), connected)
     assert predict(base, [photo], out, "--box", "1,2,30,20") == 0
     assert "object 1" in capsys.readouterr().out
 
@@ -305,6 +308,7 @@ def test_clicks_boxes_and_phrases(base, tmp_path, capsys):
     [
         (["--point", "1,2", "--task", "panoptic"], "ask without --task"),
         (["--box", "30,2,1,20"], "left, top, right, bottom"),
+        (["--box", "1,2,30,20", "--connected"], "but there are no points"),
         (["--point", "480,2"], "outside the image of 48x32 pixels"),
     ],
 )

@@ -20,7 +20,7 @@ from transformers.utils import is_torchvision_available
 from ssprompt_hf import SSPromptModel
 from ssprompt_hf.errors import AdapterError, SSPromptError, UnknownNameError
 from ssprompt_hf.segmentation.policy import InferencePolicy
-from ssprompt_hf.segmentation.prompted import prompted_result
+from ssprompt_hf.segmentation.prompted import parts_at, prompted_result
 from ssprompt_hf.segmentation.tiles import MaskGeometry
 from ssprompt_hf.segmentation.visual_prompts import PromptAnswer, read_prompts
 
@@ -129,6 +129,14 @@ def test_one_object_does_not_depend_on_the_others(sam, picture):
     for index, segment in enumerate(both.segments):
         (alone,) = model.predict(picture, points=POINTS[index], labels=LABELS[index]).segments
         assert np.array_equal(alone.mask, segment.mask) and alone.score == segment.score
+
+
+def test_connected_parts_around_the_points(sam, picture):
+    model = sam[0]
+    whole, connected = (model.predict(picture, points=POINTS, labels=LABELS, connected=only) for only in (False, True))
+    for index, (one, part) in enumerate(zip(whole.segments, connected.segments)):
+        on_it = [point for point, label in zip(POINTS[index], LABELS[index]) if label]
+        assert np.array_equal(part.mask, parts_at(one.mask, on_it)) and part.score == one.score
 
 
 def test_the_image_encoder_runs_once(sam, picture, tmp_path, monkeypatch):
@@ -314,6 +322,18 @@ def test_clipseg_answers_as_transformers_does(words, picture):
 # What users write
 
 
+def test_parts_at_points():
+    mask = np.zeros((4, 9), dtype=bool)
+    mask[:2, :3] = mask[2, 3] = mask[:, 5] = mask[:, 7:] = True  # the first part touches the pixel by a corner
+    first = mask.copy()
+    first[:, 5:] = False
+    assert np.array_equal(parts_at(mask, [(0, 0)]), first)
+    both = mask.copy()
+    both[:, 5] = False
+    assert np.array_equal(parts_at(mask, np.array([[3.2, 1.8], [8.4, 3.4], [4, 0]])), both)
+    assert np.array_equal(parts_at(mask, [(4, 0)]), mask)  # beside it: nothing tells which part is meant
+
+
 def test_forms_of_prompts():
     size = (50, 90)
     one = read_prompts(size, points=(3, 4))
@@ -348,6 +368,7 @@ def test_forms_of_prompts():
         ({"points": [[(1, 2)], [(3, 4)]], "boxes": (1, 1, 2, 2)}, "points of 2, boxes of 1 objects"),
         ({"text": ["car", " "]}, "a list of phrases that are not empty"),
         ({"text": []}, "text is"),
+        ({"text": "car", "connected": True}, "parts of a mask that points lie on, but there are no points"),
     ],
 )
 def test_prompts_that_are_none(prompts, message):

@@ -5,7 +5,7 @@ import pytest
 from studio_folders import HEIGHT, WIDTH, annotation, disc, photograph, project
 
 from ssprompt_hf.errors import SSPromptError
-from ssprompt_hf.segmentation.prompted import PromptedResult, PromptedSegment
+from ssprompt_hf.segmentation.prompted import PromptedResult, PromptedSegment, parts_at
 from ssprompt_hf.segmentation.results import Segment, SegmentationResult
 from ssprompt_hf.studio.annotation import Annotation
 from ssprompt_hf.studio.masks import whole_objects
@@ -196,8 +196,9 @@ def test_a_class_must_be_chosen(made):
 
 
 def test_an_object_is_in_one_piece_around_its_clicks(made):
-    def two_cars(points, labels):
+    def two_cars(points, labels, connected=False):
         mask = disc(15, 20, 6) | disc(45, 20, 6)
+        mask = parts_at(mask, points[0]) if connected else mask
         return PromptedResult([PromptedSegment(mask, 0.9, None, 0)], photograph())
 
     one = Annotation(made, "a.jpg", "me", two_cars, ("points",))

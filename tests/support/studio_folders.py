@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from ssprompt_hf.segmentation.prompted import PromptedResult, PromptedSegment
+from ssprompt_hf.segmentation.prompted import PromptedResult, PromptedSegment, parts_at
 from ssprompt_hf.studio.annotation import Annotation
 from ssprompt_hf.studio.project import Project
 
@@ -36,7 +36,9 @@ def disc(x, y, radius) -> np.ndarray:
     return (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
 
 
-def discs(points=None, labels=None, boxes=None, scribbles=None, scribble_labels=None, text=None) -> PromptedResult:
+def discs(
+    points=None, labels=None, boxes=None, scribbles=None, scribble_labels=None, text=None, connected=False
+) -> PromptedResult:
     """Discs of radius 8 around positive clicks, without those of radius 4 around the others; boxes as they are; the
     phrase "two" is found twice, any other not at all."""
     mask, image = np.zeros((HEIGHT, WIDTH), bool), photograph()
@@ -50,6 +52,8 @@ def discs(points=None, labels=None, boxes=None, scribbles=None, scribble_labels=
     for line, on_it in zip(*(scribbles or [()])[:1], *(scribble_labels or [()])[:1]):
         for x, y in line:
             mask = mask | disc(x, y, 3) if on_it else mask & ~disc(x, y, 3)
+    if connected:
+        mask = parts_at(mask, [point for point, on_it in zip(points[0], labels[0]) if on_it])
     return PromptedResult([PromptedSegment(mask, 0.9, None, 0)], image)
 
 
