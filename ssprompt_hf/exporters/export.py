@@ -141,7 +141,7 @@ def _program(module: MergedModel, size: tuple[int, int] | None) -> torch.export.
     dimensions = None
     shape = (1, 3, *size) if size is not None else (2, 3, 100, 150)  # other numbers than are in the model
     if size is None:
-        any_size = torch.export.Dim.AUTO
+        any_size = torch.export.Dim.DYNAMIC  # which fails where the model takes one size only
         dimensions = {"pixel_values": {0: any_size, 2: any_size, 3: any_size}}
     # Its cache compares expressions of sizes, which takes longer than what it saves.
     quick = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)

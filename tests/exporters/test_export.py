@@ -94,7 +94,7 @@ def check(run, model: SSPromptModel, sizes=ANY_SIZE) -> None:
 def test_torch_export(adapter, model, tmp_path, capsys):
     before = scores(model, torch.from_numpy(photograph(64, 64)).permute(2, 0, 1)[None].float())
     path = tmp_path / "model.pt2"
-    options = ["--format", "torch_export", "--size", "64", "90", "--output", str(path)]  # any size takes ten seconds
+    options = ["--format", "torch_export", "--size", "64", "90", "--output", str(path)]
     assert main(["export", str(adapter), *options]) == 0
     assert "RGB images of 64 x 90 pixels" in capsys.readouterr().out
     extra = {"ssprompt.json": ""}
@@ -105,6 +105,12 @@ def test_torch_export(adapter, model, tmp_path, capsys):
     assert json.loads(metadata["class_names"]) == CLASSES and json.loads(metadata["class_ids"]) == [0, 1, 2]
     assert metadata["output"] == "class_scores" and json.loads(metadata["size"]) == [64, 90]
     assert torch.equal(before, scores(model, torch.from_numpy(photograph(64, 64)).permute(2, 0, 1)[None].float()))
+
+
+def test_one_program_takes_any_number_of_images_of_any_size(model, tmp_path):
+    export_model(model, tmp_path / "model.pt2", "torch_export")
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    check(lambda pixel_values: program(pixel_values).detach(), model)
 
 
 def test_onnx(adapter, model, tmp_path, monkeypatch, capsys):

@@ -264,7 +264,7 @@ class SeemForUniversalSegmentation(LoadsPromptAdapters, SeemAnswers, SeemPrompti
         if weight is None:
             return None, None
         vectors, bias, shares = weight.to(mask_features.dtype).tensor_split([-2, -1], dim=1)
-        masks = mask_logits(vectors.expand(len(mask_features), -1, -1), mask_features)
+        masks = mask_logits(vectors.expand(mask_features.shape[0], -1, -1), mask_features)
         return masks + bias[:, :, None], shares[:, 0]
 
     @model_forward
