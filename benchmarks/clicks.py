@@ -3,7 +3,7 @@
     python benchmarks/clicks.py                       # as `predict` answers
     python benchmarks/clicks.py --official            # as the official model answers, without our correction
     python benchmarks/clicks.py --connected --class_names car --rounds 3    # as the studio labels things
-    python benchmarks/clicks.py --base_model seem-lite --data_dir data/camvid --split train --min_area 1000
+    python benchmarks/clicks.py --data_dir data/camvid --split train --min_area 1000
 
 The first click lies in the middle of an object (the pixel farthest from its border), each further one in the middle of
 the largest error: on the object where it is missed, beside it where too much is taken. Objects are all segments of at
@@ -60,7 +60,7 @@ def click_through(
 def main(arguments: list[str] | None = None) -> list[float]:
     """Prints, and returns, the mean IoU after each click, in percent."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base_model", default="seem-nano")
+    parser.add_argument("--base_model", default="seem-lite")
     parser.add_argument("--split", default="test")
     parser.add_argument("--num_images", type=int, default=6)
     parser.add_argument("--min_area", type=int, default=100, help="pixels of the smallest object, of 192x384")

@@ -70,7 +70,7 @@ def label(studio: SSPromptStudio, name: str, truth: np.ndarray, most: int) -> tu
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     """Prints, and returns, mean IoU on other scenes in percent, before and after."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base_model", default="seem-nano")
+    parser.add_argument("--base_model", default="seem-lite")
     parser.add_argument("--images", type=int, default=10)
     parser.add_argument("--strokes", type=int, default=12, help="places at most that are clicked on in an image")
     parser.add_argument("--steps", type=int, default=100)

@@ -134,7 +134,7 @@ def build(studio: "SSPromptStudio") -> "gradio.Blocks":
                 for title, words, make, name in (
                     ("Labels, plain folder", "Images, label PNGs, objects and classes.json.", plain_zip, "plain"),
                     ("Labels, COCO", "Images and one JSON file of masks.", coco_zip, "coco"),
-                    ("Adapter", "A few hundred kilobytes, for PEFT and the Hub.", adapter_zip, "adapter"),
+                    ("Adapter", "A small file, for PEFT and the Hub.", adapter_zip, "adapter"),
                 ):
                     with gr.Column(min_width=220, elem_classes="st-card"):
                         gr.Markdown(f"### {title}\n{words}")

@@ -69,7 +69,7 @@ def test_classes_of_both_and_whose_prompt_a_shared_one_keeps(tmp_path):
 
 def test_spatial_prompts_are_those_of_one_adapter(tmp_path):
     model = both(tmp_path, street={}, harbour={"deep_prompts": "last"})
-    with pytest.raises(AdapterError, match=r"different spatial prompts.*pass spatial_prompts_of='street'"):
+    with pytest.raises(AdapterError, match=r"different spatial prompts.*spatial_prompts_of='street'"):
         model.join_adapters(["street", "harbour"], "all", shared_classes="first")
     with pytest.raises(AdapterError, match=r"spatial_prompts_of is 'night'; it must be one of 'street', 'harbour'"):
         model.join_adapters(["street", "harbour"], "all", spatial_prompts_of="night", shared_classes="first")

@@ -184,8 +184,8 @@ def _spatial_source(tuner: "PromptTuner", adapters: list[str], wanted: str | Non
             if (first is None) != (other is None) or (first is not None and not torch.equal(first, other)):
                 raise AdapterError(
                     f"the adapters {adapters[0]!r} and {name!r} have learned different spatial prompts, which all "
-                    f"classes of a model share: pass spatial_prompts_of={adapters[0]!r} or another of them. Scores of "
-                    "the other adapters' classes will change"
+                    f"classes of a model share: say whose are kept, for instance spatial_prompts_of={adapters[0]!r} "
+                    "(--spatial_prompts_of). Scores of the other adapters' classes will change"
                 )
     return adapters[0]
 
