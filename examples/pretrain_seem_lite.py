@@ -51,8 +51,9 @@ from ssprompt_hf.segmentation.predictions import QueryPrediction, mix_scores
 from ssprompt_hf.training.losses import SemanticLoss
 from ssprompt_hf.utils.files import atomic_path
 
-# For use: drawn scenes are enlarged, photographs keep their size up to the second.
+# For use: images are enlarged like the scenes that are learned from, up to the second.
 SHORTER_SIDE, MAX_SHORTER_SIDE = 288, 432
+ENLARGEMENT = 1.5
 WARMUP_STEPS = 40
 FIRST_SCENES = 512  # to begin with
 PHOTOGRAPHED_CLICKS = 0.5  # weight: what a model labels is no object for sure
@@ -374,6 +375,7 @@ def export(args):
     image_processor = SeemImageProcessor(
         size={"shortest_edge": SHORTER_SIDE, "longest_edge": 4 * SHORTER_SIDE},
         max_shortest_edge=MAX_SHORTER_SIDE,
+        enlargement=ENLARGEMENT,
         image_mean=[PIXEL_MEAN] * 3,
         image_std=[PIXEL_STD] * 3,
         object_mask_threshold=model.config.object_mask_threshold,

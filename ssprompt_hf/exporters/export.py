@@ -59,8 +59,8 @@ def export_model(
     Returns:
         the metadata, which are in the file, too (`metadata_props` of ONNX, `extra_files["ssprompt.json"]` of
         `torch.export`): `class_names`, `class_ids` in label files, `none_id` and `colors` as JSON, `image_size` and
-        `max_image_size`, the least and the largest shorter side of resized images, or `size`, `output`, `base_model`,
-        and `ssprompt_hf`, the version.
+        `max_image_size`, the least and the largest shorter side of resized images, with `enlargement`, that of
+        those in between, or `size`, `output`, `base_model`, and `ssprompt_hf`, the version.
 
     Raises:
         ExportError: an unknown format or output; packages are missing; the model needs a size; it cannot be exported.
@@ -93,6 +93,7 @@ def export_model(
         "colors": json.dumps(colors),
         "image_size": json.dumps(least) if size is None else "",
         "max_image_size": json.dumps(largest) if size is None else "",
+        "enlargement": json.dumps(getattr(processor, "enlargement", 1.0)) if size is None else "",
         "size": "" if size is None else json.dumps(list(size)),
         "output": output,
         "base_model": str(getattr(config, "base_model_name_or_path", None) or ""),

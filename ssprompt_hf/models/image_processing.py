@@ -191,6 +191,7 @@ _RULES: dict[str, _Rule] = {
     "image_mean": (_per_channel(_is_level), f"a number from 0 to {MAX_PIXEL}, or {CHANNELS}, one for each channel"),
     "image_std": (_per_channel(_is_positive), f"{_POSITIVE}, or {CHANNELS}, one for each channel"),
     "rescale_factor": (_is_positive, _POSITIVE),
+    "enlargement": (_is_positive, _POSITIVE),
     "resample": (_is_resampling, "the number of one of Pillow's filters, 0 to 5"),
     "ignore_index": (_is_integer, "a whole number"),
     "thing_class_ids": (_are_ids, "a list of class ids"),

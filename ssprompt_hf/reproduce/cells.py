@@ -167,7 +167,7 @@ class CellRunner:
                 self._bases[base_model]["text_encoder"] = model.borrowed_text_encoder
             limit = getattr(processor, "max_shortest_edge", None)
             if limit is not None:
-                self._bases[base_model]["max_shortest_edge"] = limit
+                self._bases[base_model] |= {"max_shortest_edge": limit, "enlargement": processor.enlargement}
         return self._bases[base_model]
 
     def common_settings(self) -> dict[str, Any]:

@@ -69,6 +69,32 @@ def test_images_keep_their_size_up_to_a_limit(size, expected, tmp_path):
     assert SeemImageProcessor.from_pretrained(tmp_path, do_normalize=False).resized_size(size) == expected
     with pytest.raises(SSPromptError, match="max_shortest_edge is 0; it must be a whole number from 1"):
         loaded(picture(*size), max_shortest_edge=0)
+    with pytest.raises(SSPromptError, match="enlargement is 0; it must be a number above 0"):
+        loaded(picture(*size), enlargement=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((50, 70), (90, 126)),
+        ((70, 90), (105, 135)),
+        ((90, 70), (135, 105)),
+        ((99, 130), (120, 157)),
+        ((240, 360), (120, 180)),
+    ],
+    ids=["to the least", "by half", "by half upright", "to the largest", "reduced"],
+)
+def test_images_are_enlarged_up_to_a_limit(size, expected, tmp_path):
+    sizes = {"size": {"shortest_edge": 90, "longest_edge": 200}, "max_shortest_edge": 120}
+    SeemImageProcessor(**sizes, enlargement=1.5).save_pretrained(tmp_path)
+    loaded = SeemImageProcessor.from_pretrained(tmp_path)
+    assert loaded(picture(*size), return_tensors="pt")["image_sizes"].tolist() == [list(expected)]
+    assert loaded.resized_size(size) == expected
+    kept = loaded(picture(*size), enlargement=1.0, return_tensors="pt")["image_sizes"].tolist()
+    assert kept == [list(SeemImageProcessor(**sizes).resized_size(size))]
+    assert loaded.with_image_size(60).resized_size(size) == SeemImageProcessor(
+        size=loaded.with_image_size(60).size
+    ).resized_size(size)
 
 
 def test_batch_of_different_sizes_and_kinds():

@@ -34,9 +34,11 @@ PROMPT_ARGUMENTS = (
 class SeemImageProcessorKwargs(ImagesKwargs, total=False):
     """
     max_shortest_edge (`int`, *optional*):
-        Images whose shorter side is between `size["shortest_edge"]` and this keep their size, and larger ones get it;
+        The shorter side becomes `enlargement` times what it is, but at least `size["shortest_edge"]` and at most this;
         `size["longest_edge"]` grows with it. By default all get `size["shortest_edge"]`. Whoever asks for another
         `size` without this gets that size for all images.
+    enlargement (`float`, *optional*, defaults to 1.0):
+        Where there is a `max_shortest_edge`: by how much images between the two sizes are enlarged.
     size_divisibility (`int`, *optional*, defaults to 32):
         Batches are zero-padded, after normalisation, on the right and at the bottom, to a multiple of this.
     ignore_index (`int`, *optional*, defaults to 255):
@@ -52,6 +54,7 @@ class SeemImageProcessorKwargs(ImagesKwargs, total=False):
     """
 
     max_shortest_edge: int | None
+    enlargement: float
     size_divisibility: int
     ignore_index: int
     mask_stride: int
@@ -82,6 +85,7 @@ class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, Promp
     do_resize = True
     size = {"shortest_edge": 512, "longest_edge": 2048}
     max_shortest_edge = None
+    enlargement = 1.0
     default_to_square = False
     resample = PILImageResampling.BICUBIC
     do_rescale = False
@@ -148,7 +152,8 @@ class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, Promp
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """See [`PromptableImageProcessor.resized_size`]."""
         wanted = self.size if isinstance(self.size, SizeDict) else SizeDict(**self.size)
-        return self._resized_size(size, wanted, self.max_shortest_edge) if self.do_resize else size
+        limits = self.max_shortest_edge, self.enlargement
+        return self._resized_size(size, wanted, *limits) if self.do_resize else size
 
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """See [`PromptableImageProcessor.padded_size`]."""
@@ -177,8 +182,8 @@ class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, Promp
         images = self._prepare_image_like_inputs(images, **conversion)
         return_tensors = kwargs.pop("return_tensors")
         sizes = [image.shape[-2:] for image in images]
-        wanted, limit = kwargs["size"], kwargs.pop("max_shortest_edge")
-        resized = [self._resized_size(size, wanted, limit) if kwargs["do_resize"] else size for size in sizes]
+        wanted, limits = kwargs["size"], (kwargs.pop("max_shortest_edge"), kwargs.pop("enlargement"))
+        resized = [self._resized_size(size, wanted, *limits) if kwargs["do_resize"] else size for size in sizes]
         padded_size = self._padded_size(resized, kwargs["do_pad"], kwargs["size_divisibility"])
         data = {
             "pixel_values": self._preprocess(images, resized, padded_size, **kwargs),
@@ -229,7 +234,7 @@ class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, Promp
 
     @staticmethod
     def _resized_size(
-        original_size: tuple[int, int], size: SizeDict, max_shortest_edge: int | None = None
+        original_size: tuple[int, int], size: SizeDict, max_shortest_edge: int | None = None, enlargement: float = 1.0
     ) -> tuple[int, int]:
         """Height and width with the shorter side as asked, rounded down as torchvision does it for official SEEM."""
         if size.height and size.width:
@@ -237,7 +242,7 @@ class SeemImageProcessor(ResolvesPretrainedNames, SeemPostProcessingMixin, Promp
         short, long = sorted(original_size)
         new_short, limit = size.shortest_edge, size.longest_edge
         if max_shortest_edge is not None:
-            new_short = max(new_short, min(short, max_shortest_edge))
+            new_short = max(new_short, min(int(short * enlargement), max_shortest_edge))
             limit = limit and limit * new_short // size.shortest_edge
         new_long = int(new_short * long / short)
         if limit and new_long > limit:
