@@ -72,20 +72,23 @@ def export_model(
         raise ExportError(f"output is {output!r}; it must be {' or '.join(map(repr, OUTPUTS))}")
     if format == "onnx" and (missing := [name for name in ("onnx", "onnxscript") if not _is_installed(name)]):
         raise ExportError(f"{' and '.join(missing)} cannot be found: pip install 'ssprompt-hf[export]'")
-    with model.base_model.use_adapter() as call:
+    active = next(iter(model.active_adapters), None)
+    with model.base_model.use_adapter(active) as call:  # and not what this thread sees, which no copy remembers
         config, class_names = call.config, list(call.class_names or ())
         labels = {"class_ids": list(range(len(class_names))), "none_id": 255, **call.label_ids}
         colors = call.colors
     processor = model.sized_image_processor(image_size or (config.image_size if config is not None else None))
     merged = copy.deepcopy(model).merge().float().cpu().eval()
+    least, largest = (min(processor.resized_size((side, side))) for side in (1, MAX_IMAGE_SIZE))
     if size is None and not merged.takes_any_size:
         size = _only_size(merged, processor)
-    elif size is not None and tuple(size) != tuple(processor.resized_size(size)):
-        fits = " ".join(map(str, processor.resized_size(size)))
-        raise ExportError(f"an image of {size[0]}x{size[1]} pixels is resized by the model: give the size {fits}")
+    elif size is not None:
+        sized = processor.with_image_size(min(max(min(size), least), largest))
+        if tuple(size) != tuple(sized.resized_size(size)):
+            fits = " ".join(map(str, sized.resized_size(size)))
+            raise ExportError(f"an image of {size[0]}x{size[1]} pixels is resized by the model: give the size {fits}")
     module = MergedModel(merged, processor, size, output == "class_map").eval()
     _check_inputs(module, processor)
-    least, largest = (min(processor.resized_size((side, side))) for side in (1, MAX_IMAGE_SIZE))
     metadata = {
         "class_names": json.dumps(class_names),
         "class_ids": json.dumps(labels["class_ids"]),
@@ -101,6 +104,8 @@ def export_model(
     }
     try:
         program = _program(module, size)
+        if size is None:
+            _check_any_size(program, module)
         with atomic_path(path) as temporary:
             write = {"onnx": _write_onnx, "torch_export": _write_torch_export}[format]
             write(program, temporary, output, metadata)
@@ -127,7 +132,8 @@ def _only_size(model: torch.nn.Module, processor: PromptableImageProcessor) -> t
 
 def _check_inputs(module: MergedModel, processor: PromptableImageProcessor) -> None:
     """Whether the module normalises and pads as the image processor does; an image processor may have its own ways."""
-    size = module.size or processor.resized_size((100, 150))
+    processor = processor.with_image_size(min(module.size or (100, 150)))  # which leaves these as they are
+    size = processor.resized_size(module.size or (100, 150))
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     wanted = torch.as_tensor(processor(Image.fromarray(pixels), return_tensors="pt")["pixel_values"])
     made = module.inputs(torch.from_numpy(pixels).permute(2, 0, 1)[None].float())
@@ -149,6 +155,19 @@ def _program(module: MergedModel, size: tuple[int, int] | None) -> torch.export.
     # A failure is reported with thousands of lines of the program so far, on stderr, whatever becomes of the error.
     with torch.no_grad(), quick, contextlib.redirect_stderr(io.StringIO()):
         return torch.export.export(module, (torch.zeros(shape),), dynamic_shapes=dimensions, strict=False)
+
+
+@torch.no_grad()
+def _check_any_size(program: torch.export.ExportedProgram, module: MergedModel) -> None:
+    """Whether the program computes what the module does also for another number of images and another size: where
+    Python makes numbers of a size, those of the first one may have become constants."""
+    pixel_values = torch.rand(1, 3, 230, 170, generator=torch.Generator().manual_seed(0)) * 255
+    try:
+        found = program.module()(pixel_values)
+    except (AssertionError, RuntimeError, ValueError):
+        found = None
+    if found is None or not torch.allclose(found, module(pixel_values), atol=1e-4):
+        raise ExportError(f"{type(module.model).__name__} is written for images of one size only: give the size")
 
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, output: str, metadata: dict[str, str]) -> None:

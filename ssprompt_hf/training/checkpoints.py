@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from ..errors import SSPromptError
 from ..utils.files import file_digest, give_usual_modes, sync, told_when_full, write_json
-from .arguments import SSPromptTrainingArguments
+from .examples import preprocessing_text
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -54,19 +54,22 @@ DECISIVE = (
 length is none of them, nor the number of processes as long as a step has as many images."""
 
 
-def decisive_settings(args: SSPromptTrainingArguments, images: Iterable[str]) -> dict[str, Any]:
-    """
-    What must not change when a run goes on, ready for JSON.
+PREPROCESSING = "preprocessing"
+OTHERS = {"training_images": "other training images", PREPROCESSING: "another image size or image processor"}
 
-    Args:
-        args: of the run.
-        images: names of the training images.
-    """
+
+def decisive_settings(trainer: "Trainer") -> dict[str, Any]:
+    """What must not change when the run of an `SSPromptTrainer` goes on, ready for JSON."""
+    args = trainer.args
     values = {name: getattr(args, name) for name in DECISIVE}
     values["batch_size"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     if args.prototypes:  # which checkpoints of earlier versions know nothing of
         values["prototypes"] = True
-    values["training_images"] = hashlib.sha256("\n".join(images).encode()).hexdigest()
+    for name, text in (
+        ("training_images", "\n".join(trainer.train_dataset.file_names)),
+        (PREPROCESSING, preprocessing_text(trainer.image_processor)),
+    ):
+        values[name] = hashlib.sha256(text.encode()).hexdigest()
     return json.loads(json.dumps(values, default=str))
 
 
@@ -83,11 +86,12 @@ def check_settings(folder: str | os.PathLike, settings: dict[str, Any]) -> None:
     known = _known_settings(Path(folder))
     if not known:  # of another program
         return
+    known.setdefault(PREPROCESSING, settings.get(PREPROCESSING))  # which earlier versions did not write
     changed = [name for name, value in settings.items() if known.get(name) != value]
+    if known.get("prototypes") and "prototypes" not in settings:
+        changed.append("prototypes")
     if changed:
-        texts = [
-            "other training images" if name == "training_images" else f"{name} {known.get(name)!r}" for name in changed
-        ]
+        texts = [OTHERS.get(name, f"{name} {known.get(name)!r}") for name in changed]
         raise SSPromptError(
             f"{folder} was written with {', '.join(texts)}, and a run keeps these to its end: resume with the same, "
             "or start anew in another output_dir"

@@ -266,13 +266,13 @@ class SSPromptTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            write_settings(output_dir, decisive_settings(self.args, self.train_dataset.file_names))
+            write_settings(output_dir, decisive_settings(self))
             if self._shrinkage is not None:
                 self._shrinkage.path.save(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None):
         if checkpoint is not None:
-            check_settings(checkpoint, decisive_settings(self.args, self.train_dataset.file_names))
+            check_settings(checkpoint, decisive_settings(self))
         super()._load_optimizer_and_scheduler(checkpoint)
         if self._shrinkage is not None and checkpoint is not None:
             self._shrinkage.path.load(checkpoint)

@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from prompted_seem import CLASSES, small_seem
+from prompted_seem import CLASSES, set_classes, small_seem
 from tiny_families import move
 from tiny_families.clipseg import TINY as CLIPSEG
 from tiny_families.sam import TINY as SAM
 from tiny_families.toy import TINY as TOY
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import ResNetConfig
 
 from ssprompt_hf import SSPromptConfig, SSPromptModel
 from ssprompt_hf.cli.main import main
 from ssprompt_hf.errors import ExportError
 from ssprompt_hf.exporters import export_model
+from ssprompt_hf.exporters.export import _check_any_size, _program
 from ssprompt_hf.exporters.merged_model import MergedModel
 from ssprompt_hf.models.seem.image_processing_seem import SeemImageProcessor
 
@@ -108,20 +110,65 @@ def test_torch_export(adapter, model, tmp_path, capsys):
     assert torch.equal(before, scores(model, torch.from_numpy(photograph(64, 64)).permute(2, 0, 1)[None].float()))
 
 
-def test_one_program_takes_any_number_of_images_of_any_size(model, tmp_path):
-    export_model(model, tmp_path / "model.pt2", "torch_export")
+@pytest.fixture
+def enlarging(model, monkeypatch):
+    """The model with an image processor that enlarges what it has enlarged once more."""
+    settings = model.image_processor.to_dict() | {"max_shortest_edge": 200, "enlargement": 1.2}
+    monkeypatch.setattr(model, "image_processor", SeemImageProcessor(**settings))
+    return model
+
+
+def test_one_program_takes_any_number_of_images_of_any_size(enlarging, tmp_path):
+    metadata = export_model(enlarging, tmp_path / "model.pt2", "torch_export")
+    assert [json.loads(metadata[name]) for name in ("image_size", "max_image_size", "enlargement")] == [64, 200, 1.2]
     program = torch.export.load(tmp_path / "model.pt2").module()
-    check(lambda pixel_values: program(pixel_values).detach(), model)
+    check(lambda pixel_values: program(pixel_values).detach(), enlarging)
 
 
-def test_onnx(model, tmp_path, monkeypatch):
+def test_a_size_between_the_least_and_the_largest(enlarging, tmp_path):
+    with pytest.raises(ExportError, match="210x300 pixels is resized by the model: give the size 200 285"):
+        export_model(enlarging, tmp_path / "model", "torch_export", size=(210, 300))
+    export_model(enlarging, tmp_path / "model.pt2", "torch_export", size=(96, 110))
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    check(lambda pixel_values: program(pixel_values).detach(), enlarging, [(1, 96, 110)])
+
+
+def test_the_active_adapter_is_exported_whatever_a_thread_sees(tmp_path):
+    model = SSPromptModel(small_seem(backbone_config=BACKBONE, decoder_layers=1), SSPromptConfig(), "active").eval()
+    model.image_processor = SeemImageProcessor(size={"shortest_edge": 64, "longest_edge": 256})
+    set_classes(model.get_base_model(), ["one", "other"], [])
+    model.add_adapter("seen", SSPromptConfig())
+    model.set_adapter("active")
+    with model.base_model.use_adapter("seen"):
+        metadata = export_model(model, tmp_path / "model.pt2", "torch_export", size=(64, 64))
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    assert json.loads(metadata["class_names"]) == CLASSES
+    assert program(torch.zeros(1, 3, 64, 64)).shape[1] == len(CLASSES)
+
+
+class AttentionAmongChannels(torch.nn.Module):
+    """Its scale is a number of Python that depends on the size, as in DaViT."""
+
+    model = torch.nn.Identity()
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        channels = pixel_values.flatten(2)
+        scale = channels.shape[-1] ** -0.5
+        return scaled_dot_product_attention(channels, channels, channels, scale=scale).view_as(pixel_values)
+
+
+def test_a_program_that_holds_the_size_of_its_first_image_is_refused():
+    module = AttentionAmongChannels()
+    program = _program(module, None)
+    with pytest.raises(ExportError, match="Identity is written for images of one size only: give the size"):
+        _check_any_size(program, module)
+
+
+def test_onnx(enlarging, tmp_path, monkeypatch):
     pytest.importorskip("onnxscript", reason="ONNX needs the extra 'export'")
     onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX needs the extra 'export'")
     path = tmp_path / "model.onnx"
-    enlarging = {"max_shortest_edge": 80, "enlargement": 1.2}
-    monkeypatch.setattr(
-        model, "image_processor", type(model.image_processor)(**model.image_processor.to_dict() | enlarging)
-    )
+    model = enlarging
     export_model(model, path)
     session = onnxruntime.InferenceSession(path)
     check(lambda pixel_values: torch.from_numpy(session.run(None, {"pixel_values": pixel_values.numpy()})[0]), model)

@@ -99,13 +99,16 @@ def tiny_processor() -> SeemImageProcessor:
     return SeemImageProcessor(size={"shortest_edge": 32, "longest_edge": 128})
 
 
-def tiny_trainer(output_dir, model=None, train=None, evaluation=None, callbacks=None, **arguments) -> SSPromptTrainer:
+def tiny_trainer(
+    output_dir, model=None, train=None, evaluation=None, callbacks=None, image_processor=None, **arguments
+) -> SSPromptTrainer:
     """A trainer of everything above."""
     defaults = {"max_steps": 4, "per_device_train_batch_size": 2, "use_cpu": True, "disable_tqdm": True}
     args = SSPromptTrainingArguments(output_dir=str(output_dir), **(defaults | arguments))
     model = tiny_adapted() if model is None else model
     train = tiny_images() if train is None else train
-    return SSPromptTrainer(model, args, tiny_processor(), train, evaluation, callbacks=callbacks)
+    processor = tiny_processor() if image_processor is None else image_processor
+    return SSPromptTrainer(model, args, processor, train, evaluation, callbacks=callbacks)
 
 
 def run_python(*command, check: bool = True, **environment: str) -> subprocess.CompletedProcess:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import get_peft_model
 from safetensors.torch import load_file
-from tiny_training import prompts, tiny_images, tiny_seem, tiny_trainer
+from tiny_training import prompts, tiny_images, tiny_processor, tiny_seem, tiny_trainer
 from transformers import TrainerCallback
 
 from ssprompt_hf.errors import SSPromptError
@@ -85,6 +85,7 @@ def test_the_best_is_told_by_the_score_of_the_task(tmp_path, task, metric):
         ({"data_seed": 5}, "data_seed None"),
         ({"per_device_train_batch_size": 3}, "batch_size 2"),
         ({"train": 4}, "other training images"),
+        ({"image_size": 48}, "another image size or image processor"),
         ({"semantic_loss": "dice", "optim": "sgd"}, "semantic_loss 'mixed', optim 'adamw_torch'"),
     ],
 )
@@ -93,9 +94,17 @@ def test_a_run_with_other_settings_does_not_go_on(tmp_path, changed, message):
     adapter = (tmp_path / "checkpoint-2" / "adapter_model.safetensors").read_bytes()
     if "train" in changed:
         changed = {"train": tiny_images(changed["train"])}
+    if size := changed.pop("image_size", None):
+        changed["image_processor"] = tiny_processor().with_image_size(size)
     with pytest.raises(SSPromptError, match=f"checkpoint-2 was written with {message}, and a run keeps these"):
         tiny_trainer(tmp_path, max_steps=4, **changed).train(resume_from_checkpoint=True)
     assert (tmp_path / "checkpoint-2" / "adapter_model.safetensors").read_bytes() == adapter
+
+
+def test_a_run_that_began_with_prototypes_does_not_go_on_without(tmp_path):
+    tiny_trainer(tmp_path, max_steps=2, save_steps=2, prototypes=True).train()
+    with pytest.raises(SSPromptError, match="checkpoint-2 was written with prototypes True, and a run keeps these"):
+        tiny_trainer(tmp_path, max_steps=4).train(resume_from_checkpoint=True)
 
 
 def test_a_run_may_become_longer_and_divide_its_batches(tmp_path):

@@ -96,6 +96,16 @@ def test_adapters_that_do_not_belong_together(tmp_path):
         words.join_adapters(["default"], "all")
 
 
+def test_a_union_of_too_many_classes(tmp_path):
+    for letter in "ab":
+        adapter_for([f"{letter}{number}" for number in range(130)], tmp_path / letter, **SEMANTIC)
+    model = SSPromptModel.from_pretrained(small_seem(), tmp_path / "a", "a")
+    model.load_adapter(tmp_path / "b")
+    with pytest.raises(AdapterError, match="260 names; class maps of 8 bits hold 255 at most"):
+        model.join_adapters(["a", "b"], "all")
+    assert list(model.peft_config) == ["a", "b"]
+
+
 def test_classes_with_different_numbers_of_tokens(tmp_path):
     """SAM 3 pads, and its answers stay the same to the bit."""
     expected, config = {}, {**SEMANTIC, "weight_per_token": True, "init_embeddings": "noise", "init_std": 0.5}

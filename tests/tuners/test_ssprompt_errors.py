@@ -37,6 +37,7 @@ from ssprompt_hf.tuners import CoOpConfig, SSPromptConfig, VSPLConfig
         ({"init_std": -1.0}, "must not be negative"),
         ({"class_names": []}, "class_names is empty"),
         ({"class_names": ["a", "a"]}, "'a' more than once"),
+        ({"class_names": list(map(str, range(256)))}, "256 names; class maps of 8 bits hold 255 at most"),
         ({"class_names": ["a", " "]}, "' ', which is no name"),
         ({"class_names": ["a"], "thing_class_ids": [1]}, "thing_class_ids holds 1"),
         ({"class_names": ["a"], "colors": [[0, 0, 0], [1, 1, 1]]}, "2 colors"),

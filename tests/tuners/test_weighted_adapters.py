@@ -53,6 +53,15 @@ def test_the_numbers_are_weighted_sums(tmp_path):
     assert again.peft_config["default"].class_names == NAMES
 
 
+def test_a_size_of_images_that_not_all_have_is_none_of_the_sum():
+    model = two_adapters()
+    for sizes, expected in (((64, 64), 64), ((64, 96), None), ((None, 96), None)):
+        for name, size in zip(("default", "second"), sizes):
+            model.peft_config[name].image_size = size
+        model.add_weighted_adapter(["default", "second"], [0.5, 0.5], str(sizes))
+        assert model.peft_config[str(sizes)].image_size == expected
+
+
 def test_one_adapter_alone_is_itself():
     model = two_adapters()
     model.add_weighted_adapter(["second"], [1.0], "alone", combination_type="linear")

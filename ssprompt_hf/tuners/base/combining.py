@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from ...errors import AdapterError
-from .config import PromptConfig, check_choice, current_versions
+from .config import PromptConfig, check_choice, checked_class_names, current_versions
 from .layer import PromptLayer
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def join(
     for entry in config.made_from:
         entry["class_names"] = [name for name, (adapter, _) in rows.items() if adapter == entry["adapter"]]
         entry["spatial_prompts"] = entry["adapter"] == source
-    config.class_names = list(rows)
+    config.class_names = checked_class_names(rows)
     config.thing_class_ids = _things(configs, rows)
     colors = [configs[name].colors for name, _ in rows.values()]
     config.colors = None
@@ -115,8 +115,9 @@ def _combined_config(base: PromptConfig, configs: dict[str, PromptConfig]) -> Pr
     config.seed = config.chosen_images = config.training = config.metrics = None
     if len({one.dataset for one in configs.values()}) > 1:
         config.dataset = None
-    if len({one.image_bits for one in configs.values()}) > 1:
-        config.image_bits = None
+    for name in ("image_bits", "image_size"):
+        if len({getattr(one, name) for one in configs.values()}) > 1:
+            setattr(config, name, None)
     if len({one.shots for one in configs.values()}) > 1:
         config.shots = None
     config.versions = current_versions()

@@ -11,7 +11,7 @@ import torch
 from peft import PeftConfig
 from safetensors.torch import load_file
 
-from ...data.classes import MAX_ID
+from ...data.classes import IGNORE_INDEX, MAX_ID
 from ...errors import AdapterError
 from ...models.image_processing import MAX_IMAGE_SIZE
 from ...models.registry import ADAPTER_WEIGHTS
@@ -77,13 +77,15 @@ def checked_class_names(class_names: Iterable[str]) -> list[str]:
     Class names as a list.
 
     Raises:
-        AdapterError: there are none, one is no name, or one is there twice.
+        AdapterError: there are none, more than 255, one is no name, or one is there twice.
     """
     if isinstance(class_names, str):
         raise AdapterError(f"class_names is {class_names!r}, a single text: pass a list of names")
     names = list(class_names)
     if not names:
         raise AdapterError("class_names is empty: name at least one class, or leave it None")
+    if len(names) > IGNORE_INDEX:
+        raise AdapterError(f"class_names holds {len(names)} names; class maps of 8 bits hold {IGNORE_INDEX} at most")
     if wrong := [name for name in names if not isinstance(name, str) or not name.strip()]:
         raise AdapterError(f"class_names holds {wrong[0]!r}, which is no name")
     if len(set(names)) < len(names):
