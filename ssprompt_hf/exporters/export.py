@@ -163,10 +163,11 @@ def _check_any_size(program: torch.export.ExportedProgram, module: MergedModel) 
     Python makes numbers of a size, those of the first one may have become constants."""
     pixel_values = torch.rand(1, 3, 230, 170, generator=torch.Generator().manual_seed(0)) * 255
     try:
-        found = program.module()(pixel_values)
+        same = (program.module()(pixel_values) - module(pixel_values)).abs() <= 1e-4
     except (AssertionError, RuntimeError, ValueError):
-        found = None
-    if found is None or not torch.allclose(found, module(pixel_values), atol=1e-4):
+        same = torch.zeros(1)
+    # of two classes that are equal but for rounding, a class map may have either
+    if same.float().mean() < (0.999 if module.returns_map else 1.0):
         raise ExportError(f"{type(module.model).__name__} is written for images of one size only: give the size")
 
 

@@ -4,7 +4,9 @@ import json
 import logging
 import runpy
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -149,7 +151,7 @@ def test_the_active_adapter_is_exported_whatever_a_thread_sees(tmp_path):
 class AttentionAmongChannels(torch.nn.Module):
     """Its scale is a number of Python that depends on the size, as in DaViT."""
 
-    model = torch.nn.Identity()
+    model, returns_map = torch.nn.Identity(), False
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         channels = pixel_values.flatten(2)
@@ -162,6 +164,23 @@ def test_a_program_that_holds_the_size_of_its_first_image_is_refused():
     program = _program(module, None)
     with pytest.raises(ExportError, match="Identity is written for images of one size only: give the size"):
         _check_any_size(program, module)
+
+
+@pytest.mark.parametrize(
+    ("returns_map", "pixels", "is_refused"), [(True, 1, False), (True, 999, True), (False, 1, True)]
+)
+def test_a_class_map_may_differ_where_two_classes_are_equal_but_for_rounding(returns_map, pixels, is_refused):
+    module = torch.nn.Module()
+    module.model, module.returns_map = torch.nn.Identity(), returns_map
+    module.forward = lambda pixel_values: pixel_values[:, 0].long()
+
+    def exported(pixel_values):
+        found = module(pixel_values)
+        found.view(-1)[:pixels] += 1
+        return found
+
+    with pytest.raises(ExportError, match="one size only") if is_refused else nullcontext():
+        _check_any_size(SimpleNamespace(module=lambda: exported), module)
 
 
 def test_onnx(enlarging, tmp_path, monkeypatch):
