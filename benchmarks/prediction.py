@@ -24,6 +24,7 @@ def main():
     parser.add_argument("--photograph", type=int, nargs=2, default=(360, 480), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--sizes", type=int, nargs="+", default=(288, 360, 432), help="shorter sides in pixels")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     model = SSPromptModel.from_pretrained(options.base_model)
     scene = load_segmentation_dataset(dataset="street-scenes/clear", split="test")[0]["image"]
     photograph = Image.fromarray(scene).resize(options.photograph[::-1], Image.Resampling.BICUBIC)

@@ -63,8 +63,7 @@ def decisive_settings(trainer: "Trainer") -> dict[str, Any]:
     args = trainer.args
     values = {name: getattr(args, name) for name in DECISIVE}
     values["batch_size"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    if args.prototypes:  # which checkpoints of earlier versions know nothing of
-        values["prototypes"] = True
+    values["prototypes"] = bool(args.prototypes)
     for name, text in (
         ("training_images", "\n".join(trainer.train_dataset.file_names)),
         (PREPROCESSING, preprocessing_text(trainer.image_processor)),
@@ -86,10 +85,9 @@ def check_settings(folder: str | os.PathLike, settings: dict[str, Any]) -> None:
     known = _known_settings(Path(folder))
     if not known:  # of another program
         return
-    known.setdefault(PREPROCESSING, settings.get(PREPROCESSING))  # which earlier versions did not write
+    # what earlier versions did not write
+    known = {"prototypes": False, PREPROCESSING: settings[PREPROCESSING]} | known
     changed = [name for name, value in settings.items() if known.get(name) != value]
-    if known.get("prototypes") and "prototypes" not in settings:
-        changed.append("prototypes")
     if changed:
         texts = [OTHERS.get(name, f"{name} {known.get(name)!r}") for name in changed]
         raise SSPromptError(

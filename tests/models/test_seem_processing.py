@@ -92,9 +92,8 @@ def test_images_are_enlarged_up_to_a_limit(size, expected, tmp_path):
     assert loaded.resized_size(size) == expected
     kept = loaded(picture(*size), enlargement=1.0, return_tensors="pt")["image_sizes"].tolist()
     assert kept == [list(SeemImageProcessor(**sizes).resized_size(size))]
-    assert loaded.with_image_size(60).resized_size(size) == SeemImageProcessor(
-        size=loaded.with_image_size(60).size
-    ).resized_size(size)
+    asked = loaded.with_image_size(60)
+    assert asked.resized_size(size) == SeemImageProcessor(size=asked.size).resized_size(size)
 
 
 def test_batch_of_different_sizes_and_kinds():

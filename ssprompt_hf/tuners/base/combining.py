@@ -113,13 +113,9 @@ def _combined_config(base: PromptConfig, configs: dict[str, PromptConfig]) -> Pr
     """A copy of `base` that tells what it was made of, and nothing that is true of one of them alone."""
     config = copy.copy(base)
     config.seed = config.chosen_images = config.training = config.metrics = None
-    if len({one.dataset for one in configs.values()}) > 1:
-        config.dataset = None
-    for name in ("image_bits", "image_size"):
+    for name in ("dataset", "image_bits", "image_size", "shots"):
         if len({getattr(one, name) for one in configs.values()}) > 1:
             setattr(config, name, None)
-    if len({one.shots for one in configs.values()}) > 1:
-        config.shots = None
     config.versions = current_versions()
     config.made_from = [
         {"adapter": name, "dataset": one.dataset, "shots": one.shots, "seed": one.seed}
